@@ -1,0 +1,73 @@
+"""Sections of a job file that several jobs share. Defaults stand here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of a job file: typed, frozen, unknown keys refused."""
+
+
+class Input(Section):
+    """What to read. Paths are files, globs, folders' globs or a list file (`.lst`, `.txt`)."""
+
+    paths: list[str] = []
+    exclude: list[str] = []
+    strict: bool = False
+
+
+class Symmetry(Section):
+    """Space group by name or number; unit cell in Å and degrees (default: median of the data)."""
+
+    space_group: str | int
+    unit_cell: list[float] | None = None
+    anomalous: bool = False
+    length_tolerance_percent: Positive = 5.0
+    angle_tolerance_deg: Positive = 3.0
+
+
+class Selection(Section):
+    """What to leave out before anything is refined."""
+
+    d_min_A: Positive | None = None
+    d_max_A: Positive | None = None
+    min_observations: Count = 3
+    min_partiality: Fraction = 0.0
+
+
+class Reference(Section):
+    """A merged set (MTZ or mmCIF) that fixes the overall scale and B."""
+
+    path: str | None = None
+
+
+class Solver(Section):
+    """Which algorithm solves the least-squares problem, and when it stops."""
+
+    method: str = "schur-cg"
+    max_iterations: Count = 50
+    tolerance: Positive = 1e-8
+
+
+class Parallel(Section):
+    """How the work is spread. threads = 0 takes all processors this rank may use."""
+
+    strategy: Literal["global"] = "global"
+    threads: Annotated[int, Meta(ge=0)] = 0
+
+
+class Output(Section):
+    """Where results go; an existing folder is refused unless overwrite is set."""
+
+    folder: str = "out"
+    overwrite: bool = False
+    n_shells: Count = 10
