@@ -17,7 +17,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of a job file: typed, frozen, unknown keys refused."""
 
 
-class Input(Section):
+class Input(Section, frozen=True):
     """What to read. Paths are files, globs, folders' globs or a list file (`.lst`, `.txt`)."""
 
     paths: list[str] = []
@@ -25,7 +25,7 @@ class Input(Section):
     strict: bool = False
 
 
-class Symmetry(Section):
+class Symmetry(Section, frozen=True):
     """Space group by name or number; unit cell in Å and degrees (default: median of the data)."""
 
     space_group: str | int
@@ -35,7 +35,7 @@ class Symmetry(Section):
     angle_tolerance_deg: Positive = 3.0
 
 
-class Selection(Section):
+class Selection(Section, frozen=True):
     """What to leave out before anything is refined."""
 
     d_min_A: Positive | None = None
@@ -44,13 +44,13 @@ class Selection(Section):
     min_partiality: Fraction = 0.0
 
 
-class Reference(Section):
+class Reference(Section, frozen=True):
     """A merged set (MTZ or mmCIF) that fixes the overall scale and B."""
 
     path: str | None = None
 
 
-class Solver(Section):
+class Solver(Section, frozen=True):
     """Which algorithm solves the least-squares problem, and when it stops."""
 
     method: str = "schur-cg"
@@ -58,14 +58,14 @@ class Solver(Section):
     tolerance: Positive = 1e-8
 
 
-class Parallel(Section):
+class Parallel(Section, frozen=True):
     """How the work is spread. threads = 0 takes all processors this rank may use."""
 
     strategy: Literal["global"] = "global"
     threads: Annotated[int, Meta(ge=0)] = 0
 
 
-class Output(Section):
+class Output(Section, frozen=True):
     """Where results go; an existing folder is refused unless overwrite is set."""
 
     folder: str = "out"
