@@ -61,27 +61,28 @@ class Reason(IntEnum):
 class Table:
     """A frozen dataclass of equally long columns; optional columns may be None."""
 
-    def _columns(self) -> dict[str, NDArray[Any]]:
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns that are present, by name."""
         values = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
         return {name: v for name, v in values if isinstance(v, np.ndarray)}
 
     def __post_init__(self) -> None:
-        lengths = {name: len(column) for name, column in self._columns().items()}
+        lengths = {name: len(column) for name, column in self.columns().items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{type(self).__name__}: columns of unequal length: {lengths}")
 
     def __len__(self) -> int:
-        return len(next(iter(self._columns().values())))
+        return len(next(iter(self.columns().values())))
 
     def take(self, rows: Mask | Ints | slice) -> Self:
         """The table of the chosen rows (boolean mask, indices or slice), in their order."""
-        columns: dict[str, Any] = {name: c[rows] for name, c in self._columns().items()}
+        columns: dict[str, Any] = {name: c[rows] for name, c in self.columns().items()}
         return replace(self, **columns)  # type: ignore[type-var]
 
     @property
     def nbytes(self) -> int:
         """Memory of all columns, in bytes."""
-        return sum(c.nbytes for c in self._columns().values())
+        return sum(c.nbytes for c in self.columns().values())
 
 
 TableT = TypeVar("TableT", bound=Table)
@@ -216,6 +217,21 @@ class Merged:
     half_n: Ints
     sum_intensity: Floats
     abs_deviation: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class ReflectionSums:
+    """Sums over the scaled observations J with weights w, a reflection each.
+
+    weight, weighted, number : (2, n) Σw, ΣwJ and number of J, by half set. total, deviation :
+    (n,) ΣJ and Σ|J − ⟨I⟩|.
+    """
+
+    weight: NDArray[np.float64]
+    weighted: NDArray[np.float64]
+    number: NDArray[np.float64]
+    total: NDArray[np.float64]
+    deviation: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,28 @@
+"""Kinds of job: one line here makes a kind known to the command line and to the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from sfxproc.jobs import scale, scale_config
+from sfxproc.parallel.comm import Comm
+from sfxproc.report.log import Log
+
+
+@dataclass(frozen=True)
+class Job:
+    """A kind of job: the type of its settings, and what does it; both return a sentence."""
+
+    name: str
+    config: type[msgspec.Struct]
+    run: Callable[[Any, Comm, Log], str]
+    check: Callable[[Any, Log], str]
+
+
+JOBS: dict[str, Job] = {
+    "scale": Job("scale", scale_config.ScaleConfig, scale.run, scale.check),
+}

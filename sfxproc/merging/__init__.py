@@ -1,0 +1,1 @@
+"""From scaled observations to merged intensities, and how good they are."""

@@ -1,0 +1,218 @@
+"""The command line: parses, calls into `sfxproc.jobs`, prints. It does no work itself.
+
+Imports that cost time happen inside the commands, so that `sfxproc --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfxproc import __version__
+from sfxproc.errors import ConfigError
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from sfxproc.jobs import Job
+
+app = typer.Typer(
+    help="Scaling, refinement and merging of serial crystallography stills.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+simulate_app = typer.Typer(help="Make synthetic data with known truth.", no_args_is_help=True)
+app.add_typer(simulate_app, name="simulate")
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="Job file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. output.folder=out2."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sfxproc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Scaling, refinement and merging of serial crystallography stills."""
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write into an existing output folder.")
+    ] = False,
+) -> None:
+    """Do the job a file describes."""
+    from sfxproc.parallel.comm import world
+    from sfxproc.report.log import open_log
+
+    comm = world()
+    settings = [*(overrides or []), *(["output.overwrite=true"] if overwrite else [])]
+    job, config = _load(job_file, settings)
+    log = open_log(comm.rank)
+    job.run(config, comm, log)
+
+
+@app.command()
+def check(job_file: JobFile, overrides: Overrides = None) -> None:
+    """Read a job file and its inputs and tell what would be done, without doing it."""
+    from sfxproc.report.log import open_log
+
+    job, config = _load(job_file, overrides or [])
+    log = open_log()
+    log(job.check(config, log))
+
+
+def _load(path: Path, overrides: list[str]) -> tuple[Job, msgspec.Struct]:
+    """The job a file asks for by its `job` key, and its configuration."""
+    from sfxproc.config import apply_overrides, convert, read_toml, source_of
+    from sfxproc.jobs import JOBS
+
+    tree = apply_overrides(read_toml(path), overrides)
+    source = source_of(f"'{path}'", overrides)
+    kind = tree.get("job")
+    names = ", ".join(f'"{name}"' for name in JOBS)
+    if kind is None:
+        raise ConfigError(
+            f"In {source}: the kind of job is missing. Add `job = …` at the top, one of {names}."
+        )
+    if not isinstance(kind, str) or kind not in JOBS:
+        near = difflib.get_close_matches(str(kind), list(JOBS), n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"known are {names}."
+        raise ConfigError(f'In {source}: there is no job "{kind}"; {hint}')
+    return JOBS[kind], convert(tree, JOBS[kind].config, source)
+
+
+@app.command()
+def show(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="Data files, globs or list files.")
+    ],
+) -> None:
+    """Tell what data files hold."""
+    from rich.console import Console
+
+    from sfxproc.jobs.show import show as show_files
+
+    show_files(files, Console())
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Merged set (MTZ, mmCIF, …).")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Merged set to compare with.")],
+    space_group: Annotated[
+        str | None, typer.Option(help="Space group of both (default: as the files say).")
+    ] = None,
+    shells: Annotated[int, typer.Option(min=1, help="Resolution shells.")] = 10,
+    d_min: Annotated[
+        float | None, typer.Option(min=0.1, metavar="Å", help="High-resolution limit.")
+    ] = None,
+) -> None:
+    """Compare two merged sets: correlation, and R after fitting scale and B."""
+    from rich.console import Console
+
+    from sfxproc.jobs.compare import compare as compare_files
+
+    compare_files(a, b, space_group, shells, d_min, Console())
+
+
+@simulate_app.command()
+def stills(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="File to write; its suffix chooses the format.")
+    ],
+    n_crystals: Annotated[int | None, typer.Option("--crystals", help="How many.")] = None,
+    space_group: Annotated[str | None, typer.Option(help="Symbol or number.")] = None,
+    unit_cell: Annotated[
+        str | None, typer.Option(metavar='"A B C α β γ"', help="Å and degrees.")
+    ] = None,
+    d_min_A: Annotated[float | None, typer.Option("--d-min", help="Resolution, Å.")] = None,
+    wavelength_A: Annotated[float | None, typer.Option("--wavelength", help="Å.")] = None,
+    profile_radius: Annotated[
+        float | None, typer.Option(help="Radius of a reciprocal-lattice point, Å⁻¹.")
+    ] = None,
+    partiality: Annotated[str | None, typer.Option(help="Partiality model.")] = None,
+    sigma_ln_G: Annotated[
+        float | None, typer.Option("--sigma-ln-g", help="Spread of the logarithm of the scales.")
+    ] = None,
+    sigma_B_A2: Annotated[
+        float | None, typer.Option("--sigma-b", help="Spread of the B factors, Å².")
+    ] = None,
+    photons: Annotated[float | None, typer.Option(help="Mean counts of a reflection.")] = None,
+    background_counts: Annotated[
+        float | None, typer.Option("--background", help="Counts under a peak.")
+    ] = None,
+    outlier_fraction: Annotated[
+        float | None, typer.Option("--outliers", help="Share of spoilt observations.")
+    ] = None,
+    orientation_error_mrad: Annotated[
+        float | None, typer.Option("--orientation-error", help="mrad about each axis.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Take intensities, space group and cell from this "
+            "merged set (MTZ, mmCIF) or model (PDB, mmCIF).",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the simulation."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Simulate stills of randomly oriented crystals; the truth goes to OUT's stem.truth.h5."""
+    from sfxproc.jobs.simulate import simulate, stills_settings
+    from sfxproc.report.log import open_log
+
+    options = {
+        "n_crystals": n_crystals,
+        "space_group": space_group,
+        "unit_cell": None if unit_cell is None else _numbers(unit_cell, "--unit-cell"),
+        "d_min_A": d_min_A,
+        "wavelength_A": wavelength_A,
+        "profile_radius": profile_radius,
+        "partiality": partiality,
+        "sigma_ln_G": sigma_ln_G,
+        "sigma_B_A2": sigma_B_A2,
+        "photons": photons,
+        "background_counts": background_counts,
+        "outlier_fraction": outlier_fraction,
+        "orientation_error_mrad": orientation_error_mrad,
+        "seed": seed,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    settings, reference = stills_settings(given, overrides or [], source)
+    log = open_log()
+    log(simulate(out, settings, reference, overwrite, log))
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise ConfigError(
+            f"{option} '{text}': expected numbers divided by spaces, in quotes, for example "
+            f'{option} "79.1 79.1 38.2 90 90 90".'
+        ) from None

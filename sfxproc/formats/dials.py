@@ -1,0 +1,178 @@
+"""DIALS stills: an experiment list (`.expt`) and its reflection table (`.refl`) side by side.
+
+Which rows become observations: indexed ones; of those the integrated ones, if the table was
+integrated at all; of those the ones that are not overloaded. Intensities are profile-fitted
+where the table has any, otherwise summed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import Ints, Mask, Observations, Reason, Stills
+from sfxproc.errors import InputError
+from sfxproc.formats.base import Format, Request
+from sfxproc.formats.dials_expt import (
+    Experiments,
+    identifiers_of,
+    read_experiments,
+    write_experiments,
+)
+from sfxproc.formats.dials_refl import Flag, ReflectionTable, read_table, write_table
+
+_INTEGRATED = Flag.INTEGRATED_SUM | Flag.INTEGRATED_PRF
+
+
+def read(path: Path, request: Request) -> Stills:
+    """Read the pair of files to which `path`, either of the two, belongs.
+
+    A crystal's identity is `request.label` and the experiment's identifier (its index where it
+    has none). Raises InputError if one of the pair is missing or damaged, if rows belong to no
+    experiment, or if a needed column is missing.
+    """
+    expt, refl = (_existing(path, suffix) for suffix in (".expt", ".refl"))
+    experiments = read_experiments(expt, request.label)
+    table = read_table(refl)
+    notes = list(experiments.notes)
+    if table.skipped:
+        notes.append(f"columns that cannot be read were skipped: {', '.join(table.skipped)}")
+
+    flags = np.asarray(table.columns.get("flags", np.zeros(table.n_rows)), dtype=np.int64)
+    kind, wanted, note = _intensity_kind(table, flags)
+    notes.append(note)
+    hkl = table.column("miller_index")
+    indexed = (table.column("id") != -1) & hkl.any(axis=1)
+    crystal = _crystal_of_rows(table, experiments, indexed)
+    counts: dict[Reason, int] = {}
+    rows = np.ones(table.n_rows, dtype=bool)
+    for reason, keep in (
+        (Reason.NOT_INDEXED, indexed),
+        (Reason.NO_ORIENTATION, crystal >= 0),
+        (Reason.NOT_INTEGRATED, wanted),
+        (Reason.OVERLOADED, (flags & Flag.OVERLOADED) == 0),
+    ):
+        if n := int(np.count_nonzero(rows & ~keep)):
+            counts[reason] = n
+        rows &= keep
+    chosen = np.flatnonzero(rows)
+    chosen = chosen[np.argsort(crystal[chosen], kind="stable")]
+    if len(chosen) and np.abs(hkl[chosen]).max() > np.iinfo(np.int16).max:
+        raise InputError(
+            f"'{refl}' holds Miller indices beyond ±32767, so it is damaged. Write it again with "
+            "DIALS, or leave it out with input.exclude."
+        )
+    with np.errstate(over="ignore"):
+        observations = Observations(
+            crystal=crystal[chosen].astype(np.int32),
+            hkl=hkl[chosen].astype(np.int16),
+            intensity=table.column(f"intensity.{kind}.value")[chosen].astype(np.float32),
+            variance=table.column(f"intensity.{kind}.variance")[chosen].astype(np.float32),
+            **_optional(table, chosen, request.columns),
+        )
+    return Stills(
+        crystals=experiments.crystals,
+        observations=observations,
+        n_images=experiments.n_images,
+        detector=experiments.detector,
+        counts=counts,
+        notes=tuple(notes),
+    )
+
+
+def write(path: Path, stills: Stills) -> None:
+    """Write `path` with the suffixes .refl and .expt: one experiment a crystal.
+
+    The observations become summed intensities. The .expt file appears last, so a pair with an
+    .expt is whole. Raises OutputError if the files cannot be written.
+    """
+    obs = stills.observations
+    n = len(obs)
+    columns: dict[str, tuple[str, NDArray[Any]]] = {
+        "miller_index": ("cctbx::miller::index<>", obs.hkl),
+        "id": ("int", obs.crystal),
+        "panel": ("std::size_t", np.zeros(n) if obs.panel is None else obs.panel),
+        "flags": ("std::size_t", np.full(n, Flag.INTEGRATED_SUM)),
+        "intensity.sum.value": ("double", obs.intensity),
+        "intensity.sum.variance": ("double", obs.variance),
+    }
+    if obs.x_px is not None and obs.y_px is not None:
+        position = np.column_stack([obs.x_px, obs.y_px, np.zeros(n)])
+        columns["xyzobs.px.value"] = ("vec3<double>", position)
+    if obs.partiality is not None:
+        columns["partiality"] = ("double", obs.partiality)
+    write_table(path.with_suffix(".refl"), columns, identifiers_of(stills.crystals))
+    write_experiments(path.with_suffix(".expt"), stills)
+
+
+def _existing(path: Path, suffix: str) -> Path:
+    member = path.with_suffix(suffix)
+    if not member.is_file():
+        raise InputError(
+            f"'{member}' is missing: DIALS data are read as a pair, and '{path.name}' needs "
+            f"'{member.name}' beside it. Copy or rename the missing file so that both have the "
+            "same stem, or leave this one out with input.exclude."
+        )
+    return member
+
+
+def _intensity_kind(table: ReflectionTable, flags: Ints) -> tuple[str, Mask, str]:
+    """The kind of intensity to take, the rows that have it, and a note that says so."""
+    has = {k: f"intensity.{k}.value" in table.columns for k in ("prf", "sum")}
+    if not any(has.values()):
+        raise InputError(
+            f"'{table.path}' has no column intensity.sum.value or intensity.prf.value, only "
+            f"{', '.join(sorted(table.columns))}. Integrate the images with DIALS, or give a table "
+            "of indexed spots with summed intensities."
+        )
+    fitted = (flags & Flag.INTEGRATED_PRF) != 0
+    if has["prf"] and (fitted.any() or not has["sum"]):
+        return "prf", fitted, "intensities are profile-fitted (intensity.prf)"
+    integrated = (flags & _INTEGRATED) != 0
+    if integrated.any():
+        return "sum", integrated, "intensities are summed (intensity.sum)"
+    note = "no row is integrated: the summed intensities of strong spots are used as they are"
+    return "sum", np.ones(table.n_rows, dtype=bool), note
+
+
+def _crystal_of_rows(table: ReflectionTable, experiments: Experiments, indexed: Mask) -> Ints:
+    """The row of `crystals` of every table row: −1 where not indexed or without a crystal."""
+    ids, inverse = np.unique(table.column("id")[indexed], return_inverse=True)
+    index_of = {name: i for i, name in enumerate(experiments.identifiers) if name}
+    named = any(table.identifiers.values()) and bool(index_of)
+    n = len(experiments.identifiers)
+    experiment = [
+        index_of.get(table.identifiers.get(i, ""), -1) if named else (i if 0 <= i < n else -1)
+        for i in ids.tolist()
+    ]
+    if lost := [str(i) for i, e in zip(ids.tolist(), experiment, strict=True) if e < 0]:
+        shown = ", ".join(lost[:10]) + (" …" if len(lost) > 10 else "")
+        raise InputError(
+            f"'{table.path}' has rows of id {shown} that belong to no experiment of the "
+            f"{n} in the .expt file beside it. The two files do not belong together: give the "
+            ".expt file that was written with this table."
+        )
+    crystal = np.full(table.n_rows, -1, dtype=np.int64)
+    crystal[indexed] = experiments.crystal_of[np.array(experiment, dtype=np.int64)][inverse]
+    return crystal
+
+
+def _optional(table: ReflectionTable, rows: Ints, wanted: frozenset[str]) -> dict[str, Any]:
+    """The optional columns that are both wanted and there."""
+    found: dict[str, Any] = {}
+    if "partiality" in wanted and "partiality" in table.columns:
+        found["partiality"] = table.columns["partiality"][rows].astype(np.float32)
+    if "panel" in wanted and "panel" in table.columns:
+        found["panel"] = table.columns["panel"][rows].astype(np.int16)
+    positions = next((c for c in ("xyzobs.px.value", "xyzcal.px") if c in table.columns), None)
+    if positions is not None:
+        for name, axis in (("x_px", 0), ("y_px", 1)):
+            if name in wanted:
+                found[name] = table.columns[positions][rows, axis].astype(np.float32)
+    return found
+
+
+FORMAT = Format("DIALS", (".expt", ".refl"), read, write)

@@ -1,0 +1,311 @@
+"""DIALS experiment lists (`.expt`, JSON): crystals, beams and the detector.
+
+Frames. A = [a b c]⁻ᵀ, where the file's real_space_a, b, c are the rows of A⁻¹ in the laboratory
+frame; the beam propagates along −direction. A panel or group is given in its parent's frame
+(F, S, O): with M = (F | S | F×S) its axes there are M f, M s and its origin O + M o.
+
+Source: dxtbx, model/crystal.h, model/beam.h, model/panel_data.h (DIALS 3.12).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfxproc.data import Crystals, Detector, Floats, Ints, Stills
+from sfxproc.errors import InputError
+from sfxproc.formats.atomic import write_text
+from sfxproc.symmetry import cells_from_A
+
+Model = Mapping[str, Any]
+
+SPACE_GROUP_HALL = "P 1"
+_X, _Y, _O = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Experiments:
+    """An experiment list.
+
+    crystals : the experiments that have a crystal model, in file order.
+    crystal_of : (n_experiments,) row of `crystals`, −1 where there is none.
+    identifiers : one text an experiment, empty where the file gives none.
+    """
+
+    crystals: Crystals
+    crystal_of: Ints
+    identifiers: list[str]
+    n_images: int
+    detector: Detector | None
+    notes: tuple[str, ...]
+
+
+def read_experiments(path: Path, label: str) -> Experiments:
+    """Read an experiment list; `label` becomes the file part of the crystals' identities.
+
+    Raises InputError if the file is not JSON, not an experiment list, or a model is incomplete.
+    """
+    top = _load(path)
+    experiments: list[Model] = top["experiment"]
+    place = "the list of experiments"
+    identifiers: list[str] = []
+    events: list[str] = []
+    axes: list[list[Floats]] = []
+    beams: list[Floats] = []
+    wavelengths: list[float] = []
+    crystal_of = np.full(len(experiments), -1)
+    images: set[Any] = set()
+    detectors: list[Model] = []
+    n_sweeps = 0
+    try:
+        for i, experiment in enumerate(experiments):
+            place = f"experiment {i}"
+            models = _models(top, experiment)
+            identifiers.append(str(experiment.get("identifier", "")))
+            images.update(_images(models, i))
+            n_sweeps += _rotation_deg(models.get("scan")) != 0.0
+            if (detector := models.get("detector")) is not None:
+                detectors.append(detector)
+            if (crystal := models.get("crystal")) is None:
+                continue
+            beam = models["beam"]
+            crystal_of[i] = len(axes)
+            axes.append([_vector(crystal, f"real_space_{axis}") for axis in "abc"])
+            beams.append(_vector(beam, "direction"))
+            wavelengths.append(float(beam["wavelength"]))
+            if not (np.linalg.det(axes[-1]) != 0.0 and beams[-1].any() and wavelengths[-1] > 0.0):
+                raise ValueError("a cell without volume, or a beam without direction or wavelength")
+            events.append(identifiers[-1] or str(i))
+        place = "the detector model"
+        flat = _flatten(detectors[0]) if detectors else None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        what = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(
+            f"'{path}' is not a complete DIALS experiment list: {place}: {what}. Write it again "
+            "with DIALS, or leave the file out with input.exclude."
+        ) from error
+    n = len(axes)
+    A = np.linalg.inv(np.array(axes).reshape(-1, 3, 3))
+    direction = np.array(beams).reshape(-1, 3)
+    crystals = Crystals(
+        file=np.full(n, label, dtype=object),
+        event=np.array(events, dtype=object),
+        A=A,
+        cell=cells_from_A(A),
+        beam=-direction / np.linalg.norm(direction, axis=1, keepdims=True),
+        wavelength_A=np.array(wavelengths),
+        bandwidth=np.full(n, np.nan),
+        profile_radius=np.full(n, np.nan),
+    )
+    notes = []
+    if any(d is not detectors[0] and d != detectors[0] for d in detectors):
+        notes.append("the experiments have different detector models; the first one is kept")
+    if n_sweeps:
+        notes.append(
+            f"rotation sweeps among the experiments: {n_sweeps}; they are treated as stills"
+        )
+    return Experiments(crystals, crystal_of, identifiers, len(images), flat, tuple(notes))
+
+
+def identifiers_of(crystals: Crystals) -> list[str]:
+    """Distinct experiment identifiers: the events, or with the file where events repeat."""
+    events = [str(event) for event in crystals.event]
+    return events if len(set(events)) == len(events) else crystals.identity
+
+
+def write_experiments(path: Path, stills: Stills) -> None:
+    """Write one experiment a crystal, atomically.
+
+    A crystal without an orientation becomes an experiment without a crystal model. Crystals are
+    written in space group P 1. Raises OutputError if the file cannot be written.
+    """
+    crystals = stills.crystals
+    oriented = np.all(np.isfinite(crystals.A), axis=(1, 2))
+    axes = np.linalg.inv(np.where(oriented[:, None, None], crystals.A, np.eye(3))).tolist()
+    experiments: list[dict[str, Any]] = []
+    models: list[Any] = []
+    for i, identifier in enumerate(identifiers_of(crystals)):
+        experiment: dict[str, Any] = {"__id__": "Experiment", "identifier": identifier, "beam": i}
+        if stills.detector is not None:
+            experiment["detector"] = 0
+        if oriented[i]:
+            experiment["crystal"] = len(models)
+            a, b, c = axes[i]
+            models.append(
+                {
+                    "__id__": "crystal",
+                    "real_space_a": a,
+                    "real_space_b": b,
+                    "real_space_c": c,
+                    "space_group_hall_symbol": SPACE_GROUP_HALL,
+                }
+            )
+        experiments.append(experiment)
+    top = {
+        "__id__": "ExperimentList",
+        "experiment": experiments,
+        "imageset": [],
+        "beam": _beams(crystals),
+        "detector": [] if stills.detector is None else [_tree(stills.detector)],
+        "goniometer": [],
+        "scan": [],
+        "crystal": models,
+        "profile": [],
+        "scaling_model": [],
+    }
+    write_text(path, json.dumps(top, allow_nan=False))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        top = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"Cannot read '{path}': {error.strerror}. Check the path and its permissions."
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"'{path}' is not valid JSON ({error}), so not a DIALS experiment list. It is damaged "
+            "or was cut short: copy it again or leave it out with input.exclude."
+        ) from error
+    if not isinstance(top, dict) or not isinstance(top.get("experiment"), list):
+        raise InputError(
+            f"'{path}' has no list named 'experiment', so it is not a DIALS experiment list. Give "
+            "the .expt file that belongs to the .refl file."
+        )
+    return top
+
+
+def _models(top: Model, experiment: Model) -> dict[str, Model]:
+    """The models of an experiment; one index means one shared object."""
+    models = {}
+    for kind in ("beam", "detector", "crystal", "scan", "imageset"):
+        if (index := experiment.get(kind)) is not None:
+            if index < 0:
+                raise IndexError(f"{kind} index {index}")
+            models[kind] = top[kind][index]
+    return models
+
+
+def _images(models: Mapping[str, Model], i: int) -> list[Any]:
+    """A key for every image of experiment i; the experiment itself where images have no name."""
+    imageset, scan = models.get("imageset"), models.get("scan")
+    if imageset is None:
+        return [i]
+    names = imageset.get("template") or tuple(imageset.get("images", ()))
+    if scan is not None:
+        first, last = scan["image_range"]
+        return [(names, image) for image in range(first, last + 1)]
+    within = tuple(imageset.get("single_file_indices") or ())
+    return [(names, within)] if isinstance(names, tuple) and len(names) == 1 else [i]
+
+
+def _rotation_deg(scan: Model | None) -> float:
+    """Rotation of one image of a scan, in either of DIALS's notations; 0 for a still."""
+    if scan is None:
+        return 0.0
+    if "oscillation" in scan:
+        return float(scan["oscillation"][1])
+    properties = scan.get("properties", {})
+    angles = properties.get("oscillation", ())
+    if len(angles) > 1:
+        return float(angles[1] - angles[0])
+    return float(np.sum(properties.get("oscillation_width", 0.0)))
+
+
+def _vector(model: Model, key: str) -> Floats:
+    vector = np.asarray(model[key], dtype=np.float64)
+    if vector.shape != (3,) or not np.isfinite(vector).all():
+        raise ValueError(f"{key} is not a vector of three numbers")
+    return vector
+
+
+def _flatten(detector: Model) -> Detector:
+    """The panels of a detector tree in the laboratory frame."""
+    panels: list[Model] = detector["panels"]
+    placed: dict[int, tuple[Floats, Floats]] = {}
+
+    def place(node: Model, parent: Floats, origin: Floats) -> None:
+        model = panels[node["panel"]] if "panel" in node else node
+        fast, slow = _vector(model, "fast_axis"), _vector(model, "slow_axis")
+        frame = parent @ np.column_stack([fast, slow, np.cross(fast, slow)])
+        corner = origin + parent @ _vector(model, "origin")
+        if "panel" in node:
+            placed[node["panel"]] = frame, corner
+        for child in node.get("children", ()):
+            place(child, frame, corner)
+
+    roots = [detector["hierarchy"]] if "hierarchy" in detector else []
+    for root in roots or [{"panel": i} for i in range(len(panels))]:
+        place(root, np.eye(3), np.zeros(3))
+    if missing := [i for i in range(len(panels)) if i not in placed]:
+        raise ValueError(f"panels {missing} are not in the hierarchy")
+    frames = np.array([placed[i][0] for i in range(len(panels))])
+    return Detector(
+        name=np.array([panel["name"] for panel in panels], dtype=object),
+        fast=frames[:, :, 0],
+        slow=frames[:, :, 1],
+        origin_mm=np.array([placed[i][1] for i in range(len(panels))]),
+        pixel_mm=np.array([panel["pixel_size"] for panel in panels], dtype=float),
+        size_px=np.array([panel["image_size"] for panel in panels], dtype=int),
+    )
+
+
+def _beams(crystals: Crystals) -> list[dict[str, Any]]:
+    return [
+        {
+            "direction": direction,
+            "wavelength": wavelength,
+            "divergence": 0.0,
+            "sigma_divergence": 0.0,
+            "polarization_normal": list(_Y),
+            "polarization_fraction": 0.999,
+            "flux": 0.0,
+            "transmission": 1.0,
+        }
+        for direction, wavelength in zip(
+            (-crystals.beam).tolist(), crystals.wavelength_A.tolist(), strict=True
+        )
+    ]
+
+
+def _tree(detector: Detector) -> dict[str, Any]:
+    """The detector as DIALS models it: absolute panels under one group without a frame."""
+
+    def node(name: str, fast: Any, slow: Any, origin: Any, size: Any, pixel: Any) -> dict[str, Any]:
+        return {
+            "name": name,
+            "type": "",
+            "fast_axis": fast,
+            "slow_axis": slow,
+            "origin": origin,
+            "raw_image_offset": [0, 0],
+            "image_size": size,
+            "pixel_size": pixel,
+            "trusted_range": [0.0, 1e9],
+            "thickness": 0.0,
+            "material": "",
+            "mu": 0.0,
+            "identifier": "",
+            "mask": [],
+            "gain": 1.0,
+            "pedestal": 0.0,
+            "px_mm_strategy": {"type": "SimplePxMmStrategy"},
+        }
+
+    columns = (
+        detector.fast,
+        detector.slow,
+        detector.origin_mm,
+        detector.size_px,
+        detector.pixel_mm,
+    )
+    rows = zip(detector.name, *(column.tolist() for column in columns), strict=True)
+    root = node("", _X, _Y, _O, [0, 0], [0.0, 0.0])
+    root["children"] = [{"panel": i} for i in range(len(detector))]
+    return {"panels": [node(str(name), *rest) for name, *rest in rows], "hierarchy": root}

@@ -1,0 +1,281 @@
+"""Unmerged MTZ, in and out, and what all MTZ files share.
+
+One batch is one crystal. Its header holds the cell and U (UMAT, Fortran order) with A = U B,
+where B is the upper triangle of Busing & Levy (Acta Cryst. 22, 457, 1967) with a* along x: the
+reciprocal metric is G* = Bᵀ B = Aᵀ A, so Bᵀ is its Cholesky factor. The beam travels against the
+source vector (SO) of the header. Word numbers are those of CCP4's `MTZBAT` record.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gemmi
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import Crystals, Floats, Ints, Observations, Stills
+from sfxproc.errors import InputError, OutputError
+from sfxproc.formats.atomic import atomic
+from sfxproc.formats.base import Format, Request
+from sfxproc.symmetry import cells_from_A, reciprocal_matrix
+
+# words of the batch header (reals, from 0)
+UMAT, PHI_START, PHI_END, SOURCE, SO = slice(6, 15), 36, 37, slice(80, 83), slice(83, 86)
+MAX_BATCH = 1 << 24  # MTZ stores the batch number as float32
+
+
+def open_mtz(path: Path) -> gemmi.Mtz:
+    """Read an MTZ with its space group. Raises InputError if it is damaged or lacks one."""
+    try:
+        mtz = gemmi.read_mtz_file(str(path))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(
+            f"'{path}' cannot be read as MTZ ({error}). Check the path, or copy the file again."
+        ) from error
+    if mtz.spacegroup is None:
+        raise InputError(
+            f"'{path}' names no space group that is known ('{mtz.spacegroup_name}'). Set it, for "
+            "example with CCP4's reindex or mtzutils, and try again."
+        )
+    return mtz
+
+
+def column_list(mtz: gemmi.Mtz) -> str:
+    """The columns of a file as `label (type)`, for messages."""
+    return ", ".join(f"{c.label} ({c.type})" for c in mtz.columns)
+
+
+def find_pair(mtz: gemmi.Mtz, kind: str, preferred: Sequence[str]) -> tuple[int, int | None] | None:
+    """Column numbers of a value of MTZ type `kind` and of its σ, or None without such a column.
+
+    The first of the preferred labels there is, otherwise the first column of the type that is no
+    half set or map coefficient. σ is the column SIG<label>, otherwise the next one if its type is
+    one of σ.
+    """
+    no_mean = ("HALF", "WT")  # half sets, map coefficients
+    columns = [c for c in mtz.columns if c.type == kind and not any(n in c.label for n in no_mean)]
+    candidates = {c.label: c.idx for c in columns}
+    if not candidates:
+        return None
+    label = next((p for p in preferred if p in candidates), next(iter(candidates)))
+    value = candidates[label]
+    following = [c for c in mtz.columns if c.idx == value + 1 and c.type in "QM"]
+    sigma = [c for c in mtz.columns if c.label == f"SIG{label}"] or following
+    return value, sigma[0].idx if sigma else None
+
+
+def new_mtz(
+    title: str, space_group: str, cell: Floats, wavelength_A: float, history: Sequence[str]
+) -> gemmi.Mtz:
+    """An empty MTZ with H, K, L and one data set; cell : (6,) Å and degrees."""
+    mtz = gemmi.Mtz(with_base=True)
+    mtz.title = title
+    mtz.spacegroup = gemmi.SpaceGroup(space_group)
+    mtz.set_cell_for_all(gemmi.UnitCell(*(float(v) for v in cell)))
+    dataset = mtz.add_dataset("sfxproc")
+    dataset.project_name = dataset.crystal_name = "sfxproc"
+    dataset.wavelength = wavelength_A if np.isfinite(wavelength_A) else 0.0
+    # a history line has 80 ASCII characters
+    text = (line.encode("ascii", "replace").decode() for line in history)
+    mtz.history = [part for line in text for part in textwrap.wrap(line, 80)]
+    return mtz
+
+
+def fill(mtz: gemmi.Mtz, hkl: Ints, columns: dict[str, Any]) -> None:
+    """Add columns, by `label:type`, after H, K, L and set the data of all (float32)."""
+    for name in columns:
+        label, kind = name.rsplit(":", 1)
+        mtz.add_column(label, kind)
+    data = np.column_stack([hkl, *columns.values()]).astype(np.float32, copy=False)
+    mtz.set_data(np.ascontiguousarray(data))
+
+
+def save(path: Path, mtz: gemmi.Mtz) -> None:
+    """Write an MTZ atomically. Raises OutputError."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(mtz.write_to_bytes())
+
+
+def write_unmerged(path: Path, stills: Stills) -> None:
+    """Write stills as unmerged MTZ in P 1, one batch a crystal, atomically.
+
+    Batch = row of the crystal + 1. Kept: indices, intensities, σ, partiality (FRACTIONCALC),
+    position (XDET, YDET), orientation, cell, wavelength and beam. MTZ has no place for panels,
+    bandwidth, profile radius and file names longer than a title. Raises OutputError.
+    """
+    crystals, table = stills.crystals, stills.observations
+    if len(crystals) >= MAX_BATCH:
+        raise OutputError(
+            f"Cannot write '{path}': MTZ holds at most {MAX_BATCH - 1} batches and there are "
+            f"{len(crystals)} crystals. Write native HDF5 (.h5) instead."
+        )
+    # A holds a cell too: it wins, so that U comes out as a rotation
+    oriented = np.asarray(np.isfinite(crystals.A).all(axis=(1, 2)))
+    cells = np.where(oriented[:, None], cells_from_A(crystals.A), crystals.cell)
+    known = cells[np.isfinite(cells).all(axis=1)]
+    cell = np.median(known, axis=0) if len(known) else np.array([1.0, 1, 1, 90, 90, 90])
+    wavelengths = crystals.wavelength_A[np.isfinite(crystals.wavelength_A)]
+    wavelength = float(np.median(wavelengths)) if len(wavelengths) else np.nan
+    mtz = new_mtz("unmerged stills", "P 1", cell, wavelength, ())
+    sigma = np.sqrt(np.where(table.variance > 0, table.variance, np.nan))
+    hkl = np.array(table.hkl, dtype=np.int32, order="C")
+    gemmi.SpaceGroup("P 1").switch_to_asu(hkl)
+    columns: dict[str, Any] = {
+        "M/ISYM:Y": np.where((hkl == table.hkl).all(axis=1), 1, 2),  # 2: the Friedel mate
+        "BATCH:B": table.crystal + 1,
+        "I:J": table.intensity,
+        "SIGI:Q": sigma,
+    }
+    if table.partiality is not None:
+        columns["FRACTIONCALC:R"] = table.partiality
+    if table.x_px is not None and table.y_px is not None:
+        columns |= {"XDET:R": table.x_px, "YDET:R": table.y_px}
+    fill(mtz, hkl, columns)
+    dataset_id = mtz.datasets[-1].id
+    U = crystals.A @ np.linalg.inv(_busing_levy(crystals.A))
+    identity = crystals.identity
+    for i in range(len(crystals)):
+        batch = gemmi.Mtz.Batch()
+        batch.number = i + 1
+        batch.title = identity[i].encode("ascii", "replace").decode()[-70:]
+        batch.dataset_id = dataset_id
+        batch.ints[12] = 1  # NCRYST
+        batch.ints[14] = 2  # LDTYPE: area detector
+        if np.isfinite(cells[i]).all():
+            batch.cell = gemmi.UnitCell(*cells[i].tolist())
+        if np.isfinite(crystals.wavelength_A[i]):
+            batch.wavelength = float(crystals.wavelength_A[i])
+        if np.isfinite(U[i]).all() and np.isfinite(crystals.beam[i]).all():
+            _set(batch, UMAT, U[i].T.ravel())
+            _set(batch, SOURCE, -crystals.beam[i])
+            _set(batch, SO, -crystals.beam[i])
+        mtz.batches.append(batch)
+    save(path, mtz)
+
+
+def read_unmerged(path: Path, request: Request) -> Stills:
+    """Read an unmerged MTZ; original indices, one crystal a batch, event = batch number.
+
+    A is NaN where the header has no U, no beam, or a rotation. Raises InputError for a merged or
+    damaged file and for one without M/ISYM or intensities.
+    """
+    mtz = open_mtz(path)
+    labels = mtz.column_labels()
+    if "BATCH" not in labels:
+        raise InputError(
+            f"'{path}' is a merged MTZ (it has no BATCH column), but input.paths takes unmerged "
+            "observations. To fix scale and B by it, name it as reference.path instead."
+        )
+    headers = {b.number: b for b in mtz.batches}
+    if not headers:  # without any, gemmi takes the file for a merged one
+        mtz.batches.append(gemmi.Mtz.Batch())
+    if "M/ISYM" not in labels or not mtz.switch_to_original_hkl():
+        raise InputError(
+            f"'{path}' has no usable M/ISYM column, so the indices as measured are lost. Export "
+            f"the unmerged file again. Its columns: {column_list(mtz)}."
+        )
+    pair = find_pair(mtz, "J", ("I", "IPR"))
+    if pair is None or pair[1] is None:
+        raise InputError(
+            f"'{path}' has no intensity (type J) with its sigma (type Q). Export it again with "
+            f"both. Its columns: {column_list(mtz)}."
+        )
+    data = mtz.array
+    sigma = data[:, pair[1]]
+    batch = data[:, labels.index("BATCH")].astype(np.int64)
+    numbers = np.union1d(batch, np.array(list(headers), dtype=np.int64))
+    order = np.argsort(batch, kind="stable")
+
+    def optional(name: str, label: str) -> NDArray[np.float32] | None:
+        wanted = name in request.columns and label in labels
+        return data[order, labels.index(label)] if wanted else None
+
+    crystals, notes = _read_batches(mtz, numbers, headers, request.label)
+    observations = Observations(
+        crystal=np.searchsorted(numbers, batch[order]).astype(np.int32),
+        hkl=mtz.make_miller_array()[order].astype(np.int16),
+        intensity=data[order, pair[0]],
+        variance=(sigma * np.abs(sigma))[order],  # a negative σ marks a rejected row
+        partiality=optional("partiality", "FRACTIONCALC"),
+        x_px=optional("x_px", "XDET"),
+        y_px=optional("y_px", "YDET"),
+    )
+    return Stills(crystals, observations, n_images=len(numbers), notes=notes)
+
+
+def _read_batches(
+    mtz: gemmi.Mtz, numbers: Ints, headers: dict[int, gemmi.Mtz.Batch], label: str
+) -> tuple[Crystals, tuple[str, ...]]:
+    n = len(numbers)
+    cell, wavelength = np.full((n, 6), np.nan), np.full(n, np.nan)
+    beam, U = np.tile([0.0, 0.0, 1.0], (n, 1)), np.full((n, 3, 3), np.nan)
+    rotated = 0
+    waves = {d.id: d.wavelength for d in mtz.datasets}
+    for i, number in enumerate(numbers.tolist()):
+        header = headers.get(number)
+        own = header.cell if header is not None else mtz.cell
+        shared = mtz.cell if header is None else mtz.get_cell(header.dataset_id)
+        wave = max(waves.values(), default=0.0)
+        if header is not None:
+            wave = header.wavelength or waves.get(header.dataset_id, wave)
+            rotated += header.floats[PHI_START] != 0 or header.floats[PHI_END] != 0
+            _read_orientation(header, U[i], beam[i])
+        best = own if own.is_crystal() else shared
+        if best.is_crystal():
+            cell[i] = best.parameters
+        if wave > 0:
+            wavelength[i] = wave
+    crystals = Crystals(
+        file=np.full(n, label, dtype=object),
+        event=np.array([str(v) for v in numbers], dtype=object),
+        A=U @ _busing_levy(np.array([reciprocal_matrix(c) for c in cell]).reshape(n, 3, 3)),
+        cell=cell,
+        beam=beam,
+        wavelength_A=wavelength,
+        bandwidth=np.full(n, np.nan),
+        profile_radius=np.full(n, np.nan),
+    )
+    notes = []
+    if rotated:
+        notes.append(
+            f"{label}: {rotated} of {n} batches are rotation images, not stills; their orientation "
+            "is not used."
+        )
+    elif without := int(np.sum(~np.isfinite(U[:, 0, 0]))):
+        notes.append(f"{label}: {without} of {n} batches give no orientation.")
+    return crystals, tuple(notes)
+
+
+def _read_orientation(header: gemmi.Mtz.Batch, U: Floats, beam: Floats) -> None:
+    """Fill U (3, 3) and beam (3,) in place, if the header describes a still."""
+    if header.floats[PHI_START] != 0 or header.floats[PHI_END] != 0:
+        return
+    matrix = _get(header, UMAT).reshape(3, 3).T
+    source = _get(header, SO) if np.any(_get(header, SO)) else _get(header, SOURCE)
+    length = np.linalg.norm(source)
+    if length > 0 and np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3):
+        U[:], beam[:] = matrix, -source / length
+
+
+def _busing_levy(A: Floats) -> Floats:
+    """B (n, 3, 3) of matrices A (n, 3, 3) in any orientation; NaN for NaN."""
+    B = np.full(A.shape, np.nan)
+    known = np.isfinite(A).all(axis=(1, 2))
+    B[known] = np.linalg.cholesky(A[known].mT @ A[known]).mT
+    return B
+
+
+def _get(batch: gemmi.Mtz.Batch, words: slice) -> Floats:
+    return np.array([batch.floats[i] for i in range(words.start, words.stop)])
+
+
+def _set(batch: gemmi.Mtz.Batch, words: slice, values: Floats) -> None:
+    for i, value in zip(range(words.start, words.stop), values.tolist(), strict=True):
+        batch.floats[i] = value
+
+
+FORMAT_UNMERGED = Format("unmerged MTZ", (".mtz",), read_unmerged, write_unmerged)

@@ -1,0 +1,94 @@
+"""`sfxproc compare`: how well two merged sets agree."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from sfxproc.data import ReferenceSet, Reflections
+from sfxproc.errors import DataError
+from sfxproc.formats.mtz_merged import inverse_variance_mean
+from sfxproc.formats.reference import read_reference
+from sfxproc.merging.compare import Comparison, RelativeScale, compare_sets
+from sfxproc.merging.shells import s2_of
+from sfxproc.report.terminal import number, statistics_table
+from sfxproc.symmetry import SpaceGroup, reflections, space_group, unique_keys
+
+
+def compare(
+    a: Path, b: Path, space_group_name: str | None, n_shells: int, d_min_A: float | None,
+    console: Console,
+) -> Comparison:  # fmt: skip
+    """Print the agreement of the merged sets in two files by shell, b brought onto a.
+
+    Without a space group both files must have the same point group. Raises InputError for a
+    file that cannot be read and DataError for sets that cannot be compared.
+    """
+    sets = [read_reference(path) for path in (a, b)]
+    if space_group_name is None:
+        group, other = (space_group(s.space_group) for s in sets)
+        if _laue_rotations(group) != _laue_rotations(other):
+            raise DataError(
+                f"'{a}' is in {group.hm} (Laue class {group.laue_class}) and '{b}' in {other.hm} "
+                f"({other.laue_class}), so their reflections cannot be matched. Give the space "
+                "group to compare them in with --space-group, for example the one of lower "
+                "symmetry."
+            )
+    else:
+        group = space_group(space_group_name)
+    tables = [_in_group(s, group, d_min_A) for s in sets]
+    comparison = compare_sets(tables[0], tables[1], n_shells)
+    if comparison.overall.n_common == 0:
+        limit = f" to {d_min_A} Å" if d_min_A else ""
+        raise DataError(
+            f"'{a}' ({len(tables[0])} reflections{limit}) and '{b}' ({len(tables[1])}) have no "
+            "reflection in common. Check that both are of the same crystal form, and --d-min."
+        )
+    shown = {
+        "overall": asdict(comparison.overall),
+        "shells": [asdict(shell) for shell in comparison.shells],
+    }
+    console.print(f"A  {a}\nB  {b}\nin {group.hm}\n", markup=False, highlight=False)
+    console.print(statistics_table(shown))
+    console.print(f"\n{_sentence(comparison, tables)}", highlight=False)
+    return comparison
+
+
+def _laue_rotations(group: SpaceGroup) -> set[bytes]:
+    """The rotations of the group and their inverses through the origin, as a set."""
+    return {r.tobytes() for r in (*group.rotations, *(-group.rotations))}
+
+
+def _in_group(data: ReferenceSet, group: SpaceGroup, d_min_A: float | None) -> Reflections:
+    """The set in the group's own asymmetric unit, equivalents averaged with weights 1/σ²."""
+    given = data.reflections
+    assert given.intensity is not None
+    assert given.sigma is not None
+    keys, row = np.unique(unique_keys(group, given.hkl, False), return_inverse=True)
+    has_sigma = bool(np.all(given.sigma > 0))
+    weights = given.sigma if has_sigma else np.ones(len(given))
+    mean, sigma = inverse_variance_mean(row, len(keys), given.intensity, weights)
+    table = reflections(group, data.cell, keys)
+    table = replace(table, intensity=mean, sigma=sigma if has_sigma else None)
+    return table.take(table.s2 <= s2_of(d_min_A)[0]) if d_min_A else table
+
+
+def _sentence(comparison: Comparison, tables: list[Reflections]) -> str:
+    overall, sizes = comparison.overall, [len(t) for t in tables]
+    text = (
+        f"{overall.n_common:,} reflections are common to A ({sizes[0]:,}) and B ({sizes[1]:,}): "
+        f"CC {number(overall.cc)}, R {number(overall.r, 1, 100)} %"
+    )
+    return f"{text} {_scale_words(comparison.scale)}."
+
+
+def _scale_words(scale: RelativeScale | None) -> str:
+    if scale is None:
+        return "without a relative scale, which these intensities do not determine"
+    return (
+        f"after multiplying B by {scale.k:.4g} exp(−2 · {scale.B_A2:.2f} Å² · s²), s = sinθ/λ "
+        f"(±{100 * scale.sigma_ln_k:.2g} % and ±{scale.sigma_B_A2:.2g} Å²)"
+    )

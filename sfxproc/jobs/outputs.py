@@ -1,0 +1,112 @@
+"""The output folder of a job: claimed before anything is read, filled at the end, DONE last."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc import __version__
+from sfxproc.config import resolved_toml
+from sfxproc.data import Merged
+from sfxproc.errors import OutputError
+from sfxproc.formats.atomic import write_text
+from sfxproc.formats.crystfel_hkl import write_hkl
+from sfxproc.formats.frames import write_frames
+from sfxproc.formats.mtz_merged import write_half, write_merged
+from sfxproc.jobs.reading import Dataset
+from sfxproc.jobs.settings import Output
+from sfxproc.parallel.comm import Comm
+from sfxproc.report.log import Log
+
+RESULTS = (
+    "merged.mtz", "merged.hkl", "half1.mtz", "half2.mtz", "half1.hkl", "half2.hkl", "frames.h5",
+    "statistics.json", "job.resolved.toml", "log.txt", "DONE",
+)  # fmt: skip
+VERSIONS = ("numpy", "scipy", "numba", "gemmi", "h5py")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a merging job has to tell: columns of frames.h5 by name, statistics ready for JSON."""
+
+    merged: Merged
+    frames: Mapping[str, NDArray[Any]]
+    statistics: Mapping[str, Any]
+
+
+def open_output(settings: Output, comm: Comm) -> Path:
+    """Claim the output folder. Raises OutputError if it exists (and must not be overwritten) or
+    cannot be written to; with overwrite, results of an earlier job are removed from it."""
+    folder = Path(settings.folder)
+    problem: str | None = None
+    if comm.rank == 0:
+        try:
+            problem = _claim(folder, settings.overwrite)
+        except OSError as error:
+            problem = (
+                f"Cannot write to output.folder '{folder}': {error.strerror or error}. Choose "
+                "another folder or correct its permissions."
+            )
+    problem = comm.bcast(problem)
+    if problem:
+        raise OutputError(problem)
+    return folder
+
+
+def _claim(folder: Path, overwrite: bool) -> str | None:
+    if folder.exists() and not folder.is_dir():
+        return f"output.folder '{folder}' is a file; choose another name."
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        return (
+            f"output.folder '{folder}' exists and is not empty. Choose another with `--set "
+            "output.folder=NAME`, or replace its results with --overwrite."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
+    if shutil.disk_usage(folder).free < 1 << 20:
+        return f"The disk of output.folder '{folder}' is full; free some space or choose another."
+    return None
+
+
+def write_results(
+    folder: Path, dataset: Dataset, results: Results, config: msgspec.Struct, log: Log
+) -> None:
+    """Write all files of a merging job (rank 0 only). Raises OutputError."""
+    group, cell = dataset.space_group, dataset.cell
+    wavelength_A = float(np.nanmedian(dataset.crystals.wavelength_A))
+    history = [f"sfxproc {__version__}"]
+    merged = results.merged
+    write_merged(folder / "merged.mtz", merged, group.hm, cell, wavelength_A, history)
+    for half in (1, 2):
+        write_half(
+            folder / f"half{half}.mtz", merged, group.hm, cell, wavelength_A, history, half=half
+        )
+    write_hkl(folder / "merged.hkl", merged.reflections, group.point_group)
+    attributes = {"space_group": group.hm, "unit_cell": cell}
+    write_frames(folder / "frames.h5", dataset.crystals, results.frames, attributes, merged)
+    write_text(folder / "statistics.json", json.dumps(results.statistics, indent=1) + "\n")
+    write_text(folder / "job.resolved.toml", resolved_toml(config, _provenance(dataset)))
+    write_text(folder / "log.txt", log.text)
+    write_text(folder / "DONE", "")
+
+
+def _provenance(dataset: Dataset) -> str:
+    """Versions and inputs with their sizes, as a comment."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
+    lines = [f"sfxproc {__version__}, Python {platform.python_version()}, {libraries}", "inputs:"]
+    lines += [f"  {f.path} ({f.path.stat().st_size:,} bytes)" for f in dataset.files]
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""The scaling job: stills in, merged intensities out."""
+
+from __future__ import annotations
+
+from sfxproc.jobs import scale_steps as steps
+from sfxproc.jobs.outputs import Results, open_output, write_results
+from sfxproc.jobs.reading import read_dataset
+from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.jobs.simulate import simulated_inputs
+from sfxproc.lsq import Engine
+from sfxproc.merging.merge import merge
+from sfxproc.models.scale_merge import merge_sums
+from sfxproc.models.scale_start import scale_problem
+from sfxproc.parallel.chunks import ChunkSums
+from sfxproc.parallel.comm import Comm
+from sfxproc.parallel.threads import threads_of
+from sfxproc.report.log import Log
+
+
+def run(config: ScaleConfig, comm: Comm, log: Log) -> str:
+    """Do the job; returns the closing sentence."""
+    steps.require_sense(config)
+    folder = open_output(config.output, comm)
+    reference = steps.reference_of(config)
+    inputs = simulated_inputs(config.simulate, config.input, folder, comm, log)
+    data = read_dataset(
+        inputs, config.symmetry, config.selection, steps.columns_wanted(config), comm, log
+    )
+    steps.tell_data(data, log)
+    engine = Engine(ChunkSums(comm, data.chunks), threads_of(config.parallel.threads, comm))
+    problem = scale_problem(
+        engine, data.observations, data.chunks.local_bounds, data.reflections,
+        steps.scale_settings(config),
+    )  # fmt: skip
+    data = steps.with_fixed(data, problem, comm, log)
+    result = steps.solve(engine, problem, config, log)
+    solution = steps.in_gauge(engine, result, data, reference, config)
+    sums, crystal_cc = merge_sums(
+        solution.model, solution.point, steps.loss_of(config), steps.own_halves(data)
+    )
+    merged = merge(data.reflections, sums, solution.scale_variance)
+    frames = steps.frame_columns(data, problem, solution, crystal_cc, comm)
+    told = steps.statistics_of(config, data, merged, result, solution, reference)
+    steps.tell_statistics(told, log)
+    sentence = steps.closing_sentence(told, folder)
+    if comm.rank == 0:
+        log(sentence)
+        write_results(folder, data, Results(merged, frames, told), config, log)
+    comm.barrier()
+    return sentence
+
+
+def check(config: ScaleConfig, log: Log) -> str:
+    """Validate a job without reading data: settings, inputs, output folder."""
+    return steps.check(config, log)

@@ -1,0 +1,48 @@
+"""Settings of the scaling job; jobs/scale.toml explains each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sfxproc.jobs.settings import (
+    Count,
+    Input,
+    Output,
+    Parallel,
+    Positive,
+    Reference,
+    Section,
+    Selection,
+    Solver,
+    Symmetry,
+)
+from sfxproc.simulate.stills import StillsSettings
+
+
+class Scaling(Section, frozen=True):
+    """The scaling model."""
+
+    b_factor: bool = True
+    b_prior_A2: Positive | None = 10.0
+    partiality: Literal["ignore", "recorded"] = "ignore"
+    gain: Positive | None = None
+    error_model: Literal["counting", "scatter"] = "scatter"
+    loss: Literal["none", "huber", "cauchy"] = "none"
+    loss_scale: Positive = 3.0
+    min_overlaps: Count = 3
+
+
+class ScaleConfig(Section, frozen=True):
+    """A scaling job."""
+
+    job: Literal["scale"]
+    symmetry: Symmetry
+    input: Input = Input()
+    selection: Selection = Selection()
+    scaling: Scaling = Scaling()
+    reference: Reference = Reference()
+    solver: Solver = Solver()
+    parallel: Parallel = Parallel()
+    output: Output = Output()
+    simulate: StillsSettings | None = None
+    seed: int = 0

@@ -1,0 +1,315 @@
+"""The steps of the scaling job, in the order in which `scale.run` takes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import Merged, Reason, ReferenceSet, Status
+from sfxproc.errors import ConfigError, DataError, OutputError
+from sfxproc.formats.inputs import list_inputs
+from sfxproc.formats.reference import read_reference
+from sfxproc.jobs.reading import Dataset
+from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.lsq import METHODS, Engine, Iteration, LevenbergMarquardt, Loss, Point, Result
+from sfxproc.lsq.covariance import covariance
+from sfxproc.merging.compare import fit_scale, match
+from sfxproc.merging.halves import half_of
+from sfxproc.merging.statistics import statistics, summary_sentence
+from sfxproc.models.scale import LN_G, B, ScaleModel
+from sfxproc.models.scale_start import ScaleProblem, ScaleSettings
+from sfxproc.parallel.comm import Comm
+from sfxproc.report.log import Log
+from sfxproc.report.terminal import counts_table, statistics_table
+from sfxproc.symmetry import possible, require_cell, space_group
+
+F8 = NDArray[np.float64]
+
+
+def require_sense(config: ScaleConfig) -> None:
+    """Raise ConfigError for settings that are valid one by one but not together."""
+    if config.solver.method not in METHODS:
+        names = ", ".join(f'"{m}"' for m in METHODS)
+        raise ConfigError(
+            f'solver.method = "{config.solver.method}" is not a solver; choose one of {names}.'
+        )
+    low, high = config.selection.d_max_A, config.selection.d_min_A
+    if low is not None and high is not None and low <= high:
+        raise ConfigError(
+            f"selection.d_max_A = {low:g} is not larger than selection.d_min_A = {high:g}: no "
+            "reflection would be left. d_max_A is the low-resolution limit, the larger number."
+        )
+    if config.simulate is None and not config.input.paths:
+        raise ConfigError(
+            "input.paths is empty: name the files to read, for example "
+            "`--set input.paths=run1/*.stream`, or add a [simulate] table."
+        )
+    group = space_group(config.symmetry.space_group)
+    if config.symmetry.unit_cell is not None and len(config.symmetry.unit_cell) == 6:
+        require_cell(group, config.symmetry.unit_cell)
+
+
+def check(config: ScaleConfig, log: Log) -> str:
+    """Validate without reading data: settings, input files, reference, output folder."""
+    require_sense(config)
+    folder = Path(config.output.folder)
+    if folder.is_dir() and any(folder.iterdir()) and not config.output.overwrite:
+        raise OutputError(
+            f"output.folder '{folder}' exists and is not empty; choose another or use --overwrite."
+        )
+    if config.reference.path is not None:
+        reference_of(config)
+    if config.simulate is not None:
+        return f"The job is valid: {config.simulate.n_crystals} stills would be simulated."
+    files = list_inputs(config.input.paths, config.input.exclude, Path.cwd())
+    log.show(counts_table("Inputs", {f.label: f.format.name for f in files}))
+    return f"The job is valid: {len(files)} input files, results would go to '{folder}'."
+
+
+def reference_of(config: ScaleConfig) -> ReferenceSet | None:
+    """The reference set, if one is given. Raises ConfigError if its point group is another."""
+    if config.reference.path is None:
+        return None
+    reference = read_reference(Path(config.reference.path))
+    ours, theirs = space_group(config.symmetry.space_group), space_group(reference.space_group)
+    if ours.laue_class != theirs.laue_class:
+        raise ConfigError(
+            f"The reference '{reference.path}' has space group {theirs.hm} (Laue class "
+            f"{theirs.laue_class}), the job {ours.hm} ({ours.laue_class}): their reflections "
+            "cannot be matched. Correct symmetry.space_group or choose another reference.path."
+        )
+    return reference
+
+
+def columns_wanted(config: ScaleConfig) -> frozenset[str]:
+    """Optional columns of the observations that this job uses."""
+    return frozenset({"partiality"} if config.scaling.partiality == "recorded" else ())
+
+
+def scale_settings(config: ScaleConfig) -> ScaleSettings:
+    """The model's choices."""
+    scaling = config.scaling
+    return ScaleSettings(
+        b_factor=scaling.b_factor,
+        b_prior_A2=scaling.b_prior_A2,
+        gain=scaling.gain,
+        fit_scatter=scaling.error_model == "scatter",
+        min_overlaps=scaling.min_overlaps,
+    )
+
+
+def loss_of(config: ScaleConfig) -> Loss:
+    """The robust loss."""
+    return Loss(config.scaling.loss, config.scaling.loss_scale)
+
+
+def tell_data(data: Dataset, log: Log) -> None:
+    """What was read and what was left out."""
+    used = int(np.count_nonzero(data.status != Status.LEFT_OUT))
+    log(
+        f"{data.n_images:,} images, {len(data.crystals):,} crystals, {used:,} used; "
+        f"{int(data.n_observations.sum()):,} observations of {len(data.reflections):,} unique "
+        f"reflections to {data.reflections.d_A.min():.2f} Å in {data.space_group.hm}, cell "
+        f"{' '.join(f'{v:.2f}' for v in data.cell)}"
+    )
+    if data.left_out:
+        log.show(
+            counts_table("Observations left out", {r.text: n for r, n in data.left_out.items()})
+        )
+    reasons = crystal_reasons(data)
+    if reasons:
+        log.show(counts_table("Crystals fixed or left out", reasons))
+
+
+def crystal_reasons(data: Dataset) -> dict[str, int]:
+    """Number of crystals by reason, those without one not counted."""
+    return {
+        Reason(int(r)).text: int(n)
+        for r, n in zip(*np.unique(data.reason, return_counts=True), strict=True)
+        if r != Reason.NONE
+    }
+
+
+def with_fixed(data: Dataset, problem: ScaleProblem, comm: Comm, log: Log) -> Dataset:
+    """The data with the crystals marked that keep their start values.
+
+    Raises DataError if no crystal shares enough reflections with others to be scaled.
+    """
+    own = comm.allgather_rows(problem.reasons)
+    status, reason = data.status.copy(), data.reason.copy()
+    fixed = (status == Status.USED) & (own != Reason.NONE)
+    status[fixed], reason[fixed] = Status.FIXED, own[fixed]
+    if not np.any(status == Status.USED):
+        overlaps = comm.allgather_rows(problem.n_overlaps)
+        raise DataError(
+            f"No crystal has enough reflections in common with the others to be scaled (the best "
+            f"has {int(overlaps.max(initial=0))}; scaling.min_overlaps asks for more). The data "
+            "are too few, or symmetry.space_group is of too low symmetry."
+        )
+    if fixed.any():
+        log(
+            f"{int(fixed.sum()):,} crystals keep their start scale: too few reflections in common "
+            "with others, or no signal."
+        )
+    return replace(data, status=status, reason=reason)
+
+
+def solve(engine: Engine, problem: ScaleProblem, config: ScaleConfig, log: Log) -> Result:
+    """Refine all scales and intensities together."""
+    solver = LevenbergMarquardt(
+        method=config.solver.method,
+        loss=loss_of(config),
+        max_iterations=config.solver.max_iterations,
+        tolerance=config.solver.tolerance,
+    )
+
+    def tell(i: Iteration) -> None:
+        log(
+            f"iteration {i.number:2d}: objective {i.objective:.6g}, gain {i.gain_ratio:.3f}, "
+            f"{i.cg_iterations} CG{'' if i.accepted else ', refused'}"
+        )
+
+    result = solver.solve(engine, problem.model, problem.start, tell)
+    log(result.termination)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Scales and intensities in their final gauge, with what their uncertainties are.
+
+    local_sigma : (n_own, 2) of ln G and B. scale_variance : (n_reflections,) what uncertain
+    scales add to the variance of an intensity, None if not known.
+    """
+
+    point: Point
+    model: ScaleModel
+    local_sigma: F8
+    scale_variance: F8 | None
+
+
+def in_gauge(
+    engine: Engine, result: Result, data: Dataset, reference: ReferenceSet | None,
+    config: ScaleConfig,
+) -> Solution:  # fmt: skip
+    """The solution with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
+    assert isinstance(result.model, ScaleModel)
+    point = result.model.centred(result.point)
+    if reference is not None:
+        k, b = reference_scale(point, result, data, reference)
+        point = result.model.gauged(point, float(np.log(k)), b)
+    lin = engine.linearise(result.model, point, loss_of(config))
+    found = covariance(engine, lin)
+    sigma = np.sqrt(np.einsum("mii->mi", found.local))
+    return Solution(point, result.model, sigma, found.from_local)
+
+
+def reference_scale(
+    point: Point, result: Result, data: Dataset, reference: ReferenceSet
+) -> tuple[float, float]:
+    """k and B with I ≈ k·exp(−2 B s²)·I_reference. Raises DataError without enough in common."""
+    unsigned = np.zeros_like(data.reflections.friedel)
+    ours = replace(data.reflections, intensity=point.shared, friedel=unsigned)
+    i, j = match(ours, reference.reflections)
+    theirs = reference.reflections
+    assert theirs.intensity is not None
+    scale = fit_scale(
+        point.shared[i], None, theirs.intensity[j],
+        None if theirs.sigma is None else theirs.sigma[j], ours.s2[i],
+    )  # fmt: skip
+    if scale is None:
+        raise DataError(
+            f"The reference '{reference.path}' has {len(i)} reflections in common with the data, "
+            "too few to fix the scale. Check its cell, space group and resolution."
+        )
+    return scale.k, scale.B_A2
+
+
+def own_halves(data: Dataset) -> NDArray[np.int8]:
+    """Half set of each of this rank's crystals; −1 for those left out."""
+    half = half_of(data.own_crystals.identity)
+    half[data.status[data.chunks.crystals] == Status.LEFT_OUT] = -1
+    return half
+
+
+def frame_columns(
+    data: Dataset, problem: ScaleProblem, solution: Solution, crystal_cc: F8, comm: Comm
+) -> dict[str, NDArray[Any]]:
+    """The columns of frames.h5, for all crystals of the job; NaN where a crystal was left out."""
+    own = {
+        "n_overlaps": problem.n_overlaps,
+        "ln_G": solution.point.local[:, LN_G],
+        "sigma_ln_G": solution.local_sigma[:, LN_G],
+        "B_A2": solution.point.local[:, B],
+        "sigma_B_A2": solution.local_sigma[:, B],
+        "cc_to_merge": crystal_cc,
+    }
+    gathered = {name: comm.allgather_rows(values) for name, values in own.items()}
+    left_out = data.status == Status.LEFT_OUT
+    for name, values in gathered.items():
+        if name != "n_overlaps":
+            gathered[name] = np.where(left_out, np.nan, values)
+    return {
+        "status": data.status,
+        "reason": data.reason,
+        "n_observations": data.n_observations,
+        **gathered,
+    }
+
+
+def statistics_of(
+    config: ScaleConfig,
+    data: Dataset,
+    merged: Merged,
+    result: Result,
+    solution: Solution,
+    reference: ReferenceSet | None,
+) -> dict[str, Any]:
+    """Everything that statistics.json tells."""
+    unique = data.reflections
+    d_min_A = config.selection.d_min_A or float(unique.d_A.min())
+    d_max_A = config.selection.d_max_A or float(unique.d_A.max())
+    told = statistics(
+        merged,
+        possible(data.space_group, data.cell, d_min_A, d_max_A, config.symmetry.anomalous),
+        n_shells=config.output.n_shells,
+        d_min_A=d_min_A,
+        d_max_A=d_max_A,
+        reference=None if reference is None else reference.reflections,
+        n_crystals=int(np.count_nonzero(data.status != Status.LEFT_OUT)),
+    )
+    status = Counter(Status(int(s)).name.lower() for s in data.status)
+    return {
+        **told,
+        "space_group": data.space_group.hm,
+        "unit_cell": [float(v) for v in data.cell],
+        "crystals": {
+            "n_images": data.n_images,
+            "n_crystals": len(data.crystals),
+            "status": dict(status),
+            "reasons": crystal_reasons(data),
+        },
+        "observations_left_out": {r.text: n for r, n in data.left_out.items()},
+        "error_model": {
+            "gain": solution.model.errors.gain,
+            "scatter": solution.model.errors.scatter,
+            "sigma_includes_scales": solution.scale_variance is not None,
+        },
+        "solver": {"method": config.solver.method, **result.as_dict()},
+    }
+
+
+def tell_statistics(told: dict[str, Any], log: Log) -> None:
+    """The table of shells."""
+    log.show(statistics_table(told))
+
+
+def closing_sentence(told: dict[str, Any], folder: Path) -> str:
+    """How good the data are and where they lie."""
+    converged = "" if told["solver"]["converged"] else " The refinement did NOT converge."
+    return f"{summary_sentence(told)}{converged} Results are in '{folder}'."

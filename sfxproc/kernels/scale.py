@@ -1,0 +1,262 @@
+"""The scaling model, row by row.
+
+    yᵢ = Pᵢ · exp(ln G_m − 2 B_m s_h²) · I_h
+    ∂y/∂ln G = y    ∂y/∂B = −2 s² y    ∂y/∂I = y/I
+
+The variance of an observation is what the model says it should be, not what was counted (√I_obs
+pulls weak intensities down): a background part, counting in proportion to the intensity, and the
+scatter that the model leaves unexplained:
+
+    V(y) = b + γ y₊ + (c y₊)²,   y₊ = max(y, 0)
+
+A variance that moves with the parameters is no least-squares weight; what is minimised is half
+the quasi-likelihood deviance (Wedderburn, Biometrika 61 (1974) 439),
+
+    d² = 2 ∫_y^I_obs (I_obs − t) / V(t) dt,
+
+whose gradient −(I_obs − y)/V ∂y is that of least squares with the weight 1/V at the current y,
+and whose expected curvature is ∂y ∂yᵀ/V: rows r = (I_obs − y)/√V, a = −∂y/√V. For constant V,
+d = r. On [y, e] where V is quadratic, with Δ = γ² − 4 b c² and M = 2b + γ(y + e) + 2c² y e,
+
+    ∫ (x − t)/V dt = −ln(V_e/V_y) / 2c² + (x + γ/2c²) · (2/√Δ) artanh(√Δ (e − y)/M)
+
+(arctan for Δ < 0), and −(e − y)/γ + (x + b/γ) ln(V_e/V_y)/γ for c = 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from sfxproc.kernels.arrow import rho_and_weight
+
+
+@njit(cache=True, nogil=True, inline="always")
+def scale_factor(local, m, s2, P, i):  # type: ignore[no-untyped-def]
+    """∂y/∂I of row i: P·G·exp(−2 B s²). An empty P means full intensities."""
+    f = np.exp(local[m, 0] - 2.0 * local[m, 1] * s2)
+    if P.size > 0:
+        f *= P[i]
+    return f
+
+
+@njit(cache=True, nogil=True, inline="always")
+def variance_of(y, b, gain, c2):  # type: ignore[no-untyped-def]
+    """V(y)."""
+    t = max(y, 0.0)
+    return b + t * (gain + c2 * t)
+
+
+@njit(cache=True, nogil=True)
+def positive_part(x, y, e, b, gain, c2):  # type: ignore[no-untyped-def]
+    """∫_y^e (x − t)/V(t) dt for 0 ≤ y, e."""
+    v = b + y * (gain + c2 * y)
+    step = e - y
+    linear = step * (gain + 2.0 * c2 * y) / v
+    square = c2 * step * step / v
+    if abs(linear) + square < 1e-3:  # V hardly changes: its series, for the sake of rounding
+        q = linear * linear - square
+        return (step / v) * (
+            (x - y) * (1.0 - linear / 2.0 + q / 3.0) - step * (0.5 - linear / 3.0 + q / 4.0)
+        )
+    log_ratio = np.log1p(linear + square)
+    if c2 * max(y, e) < 1e-9 * gain:  # the scatter does not count here
+        return -step / gain + (x + b / gain) * log_ratio / gain
+    delta = gain * gain - 4.0 * b * c2
+    middle = 2.0 * b + gain * (y + e) + 2.0 * c2 * y * e
+    root = np.sqrt(abs(delta))
+    z = root * step / middle
+    if abs(z) < 1e-6:
+        integral = 2.0 * step / middle
+    elif delta > 0.0:
+        integral = 2.0 * np.arctanh(z) / root
+    else:
+        integral = 2.0 * np.arctan(z) / root
+    return -0.5 * log_ratio / c2 + (x + 0.5 * gain / c2) * integral
+
+
+@njit(cache=True, nogil=True)
+def deviance(x, y, b, gain, c2):  # type: ignore[no-untyped-def]
+    """d² of an observation x that should be y."""
+    if x < 0.0 and y < 0.0:
+        return (x - y) ** 2 / b
+    if y < 0.0:
+        half = (x * x - (x - y) ** 2) / (-2.0 * b) + positive_part(x, 0.0, x, b, gain, c2)
+    elif x < 0.0:
+        half = positive_part(x, y, 0.0, b, gain, c2) + 0.5 * x * x / b
+    else:
+        half = positive_part(x, y, x, b, gain, c2)
+    return 2.0 * max(half, 0.0)
+
+
+@njit(cache=True, nogil=True)
+def rows(  # type: ignore[no-untyped-def]
+    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, r, d, a, c
+):
+    """Residuals r, deviance residuals d, Jacobian a (rows, 2), c (rows,) of first … last−1."""
+    origin = start[first]
+    for m in range(first, last):
+        for i in range(start[m], start[m + 1]):
+            h = shared[i]
+            f = scale_factor(local, m, s2[h], P, i)
+            y = f * I[h]
+            w = 1.0 / np.sqrt(variance_of(y, background[i], gain, c2))
+            j = i - origin
+            x = float(observed[i])
+            r[j] = (x - y) * w
+            d[j] = np.sqrt(deviance(x, y, float(background[i]), gain, c2))
+            a[j, 0] = -y * w
+            a[j, 1] = 2.0 * s2[h] * y * w
+            c[j] = -f * w
+
+
+@njit(cache=True, nogil=True)
+def deviances(  # type: ignore[no-untyped-def]
+    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, d
+):
+    """Deviance residuals only."""
+    origin = start[first]
+    for m in range(first, last):
+        for i in range(start[m], start[m + 1]):
+            h = shared[i]
+            y = scale_factor(local, m, s2[h], P, i) * I[h]
+            d[i - origin] = np.sqrt(deviance(float(observed[i]), y, float(background[i]), gain, c2))
+
+
+@njit(cache=True, nogil=True)
+def chi2_of_scatter(  # type: ignore[no-untyped-def]
+    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, cap
+):
+    """Σ z and Σ ∂z/∂c² with z = (I_obs − y)²/σ², over the observations with z ≤ cap (the
+    others count as cap)."""
+    chi2 = 0.0
+    slope = 0.0
+    for m in range(first, last):
+        for i in range(start[m], start[m + 1]):
+            h = shared[i]
+            y = scale_factor(local, m, s2[h], P, i) * I[h]
+            v = variance_of(y, background[i], gain, c2)
+            z = (observed[i] - y) ** 2 / v
+            if z <= cap:
+                chi2 += z
+                slope -= z * max(y, 0.0) ** 2 / v
+            else:
+                chi2 += cap
+    return chi2, slope
+
+
+@njit(cache=True, nogil=True)
+def crystal_ratios(start, shared, first, last, observed, P, expected, out):  # type: ignore[no-untyped-def]
+    """out[m] = Σ I_obs / Σ P·expected[h] of each crystal, a start value of G; NaN if not > 0."""
+    for m in range(first, last):
+        above = 0.0
+        below = 0.0
+        for i in range(start[m], start[m + 1]):
+            above += observed[i]
+            e = expected[shared[i]]
+            below += e * P[i] if P.size > 0 else e
+        out[m] = above / below if above > 0.0 and below > 0.0 else np.nan
+
+
+@njit(cache=True, nogil=True)
+def reflection_sums(start, shared, first, last, local, s2, P, observed, out):  # type: ignore[no-untyped-def]
+    """out (3, n_shared) += Σ I_obs, Σ f, and the number of crystals that hold the reflection.
+
+    Rows of a crystal must be sorted by reflection. Crystals with a NaN scale are passed over.
+    """
+    for m in range(first, last):
+        if np.isnan(local[m, 0]):
+            continue
+        before = -1
+        for i in range(start[m], start[m + 1]):
+            h = shared[i]
+            out[0, h] += observed[i]
+            out[1, h] += scale_factor(local, m, s2[h], P, i)
+            if h != before:
+                out[2, h] += 1.0
+            before = h
+
+
+@njit(cache=True, nogil=True)
+def overlaps(start, shared, first, last, n_crystals, out):  # type: ignore[no-untyped-def]
+    """out[m] = number of reflections of crystal m that other crystals hold too."""
+    for m in range(first, last):
+        n = 0
+        before = -1
+        for i in range(start[m], start[m + 1]):
+            h = shared[i]
+            if h != before and n_crystals[h] > 1.0:
+                n += 1
+            before = h
+        out[m] = n
+
+
+@njit(cache=True, nogil=True)
+def gain_sums(observed, variance, signal, out):  # type: ignore[no-untyped-def]
+    """out (6,) += n, Σw, ΣwI, ΣwI², Σwσ², ΣwIσ² with w = 1/σ⁴, over I > signal·σ."""
+    for i in range(len(observed)):
+        x = float(observed[i])
+        v = float(variance[i])
+        if x > 0.0 and x * x > signal * signal * v:
+            w = 1.0 / (v * v)
+            out[0] += 1.0
+            out[1] += w
+            out[2] += w * x
+            out[3] += w * x * x
+            out[4] += w * v
+            out[5] += w * x * v
+
+
+@njit(cache=True, nogil=True)
+def weighted_sums(  # type: ignore[no-untyped-def]
+    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, half, loss, k,
+    weight, weighted, number,
+):  # fmt: skip
+    """Σ w, Σ wJ and the number of scaled observations J = I_obs/f, weight w = ψ f²/V(y).
+
+    ψ is the robust weight. half : (blocks,) 0 or 1, or −1 for a block left out. weight,
+    weighted, number : (2, n_shared).
+    """
+    for m in range(first, last):
+        t = half[m]
+        if t < 0:
+            continue
+        for i in range(start[m], start[m + 1]):
+            h = shared[i]
+            f = scale_factor(local, m, s2[h], P, i)
+            x = float(observed[i])
+            y = f * I[h]
+            b = float(background[i])
+            psi = rho_and_weight(np.sqrt(deviance(x, y, b, gain, c2)), loss, k)[1]
+            w = psi * f / variance_of(y, b, gain, c2)
+            weight[t, h] += w * f
+            weighted[t, h] += w * x
+            number[t, h] += 1.0
+
+
+@njit(cache=True, nogil=True)
+def deviations(  # type: ignore[no-untyped-def]
+    start, shared, first, last, local, s2, P, observed, mean, half, i_sum, d_sum, cc
+):
+    """Σ J and Σ |J − ⟨I⟩| a reflection, and each block's six sums for CC(J, ⟨I⟩).
+
+    cc : (blocks, 6) = n, Σx, Σy, Σx², Σy², Σxy with x = J, y = ⟨I⟩; reflections without a
+    mean (NaN) are passed over.
+    """
+    for m in range(first, last):
+        cc[m, :] = 0.0
+        for i in range(start[m], start[m + 1]):
+            h = shared[i]
+            y = mean[h]
+            if not np.isfinite(y):
+                continue
+            x = observed[i] / scale_factor(local, m, s2[h], P, i)
+            cc[m, 0] += 1.0
+            cc[m, 1] += x
+            cc[m, 2] += y
+            cc[m, 3] += x * x
+            cc[m, 4] += y * y
+            cc[m, 5] += x * y
+            if half[m] >= 0:
+                i_sum[h] += x
+                d_sum[h] += abs(x - y)

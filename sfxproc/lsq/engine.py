@@ -1,0 +1,152 @@
+"""Running a model's rows over chunks, in threads, and adding up what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from sfxproc.kernels.arrow import (
+    CAUCHY,
+    HUBER,
+    NO_LOSS,
+    arrow_kernels,
+    dot_by_chunk,
+    sum_rho,
+)
+from sfxproc.lsq.problem import F8, Array, Layout, Loss, Model, Point, Sums
+
+BATCH_ROWS = 16384  # rows evaluated at once: their Jacobian stays in cache
+LOSSES = {"none": NO_LOSS, "huber": HUBER, "cauchy": CAUCHY}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Linearisation:
+    """Normal equations at a point, by block (see `kernels.arrow` for the letters).
+
+    C (n_local, p, p), g (n_local, p), e (n_rows, p): of this process; priors are in C and g.
+    D (n_shared,), q (n_shared,): summed over all processes. objective = ½ Σ ρ + ½ priors;
+    chi2 = Σ r², without priors.
+    """
+
+    layout: Layout
+    C: F8
+    g: F8
+    e: Array
+    D: F8
+    q: F8
+    objective: float
+    chi2: float
+
+
+@dataclass(eq=False)
+class Engine:
+    """Evaluates models: which sums to use, how many threads, how e is stored."""
+
+    sums: Sums
+    threads: int = 1
+    storage: type = np.float32
+    _workspace: dict[str, Array] = field(default_factory=dict, repr=False)
+    _pool: ThreadPoolExecutor | None = field(default=None, repr=False)
+
+    def map(self, work: Callable[[int], T], count: int) -> list[T]:
+        """work(0), …, work(count − 1), spread over the threads; results in order."""
+        if self.threads == 1 or count < 2:
+            return [work(i) for i in range(count)]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads)
+        return list(self._pool.map(work, range(count)))
+
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: type = np.float64) -> Array:
+        """An array kept from call to call, contents undefined."""
+        held = self._workspace.get(name)
+        if held is None or held.shape != shape or held.dtype != dtype:
+            held = self._workspace[name] = np.empty(shape, dtype)
+        return held
+
+    def partial(self, layout: Layout, name: str) -> Array:
+        """Partial sums, one row of shared numbers a chunk; to be zeroed by the chunk's thread."""
+        return self.buffer(name, (len(layout.chunk) - 1, layout.n_shared))
+
+    def linearise(self, model: Model, point: Point, loss: Loss) -> Linearisation:
+        """Residuals, Jacobian and normal equations at a point."""
+        layout = model.layout
+        n, p = layout.n_local, len(layout.parameters)
+        C, g = np.zeros((n, p, p)), np.zeros((n, p))
+        e = self.buffer("e", (layout.n_rows, p), self.storage)
+        D, q = self.partial(layout, "D"), self.partial(layout, "q")
+        accumulate = arrow_kernels(p).accumulate
+
+        def chunk(c: int) -> tuple[float, float]:
+            D[c] = 0.0
+            q[c] = 0.0
+            rho = chi2 = 0.0
+            for first, last in batches(layout, c):
+                rows = int(layout.start[last] - layout.start[first])
+                r, d, a, s = np.empty(rows), np.empty(rows), np.empty((rows, p)), np.empty(rows)
+                model.rows(point, first, last, r, d, a, s)
+                added = accumulate(
+                    layout.start, layout.shared, first, last, r, d, a, s,
+                    LOSSES[loss.kind], loss.scale, C, g, e, D[c], q[c],
+                )  # fmt: skip
+                rho += added[0]
+                chi2 += added[1]
+            return rho, chi2
+
+        per_chunk = np.array(self.map(chunk, len(layout.chunk) - 1)).reshape(-1, 2)
+        rho, chi2 = (float(total) for total in self.sums.scalars(per_chunk))
+        pull = point.local - layout.prior_centre
+        g += layout.prior_weight * pull
+        C[:, range(p), range(p)] += layout.prior_weight
+        return Linearisation(
+            layout, C, g, e, self.sums.shared(D), self.sums.shared(q),
+            0.5 * (rho + self._prior(layout, pull)), chi2,
+        )  # fmt: skip
+
+    def objective(self, model: Model, point: Point, loss: Loss) -> float:
+        """½ Σ ρ(d) + ½ priors."""
+        layout = model.layout
+
+        def chunk(c: int) -> float:
+            rho = 0.0
+            for first, last in batches(layout, c):
+                d = np.empty(int(layout.start[last] - layout.start[first]))
+                model.deviances(point, first, last, d)
+                rho += sum_rho(d, LOSSES[loss.kind], loss.scale)
+            return rho
+
+        per_chunk = np.array(self.map(chunk, len(layout.chunk) - 1)).reshape(-1, 1)
+        prior = self._prior(layout, point.local - layout.prior_centre)
+        return 0.5 * (float(self.sums.scalars(per_chunk)[0]) + prior)
+
+    def _prior(self, layout: Layout, pull: F8) -> float:
+        return float(self.dots(layout, layout.prior_weight * pull, pull).sum())
+
+    def dots(self, layout: Layout, a: F8, b: F8) -> F8:
+        """(p,) Σ_m a[m, k]·b[m, k] over all local blocks of all processes."""
+        return self.sums.scalars(chunk_dots(layout, a, b))
+
+
+def chunk_dots(layout: Layout, a: F8, b: F8) -> F8:
+    """(n_chunks, p) sums of a·b over the local blocks of each chunk."""
+    out = np.empty((len(layout.chunk) - 1, a.shape[1]))
+    dot_by_chunk(layout.chunk, a, b, out)
+    return out
+
+
+def batches(layout: Layout, chunk: int) -> list[tuple[int, int]]:
+    """Runs of local blocks within a chunk, of about BATCH_ROWS rows each."""
+    first, end = int(layout.chunk[chunk]), int(layout.chunk[chunk + 1])
+    out = []
+    while first < end:
+        reach = layout.start[first] + BATCH_ROWS
+        last = int(np.searchsorted(layout.start[first : end + 1], reach, side="right")) - 1 + first
+        last = min(max(last, first + 1), end)
+        out.append((first, last))
+        first = last
+    return out

@@ -1,0 +1,118 @@
+"""Levenberg–Marquardt with gain-ratio damping on scaled variables.
+
+A step solves (H + λ diag H) d = −gradient, so that each parameter is damped in its own unit.
+The gain ratio ϱ = actual / predicted decrease sets λ: times max(1/3, 1 − (2ϱ − 1)³) after a good
+step, times 2, 4, 8 … after refused ones (Nielsen, IMM-REP-1999-05).
+
+What is minimised is ½ Σ ρ(d) (letters of `kernels.arrow`); the robust loss enters the step as
+weights. A model that adapts its error model does so after each accepted step; trial and start of
+a step are always compared under the same one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import isfinite
+
+import numpy as np
+
+from sfxproc.lsq.dense import dense
+from sfxproc.lsq.engine import Engine, Linearisation
+from sfxproc.lsq.problem import Loss, Model, Point
+from sfxproc.lsq.result import Iteration, Result
+from sfxproc.lsq.schur import Step, schur_cg
+
+StepMethod = Callable[[Engine, Linearisation, float, float], Step]
+METHODS: dict[str, StepMethod] = {"schur-cg": schur_cg, "dense": dense}
+
+MIN_DAMPING = 1e-12
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    """Settings of the solver.
+
+    tolerance : converged when the predicted decrease of the objective falls below this fraction
+        of it. cg_tolerance : accuracy of each step.
+    """
+
+    method: str = "schur-cg"
+    loss: Loss = field(default_factory=Loss)
+    max_iterations: int = 50
+    tolerance: float = 1e-8
+    damping: float = 1e-3
+    cg_tolerance: float = 1e-2
+
+    def solve(
+        self,
+        engine: Engine,
+        model: Model,
+        start: Point,
+        progress: Callable[[Iteration], None] = lambda _: None,
+    ) -> Result:
+        """Minimise from a starting point. The result's point is the best one met."""
+        began = time.monotonic()
+        step_of = METHODS[self.method]
+        point, damping, growth = start, self.damping, 2.0
+        model = model.refreshed(point)
+        lin = engine.linearise(model, point, self.loss)
+        iterations: list[Iteration] = []
+        converged, termination = False, ""
+        while not termination:
+            at = time.monotonic()
+            step = step_of(engine, lin, damping, self.cg_tolerance)
+            trial = model.retract(point, step.local, step.shared)
+            objective = engine.objective(model, trial, self.loss)
+            gain = (lin.objective - objective) / step.predicted if step.predicted > 0 else 0.0
+            tiny = bool(step.predicted <= self.tolerance * lin.objective)
+            accepted = isfinite(objective) and bool(objective <= lin.objective)
+            before, used = lin, damping
+            if accepted:
+                point, growth = trial, 2.0
+                damping = max(damping * max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), MIN_DAMPING)
+                model = model.refreshed(point)
+                lin = engine.linearise(model, point, self.loss)
+            else:
+                damping, growth = damping * growth, growth * 2.0
+            iterations.append(
+                Iteration(
+                    len(iterations) + 1, before.objective, before.chi2, used, gain,
+                    step.predicted, step.cg_iterations, accepted, time.monotonic() - at,
+                )
+            )  # fmt: skip
+            progress(iterations[-1])
+            if tiny:
+                converged = True
+                termination = (
+                    "Converged: the last step promised to lower the objective by less than "
+                    f"{self.tolerance:.0e} of it."
+                )
+            elif not isfinite(lin.objective):
+                termination = "Stopped: the objective is not a finite number."
+            elif damping > 1e12:
+                termination = "Stopped: no step lowers the objective, however short."
+            elif len(iterations) >= self.max_iterations:
+                termination = (
+                    f"Stopped after {self.max_iterations} iterations, before convergence; raise "
+                    "solver.max_iterations to go on."
+                )
+        n_residuals, n_parameters = self._counts(engine, lin)
+        return Result(
+            point, model, converged, termination, lin.objective, lin.chi2, n_residuals,
+            n_parameters, tuple(iterations), time.monotonic() - began,
+        )  # fmt: skip
+
+    @staticmethod
+    def _counts(engine: Engine, lin: Linearisation) -> tuple[int, int]:
+        """Residuals and free parameters of the whole job, the gauge taken off."""
+        layout = lin.layout
+        rows = layout.start[layout.chunk[1:]] - layout.start[layout.chunk[:-1]]
+        free = np.concatenate([[0], np.cumsum(layout.free.sum(axis=1))])[layout.chunk]
+        per_chunk = np.stack([rows, np.diff(free)], axis=1).astype(np.float64)
+        n_rows, n_free = engine.sums.scalars(per_chunk)
+        ones = layout.free.astype(np.float64)
+        held = np.flatnonzero(engine.dots(layout, ones, ones) > 0)
+        n_gauge = sum(k in held for k in layout.gauge)
+        return int(n_rows), int(n_free) + int(np.count_nonzero(lin.D)) - n_gauge

@@ -1,0 +1,118 @@
+"""What a model tells the solver: its blocks, and the rows of its residuals and Jacobian.
+
+The parameters are n_local blocks of p local parameters each and n_shared shared ones. Every
+residual belongs to one local block and touches one shared parameter, so that the normal matrix
+is an arrow. Nothing here knows what the blocks stand for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+F8 = NDArray[np.float64]
+Array = NDArray[Any]
+
+
+class Point(NamedTuple):
+    """Values of all parameters: local (n_local, p) of this process, shared (n_shared,)."""
+
+    local: F8
+    shared: F8
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The structure of a problem, fixed for one solve.
+
+    start : (n_local + 1,) int64, first row of each local block.
+    shared : (n_rows,) int32, shared parameter of each row.
+    chunk : (n_chunks + 1,) int64, local blocks at which this process's chunks begin. Chunks are
+        the unit of threads and of sums; their borders must not depend on the process count.
+    parameters : names of the p local parameters.
+    gauge : local parameters whose common shift leaves the model unchanged (the shared ones
+        making up for it); steps keep their sum over the free blocks at zero.
+    free : (n_local, p) bool; what is not free keeps its value.
+    prior_centre, prior_weight : (n_local, p); weight = 1/σ² of a Gaussian prior, 0 = none.
+    """
+
+    start: Array
+    shared: Array
+    n_shared: int
+    chunk: Array
+    parameters: tuple[str, ...]
+    gauge: tuple[int, ...]
+    free: NDArray[np.bool_]
+    prior_centre: F8
+    prior_weight: F8
+
+    @property
+    def n_local(self) -> int:
+        """Number of local blocks of this process."""
+        return len(self.start) - 1
+
+    @property
+    def n_rows(self) -> int:
+        """Number of residuals of this process."""
+        return len(self.shared)
+
+
+class Model(Protocol):
+    """A nonlinear model with local and shared parameters."""
+
+    @property
+    def layout(self) -> Layout:
+        """Structure of the problem."""
+
+    def rows(
+        self, point: Point, first: int, last: int, r: Array, d: Array, a: Array, c: Array
+    ) -> None:
+        """Fill the rows of local blocks first … last−1.
+
+        r : residuals, already divided by their sigmas. d : deviance residuals, what is minimised
+        as ½ Σ d²; the same as r unless variances depend on the parameters, and then such that
+        the gradient of ½ d² is that of least squares, r ∂r at constant variance. a (rows, p) =
+        ∂r/∂local and c (rows,) = ∂r/∂shared, at constant variance.
+        """
+
+    def deviances(self, point: Point, first: int, last: int, d: Array) -> None:
+        """Fill deviance residuals only."""
+
+    def retract(self, point: Point, local: F8, shared: F8) -> Point:
+        """The point reached by a step."""
+
+    def refreshed(self, point: Point) -> Self:
+        """The model with its error model adapted to this point (itself where that is fixed)."""
+
+
+class Sums(Protocol):
+    """How partial results of chunks become totals, with the same bits on any process count."""
+
+    def shared(self, partial: F8) -> F8:
+        """Sum (n_chunks, n) over the chunks of all processes; the partials may be overwritten."""
+
+    def scalars(self, partial: F8) -> F8:
+        """Sum (n_chunks, k), a few numbers a chunk, over the chunks of all processes."""
+
+    def agreed(self, value: float) -> float:
+        """The first process's value, on all."""
+
+    def told(self, value: Any) -> Any:
+        """The first process's value, whatever it is, on all."""
+
+    def gathered(self, rows: Array) -> Array | None:
+        """Rows of all processes end to end, on the first one; None elsewhere."""
+
+    def place(self, n: int) -> int:
+        """How many the processes before this one have, where this one has n."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Robust loss: kind 'none', 'huber' or 'cauchy'; residuals beyond `scale` count less."""
+
+    kind: str = "none"
+    scale: float = 3.0

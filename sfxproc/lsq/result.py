@@ -1,0 +1,68 @@
+"""The outcome of a solve, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sfxproc.lsq.problem import Model, Point
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One trial step. Objective and chi2 are those at the start of the step."""
+
+    number: int
+    objective: float
+    chi2: float
+    damping: float
+    gain_ratio: float
+    predicted: float
+    cg_iterations: int
+    accepted: bool
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Where the solver ended, how it got there and why it stopped.
+
+    model carries the weights of the last point; n_residuals and n_parameters are of the whole
+    job (priors not counted, gauge taken off), so that chi2 / (n_residuals − n_parameters) ≈ 1
+    for a model that fits.
+    """
+
+    point: Point
+    model: Model
+    converged: bool
+    termination: str
+    objective: float
+    chi2: float
+    n_residuals: int
+    n_parameters: int
+    iterations: tuple[Iteration, ...]
+    seconds: float
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom."""
+        return self.n_residuals - self.n_parameters
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers and text, for statistics.json."""
+        return {
+            "termination": self.termination,
+            "converged": self.converged,
+            "objective": self.objective,
+            "chi2": self.chi2,
+            "dof": self.dof,
+            "chi2_per_dof": self.chi2 / self.dof if self.dof > 0 else None,
+            "n_residuals": self.n_residuals,
+            "n_parameters": self.n_parameters,
+            "n_iterations": len(self.iterations),
+            "n_cg_iterations": sum(i.cg_iterations for i in self.iterations),
+            "seconds": self.seconds,
+            "iterations": [
+                {f: getattr(i, f) for f in Iteration.__dataclass_fields__} for i in self.iterations
+            ],
+        }

@@ -1,0 +1,200 @@
+"""One damped step of an arrow-shaped problem: shared parameters eliminated, the rest by CG.
+
+At damping λ the normal equations (H + λ diag H) d = −gradient have the blocks (letters of
+`kernels.arrow`; x_m the local part, u_h the shared part of the step)
+
+    C̃_m x_m + Σ_{i∈m} eᵢ u_h = −g_m          C̃ = C + λ diag C
+    D̃_h u_h + Σ_{i∈h} eᵢ·x_m = −q_h          D̃ = (1 + λ) D
+
+Eliminating u gives the Schur complement, applied without being formed:
+
+    S x = C̃ x − E D̃⁻¹ Eᵀ x = −g + E D̃⁻¹ q        u = −D̃⁻¹ (q + Eᵀ x)
+
+Three tiers: structure once per solve (`Layout`), values once per linearisation (C, e, D), little
+per damping value (C̃, D̃, the preconditioner). The gauge is held by solving in the subspace
+where each gauge column sums to zero over the free blocks: the operator is P S P, and since the
+right-hand side has no component along the gauge nothing is lost. Preconditioner: the p×p blocks
+of S, C̃_m − Σᵢ eᵢ eᵢᵀ / D̃_h, projected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sfxproc.kernels.arrow import arrow_kernels
+from sfxproc.lsq.engine import Engine, Linearisation
+from sfxproc.lsq.problem import F8, Layout
+
+MAX_CG_ITERATIONS = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step and what the quadratic model promises of it: predicted = decrease of objective."""
+
+    local: F8
+    shared: F8
+    predicted: float
+    cg_iterations: int
+
+
+@dataclass(frozen=True, eq=False)
+class Damped:
+    """The damped blocks of a linearisation."""
+
+    lin: Linearisation
+    damping: float
+    C: F8
+    inverse_D: F8
+
+    @classmethod
+    def of(cls, lin: Linearisation, damping: float) -> Damped:
+        """Blocks at a damping value. Parameters without curvature get none of the step."""
+        p = lin.C.shape[1]
+        C = lin.C.copy()
+        diagonal = np.arange(p)
+        C[:, diagonal, diagonal] *= 1.0 + damping
+        inverse_D = np.zeros_like(lin.D)
+        np.divide(1.0, (1.0 + damping) * lin.D, out=inverse_D, where=lin.D > 0)
+        return cls(lin, damping, C, inverse_D)
+
+
+def schur_cg(engine: Engine, lin: Linearisation, damping: float, tolerance: float) -> Step:
+    """Solve the damped normal equations by projected, preconditioned conjugate gradients.
+
+    tolerance : of the preconditioned residual relative to its start.
+    """
+    layout = lin.layout
+    damped = Damped.of(lin, damping)
+    projection = Projection(engine, layout)
+
+    def product(v: F8) -> F8:
+        t = scatter(engine, lin, v)
+        return times(damped.C, v) - gather(engine, lin, damped.inverse_D * t)
+
+    b = projection(gather(engine, lin, damped.inverse_D * lin.q) - lin.g)
+    inverse = block_inverses(damped.C - schur_blocks(engine, damped), layout.free)
+    x = np.zeros_like(b)
+    residual = b
+    z = projection(times(inverse, residual))
+    rz = engine.dots(layout, residual, z).sum()
+    stop = tolerance**2 * rz
+    direction = z
+    iterations = 0
+    while rz > stop and rz > 0.0 and iterations < MAX_CG_ITERATIONS:
+        iterations += 1
+        image = projection(product(direction))
+        curvature = engine.dots(layout, direction, image).sum()
+        if curvature <= 0.0:
+            break
+        alpha = rz / curvature
+        x = x + alpha * direction
+        residual = residual - alpha * image
+        z = projection(times(inverse, residual))
+        rz_next = engine.dots(layout, residual, z).sum()
+        direction = z + (rz_next / rz) * direction
+        rz = rz_next
+    return complete(engine, damped, x, iterations)
+
+
+def times(blocks: F8, v: F8) -> F8:
+    """(n_local, p) each block times its part of v."""
+    out: F8 = np.einsum("mij,mj->mi", blocks, v)
+    return out
+
+
+def complete(engine: Engine, damped: Damped, x: F8, iterations: int) -> Step:
+    """The shared part of a step from its local part, and its predicted decrease.
+
+    For x from CG (or exact), with d = (x, u): decrease = ½ (λ dᵀ diag(H) d − dᵀ gradient).
+    """
+    lin = damped.lin
+    u = -damped.inverse_D * (lin.q + scatter(engine, lin, x))
+    diagonal = np.einsum("mii->mi", lin.C)
+    local = engine.dots(lin.layout, x, damped.damping * diagonal * x - lin.g).sum()
+    shared = float(np.sum(u * (damped.damping * lin.D * u - lin.q)))
+    predicted = 0.5 * (float(local) + engine.sums.agreed(shared))
+    return Step(x, u, predicted, iterations)
+
+
+class Projection:
+    """Onto the steps allowed: fixed parameters at zero, gauge columns summing to zero."""
+
+    def __init__(self, engine: Engine, layout: Layout) -> None:
+        self._engine, self._layout = engine, layout
+        self._free = layout.free.astype(np.float64)
+        self._count = np.maximum(engine.dots(layout, self._free, self._free), 1.0)
+
+    def __call__(self, v: F8) -> F8:
+        v = v * self._free
+        if self._layout.gauge:
+            mean = self._engine.dots(self._layout, v, self._free) / self._count
+            for k in self._layout.gauge:
+                v[:, k] -= mean[k] * self._free[:, k]
+        return v
+
+
+def scatter(engine: Engine, lin: Linearisation, v: F8) -> F8:
+    """(n_shared,) Eᵀ v: Σ over the rows of each shared parameter of eᵢ·v_m."""
+    layout = lin.layout
+    kernel = arrow_kernels(v.shape[1]).scatter
+    partial = engine.partial(layout, "D")
+
+    def chunk(c: int) -> None:
+        partial[c] = 0.0
+        first, last = layout.chunk[c], layout.chunk[c + 1]
+        kernel(layout.start, layout.shared, first, last, lin.e, v, partial[c])
+
+    engine.map(chunk, len(layout.chunk) - 1)
+    return engine.sums.shared(partial)
+
+
+def gather(engine: Engine, lin: Linearisation, u: F8) -> F8:
+    """(n_local, p) E u: Σ over the rows of each local block of eᵢ u_h."""
+    layout = lin.layout
+    kernel = arrow_kernels(lin.g.shape[1]).gather
+    out = np.empty_like(lin.g)
+
+    def chunk(c: int) -> None:
+        first, last = layout.chunk[c], layout.chunk[c + 1]
+        kernel(layout.start, layout.shared, first, last, lin.e, u, out)
+
+    engine.map(chunk, len(layout.chunk) - 1)
+    return out
+
+
+def schur_blocks(engine: Engine, damped: Damped) -> F8:
+    """(n_local, p, p) Σᵢ eᵢ eᵢᵀ / D̃_h."""
+    lin = damped.lin
+    layout = lin.layout
+    kernel = arrow_kernels(lin.g.shape[1]).outer
+    out = np.empty_like(lin.C)
+
+    def chunk(c: int) -> None:
+        first, last = layout.chunk[c], layout.chunk[c + 1]
+        kernel(layout.start, layout.shared, first, last, lin.e, damped.inverse_D, out)
+
+    engine.map(chunk, len(layout.chunk) - 1)
+    return out
+
+
+def block_inverses(blocks: F8, free: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> F8:
+    """Inverses of symmetric blocks within their free parameters, made safely positive.
+
+    A block that is not positive definite (a crystal that only its own reflections hold) is
+    replaced by its diagonal: the preconditioner need only be roughly right.
+    """
+    p = blocks.shape[1]
+    diagonal = np.arange(p)
+    both = free[:, :, None] & free[:, None, :]
+    safe = np.where(both, blocks, 0.0)
+    size = np.abs(safe[:, diagonal, diagonal])
+    scale = 1.0 / np.sqrt(np.where(size > 0, size, 1.0))
+    unit = safe * scale[:, :, None] * scale[:, None, :]
+    unit[:, diagonal, diagonal] = np.where(free & (size > 0), unit[:, diagonal, diagonal], 1.0)
+    smallest = np.linalg.eigvalsh(unit)[:, 0]
+    unit[smallest < 1e-6] = np.eye(p)
+    inverse = np.linalg.inv(unit) * scale[:, :, None] * scale[:, None, :]
+    return np.where(both, inverse, 0.0)

@@ -1,0 +1,131 @@
+"""Scaling of stills: ln G and B of every crystal, I of every unique reflection.
+
+    yᵢ = Pᵢ · G_m · exp(−2 B_m s_h²) · I_h                       (kernels.scale has the rows)
+
+The shared unknowns are the intensities themselves, so the work is linear in the number of
+observations. Two exact null directions are declared as gauge: ln G + c with I·e^{−c}, and B + b
+with I·e^{2 b s²}; the solver keeps mean ln G and mean B where they started, `gauged` sets them.
+
+Variances are expectation-based (kernels.scale). What the file calls σ² is split as
+σ² = background + gain·I_obs: the background is kept as it is, the counting part follows the
+model. The scatter that remains unexplained (partiality, above all) is c·y; c is refitted after
+each accepted step so that χ² equals the degrees of freedom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.kernels import scale as kernels
+from sfxproc.lsq import Engine, Layout, Point
+
+F8 = NDArray[np.float64]
+F4 = NDArray[np.float32]
+
+Arguments = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]
+
+LN_G, B = 0, 1
+PULL_CAP = 36.0  # squared pull beyond which an observation says nothing more about the scatter
+SMALLEST_SCATTER = 1e-3
+SCATTER_ACCURACY = 1e-4  # of χ²/dof
+MOST_SCATTER_STEPS = 30
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """gain: counts' variance per unit of intensity. scatter: c, the unexplained relative scatter;
+    refit finds it anew at each refresh."""
+
+    gain: float = 1.0
+    scatter: float = 0.0
+    refit: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleModel:
+    """The scaling model of this process's crystals.
+
+    observed, background : (n_rows,) float32. partiality : (n_rows,) float32 or empty for full
+    intensities. s2 : (n_shared,). dof : of the whole job.
+    """
+
+    layout: Layout
+    engine: Engine
+    observed: F4
+    background: F4
+    partiality: F4
+    s2: F8
+    dof: float
+    errors: ErrorModel
+
+    def rows(self, point: Point, first: int, last: int, r: F8, d: F8, a: F8, c: F8) -> None:
+        """Residuals, deviance residuals and Jacobian of crystals first … last−1."""
+        kernels.rows(*self.arguments(point, first, last), r, d, a, c)
+
+    def deviances(self, point: Point, first: int, last: int, d: F8) -> None:
+        """Deviance residuals only."""
+        kernels.deviances(*self.arguments(point, first, last), d)
+
+    def arguments(self, point: Point, first: int, last: int) -> Arguments:
+        """What all kernels of the model begin with, for crystals first … last−1."""
+        return (
+            self.layout.start, self.layout.shared, first, last, *point, self.s2, self.partiality,
+            self.observed, self.background, self.errors.gain, self.errors.scatter**2,
+        )  # fmt: skip
+
+    def retract(self, point: Point, local: F8, shared: F8) -> Point:
+        """Parameters plus step."""
+        return Point(point.local + local, point.shared + shared)
+
+    def refreshed(self, point: Point) -> Self:
+        """The model with the scatter that fits this point."""
+        if not self.errors.refit:
+            return self
+        return replace(self, errors=replace(self.errors, scatter=self._fitted_scatter(point)))
+
+    def gauged(self, point: Point, ln_k: float, b: float) -> Point:
+        """The same model values with ln G shifted by ln_k and B by b."""
+        local = point.local + np.array([ln_k, b])
+        return Point(local, point.shared * np.exp(2.0 * b * self.s2 - ln_k))
+
+    def centred(self, point: Point) -> Point:
+        """In the gauge mean ln G = 0, mean B = 0 over all crystals of the job."""
+        ones = np.ones_like(point.local)
+        total = self.engine.dots(self.layout, point.local, ones)
+        mean = total / self.engine.dots(self.layout, ones, ones)
+        return self.gauged(point, -float(mean[LN_G]), -float(mean[B]))
+
+    def _fitted_scatter(self, point: Point) -> float:
+        """c with χ²(c) = dof; 0 if the counting statistics explain everything.
+
+        Newton's method on 1/χ², which is nearly linear in c² where the scatter dominates.
+        """
+        if self._chi2(point, 0.0)[0] <= self.dof:
+            return 0.0
+        c2 = max(self.errors.scatter, SMALLEST_SCATTER) ** 2
+        for _ in range(MOST_SCATTER_STEPS):
+            chi2, slope = self._chi2(point, c2)
+            excess = chi2 / self.dof - 1.0
+            if abs(excess) < SCATTER_ACCURACY or slope == 0.0:
+                break
+            c2 = max(c2 - excess * chi2 / slope, 0.1 * c2)
+        return float(np.sqrt(c2))
+
+    def _chi2(self, point: Point, c2: float) -> tuple[float, float]:
+        """χ² of the whole job at squared scatter c2, large pulls capped, and its slope in c2."""
+
+        model = replace(self, errors=replace(self.errors, scatter=float(np.sqrt(c2))))
+        bounds = self.layout.chunk
+
+        def chunk(c: int) -> tuple[float, float]:
+            arguments = model.arguments(point, bounds[c], bounds[c + 1])
+            found: tuple[float, float] = kernels.chi2_of_scatter(*arguments, PULL_CAP)
+            return found
+
+        per_chunk = np.array(self.engine.map(chunk, len(bounds) - 1))
+        chi2, slope = self.engine.sums.scalars(per_chunk)
+        return float(chi2), float(slope)

@@ -1,0 +1,68 @@
+"""What merging needs of the scaled observations, summed over the whole job.
+
+J = I_obs / f with f = P·G·exp(−2 B s²) and weight w = ψ·f²/V(y), ψ the robust weight of its
+residual: the merged intensity Σ wJ / Σ w is the solver's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import ReflectionSums
+from sfxproc.kernels import scale as kernels
+from sfxproc.lsq import Loss, Point
+from sfxproc.lsq.engine import LOSSES
+from sfxproc.models.scale import ScaleModel
+
+F8 = NDArray[np.float64]
+
+
+def merge_sums(
+    model: ScaleModel, point: Point, loss: Loss, half: NDArray[np.int8]
+) -> tuple[ReflectionSums, F8]:
+    """Sums over the whole job by reflection, and the agreement of each own crystal.
+
+    half : (n_crystals,) 0 or 1; −1 leaves a crystal out. The second is (n_crystals,), the
+    correlation of a crystal's J with the mean ⟨I⟩, NaN if undefined.
+    """
+    layout, engine = model.layout, model.engine
+    n_chunks = len(layout.chunk) - 1
+    partial = np.zeros((n_chunks, 3, 2, layout.n_shared))
+
+    def accumulate(c: int) -> None:
+        kernels.weighted_sums(
+            *model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), half,
+            LOSSES[loss.kind], loss.scale, partial[c, 0], partial[c, 1], partial[c, 2],
+        )  # fmt: skip
+
+    engine.map(accumulate, n_chunks)
+    weight, weighted, count = engine.sums.shared(partial.reshape(n_chunks, -1)).reshape(3, 2, -1)
+    total_weight = weight.sum(axis=0)
+    mean = np.full(layout.n_shared, np.nan)
+    np.divide(weighted.sum(axis=0), total_weight, out=mean, where=total_weight > 0)
+
+    spread = np.zeros((n_chunks, 2, layout.n_shared))
+    moments = np.empty((layout.n_local, 6))
+
+    def deviate(c: int) -> None:
+        kernels.deviations(
+            layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], point.local,
+            model.s2, model.partiality, model.observed, mean, half, spread[c, 0],
+            spread[c, 1], moments,
+        )  # fmt: skip
+
+    engine.map(deviate, n_chunks)
+    total, deviation = engine.sums.shared(spread.reshape(n_chunks, -1)).reshape(2, -1)
+    sums = ReflectionSums(weight, weighted, count, total, deviation)
+    return sums, _correlations(moments)
+
+
+def _correlations(moments: F8) -> F8:
+    """(n,) Pearson correlations from n, Σx, Σy, Σx², Σy², Σxy; NaN where undefined."""
+    n, x, y, xx, yy, xy = moments.T
+    n = np.maximum(n, 1.0)
+    product = (xx - x * x / n) * (yy - y * y / n)
+    out = np.full(len(n), np.nan)
+    np.divide(xy - x * y / n, np.sqrt(np.maximum(product, 0)), out=out, where=product > 0)
+    return out

@@ -1,0 +1,219 @@
+"""The only user of MPI, with a serial twin that behaves the same on one process.
+
+A job started by a launcher that MPI does not know would run N times over as rank 0 of 1 and
+overwrite itself; that is refused here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.errors import LaunchError
+
+SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+class Comm(Protocol):
+    """What the program needs of a communicator."""
+
+    rank: int
+    size: int
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+
+    def bcast(self, value: Any) -> Any:
+        """Rank 0's value, on all ranks."""
+
+    def allgather(self, value: Any) -> list[Any]:
+        """Everybody's value, in rank order, on all ranks."""
+
+    def allgather_rows(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Arrays of equal row shape laid end to end in rank order, on all ranks."""
+
+    def gather_arrays(self, array: NDArray[Any]) -> list[NDArray[Any]] | None:
+        """Arrays of any length and equal dtype, in rank order, on rank 0; None elsewhere."""
+
+    def bcast_array(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Rank 0's array, into arrays of the same shape and dtype on the other ranks."""
+
+    def exchange(self, parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Send parts[r] to rank r; returns what each rank sent here. Rows of equal shape."""
+
+    def abort(self, status: int) -> None:
+        """End all ranks at once."""
+
+
+class SerialComm:
+    """One process, no MPI."""
+
+    rank = 0
+    size = 1
+
+    def barrier(self) -> None:
+        """Nothing to wait for."""
+
+    def bcast(self, value: Any) -> Any:
+        """The value."""
+        return value
+
+    def allgather(self, value: Any) -> list[Any]:
+        """The value in a list."""
+        return [value]
+
+    def allgather_rows(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The rows."""
+        return rows
+
+    def gather_arrays(self, array: NDArray[Any]) -> list[NDArray[Any]] | None:
+        """The array in a list."""
+        return [array]
+
+    def bcast_array(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array."""
+        return array
+
+    def exchange(self, parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The parts."""
+        return parts
+
+    def abort(self, status: int) -> None:
+        """End this process."""
+        sys.exit(status)
+
+
+class MpiComm:
+    """Ranks of an MPI job. Arrays travel as buffers, everything else pickled."""
+
+    def __init__(self, mpi: Any) -> None:
+        self._mpi = mpi
+        self._comm = mpi.COMM_WORLD
+        self.rank: int = self._comm.Get_rank()
+        self.size: int = self._comm.Get_size()
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self._comm.Barrier()
+
+    def bcast(self, value: Any) -> Any:
+        """Rank 0's value, on all ranks."""
+        return self._comm.bcast(value, root=0)
+
+    def allgather(self, value: Any) -> list[Any]:
+        """Everybody's value, in rank order."""
+        return list(self._comm.allgather(value))
+
+    def allgather_rows(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Rows of all ranks laid end to end."""
+        rows = np.ascontiguousarray(rows)
+        width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.itemsize
+        counts = self._comm.allgather(len(rows))
+        out = np.empty((sum(counts), *rows.shape[1:]), dtype=rows.dtype)
+        row = self._mpi.BYTE.Create_contiguous(max(width, 1)).Commit()
+        self._comm.Allgatherv([rows, len(rows), row], [out, counts, row])
+        row.Free()
+        return out
+
+    def gather_arrays(self, array: NDArray[Any]) -> list[NDArray[Any]] | None:
+        """Arrays of any length on rank 0."""
+        array = np.ascontiguousarray(array)
+        shapes = self._comm.gather(array.shape, root=0)
+        if self.rank != 0:
+            self._comm.Send([array, array.nbytes, self._mpi.BYTE], dest=0)
+            return None
+        out = [array]
+        for source in range(1, self.size):
+            received = np.empty(shapes[source], dtype=array.dtype)
+            self._comm.Recv([received, received.nbytes, self._mpi.BYTE], source=source)
+            out.append(received)
+        return out
+
+    def bcast_array(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Rank 0's array, written into everybody's."""
+        self._comm.Bcast([array, array.nbytes, self._mpi.BYTE], root=0)
+        return array
+
+    def exchange(self, parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """All-to-all of rows."""
+        counts = self._comm.alltoall([len(p) for p in parts])
+        template = parts[0]
+        received = [np.empty((n, *template.shape[1:]), dtype=template.dtype) for n in counts]
+        requests = [
+            self._comm.Irecv([a, a.nbytes, self._mpi.BYTE], source=r)
+            for r, a in enumerate(received)
+        ]
+        for r, part in enumerate(parts):
+            part = np.ascontiguousarray(part)
+            self._comm.Send([part, part.nbytes, self._mpi.BYTE], dest=r)
+        self._mpi.Request.Waitall(requests)
+        return received
+
+    def abort(self, status: int) -> None:
+        """End all ranks at once."""
+        sys.stderr.flush()
+        self._comm.Abort(status)
+
+
+def launched_tasks(environment: Mapping[str, str]) -> int:
+    """How many processes the launcher says it started (1 if it says nothing).
+
+    SLURM_NTASKS counts only inside an srun step: in a batch script it is set for the one
+    process of the shell too.
+    """
+    counts = [environment.get(name, "") for name in SIZE_VARIABLES]
+    if "SLURM_STEP_ID" in environment and environment.get("SLURM_STEP_NUM_TASKS"):
+        counts.append(environment["SLURM_STEP_NUM_TASKS"])
+    return max((int(c) for c in counts if c.isdigit()), default=1)
+
+
+def world(environment: Mapping[str, str] | None = None) -> Comm:
+    """The communicator of this job: MPI's if it was started by a launcher, else the serial one.
+
+    Raises LaunchError if a launcher started several processes that cannot see each other.
+    """
+    environment = os.environ if environment is None else environment
+    tasks = launched_tasks(environment)
+    if tasks == 1 and not any(name in environment for name in SIZE_VARIABLES):
+        return SerialComm()
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        if tasks == 1:
+            return SerialComm()
+        raise LaunchError(
+            f"A launcher started {tasks} processes but mpi4py cannot be used here ({error}), so "
+            "each would do the whole job and overwrite the others. Install MPI support with "
+            "`pip install 'sfxproc[mpi]'`, or start one process without the launcher."
+        ) from error
+    comm = MpiComm(MPI)
+    if tasks > 1 and comm.size == 1:
+        raise LaunchError(
+            f"A launcher started {tasks} processes but MPI ({MPI.Get_library_version().split()[0]}"
+            ") sees only one, so each would do the whole job and overwrite the others. Start it "
+            "with the launcher of the same MPI: `mpiexec -n N sfxproc run …` with the mpiexec "
+            "beside this Python, or under SLURM `srun --mpi=pmi2 sfxproc run …`."
+        )
+    if comm.size == 1:
+        return SerialComm()
+    _end_all_on_error(comm)
+    return comm
+
+
+def _end_all_on_error(comm: MpiComm) -> None:
+    """An uncaught error on one rank prints one traceback and ends every rank."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        lines = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(f"rank {comm.rank} on {socket.gethostname()}:\n{lines}")
+        comm.abort(1)
+
+    sys.excepthook = hook

@@ -1,0 +1,497 @@
+"""DIALS experiment lists and reflection tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from sfxproc.data import OPTIONAL_COLUMNS, Reason, Stills, require_distinct
+from sfxproc.errors import InputError, OutputError
+from sfxproc.formats import dials
+from sfxproc.formats.base import Request
+from sfxproc.formats.dials_refl import read_table, write_table
+
+EVERYTHING = Request("pair", frozenset(OPTIONAL_COLUMNS))
+Edit = Callable[[Any], Any]
+
+CELL_A = [[70.0, 0.0, 0.0], [0.0, 80.0, 0.0], [9.0, 0.0, 90.0]]
+
+
+def experiments() -> dict[str, Any]:
+    """Three experiments: two crystals that share a beam and a detector, one empty image."""
+    panel = {
+        "name": "P",
+        "fast_axis": [0.0, 1.0, 0.0],
+        "slow_axis": [-1.0, 0.0, 0.0],
+        "origin": [1.0, 2.0, 3.0],
+        "image_size": [100, 200],
+        "pixel_size": [0.1, 0.1],
+    }
+    group = {"fast_axis": [0, 1, 0], "slow_axis": [-1, 0, 0], "origin": [0, 0, -100.0]}
+    crystal = {f"real_space_{axis}": v for axis, v in zip("abc", CELL_A, strict=True)}
+    models = {"beam": 0, "detector": 0}
+    return {
+        "__id__": "ExperimentList",
+        "experiment": [
+            {"identifier": "one", "crystal": 0, **models},
+            {"identifier": "two", **models},
+            {"identifier": "three", "crystal": 1, **models},
+        ],
+        "beam": [{"direction": [0.0, 0.0, 2.0], "wavelength": 1.25}],
+        "detector": [
+            {
+                "panels": [panel, panel],
+                "hierarchy": group
+                | {"children": [{"panel": 0}, group | {"children": [{"panel": 1}]}]},
+            }
+        ],
+        "crystal": [crystal, crystal],
+    }
+
+
+def columns() -> dict[str, tuple[str, Any]]:
+    """Six rows: id 2 before id 0, one unindexed, one overloaded, one not integrated."""
+    value = np.array([1.5, -2.25, 3.0, np.nan, 5.0, 6.0])
+    return {
+        "id": ("int", [2, 0, -1, 2, 0, 2]),
+        "miller_index": (
+            "cctbx::miller::index<>",
+            [[1, 2, 3], [-1, 0, 4], [1, 1, 1], [2, 2, 2], [3, 3, 3], [4, 4, 4]],
+        ),
+        "flags": ("std::size_t", [256, 256, 256, 256 | 4, 256 | 1024, 4]),
+        "intensity.sum.value": ("double", value),
+        "intensity.sum.variance": ("double", [1.0, 0.0, 1.0, 2.0, 1.0, 1.0]),
+        "panel": ("std::size_t", [1, 0, 0, 1, 0, 0]),
+        "partiality": ("double", [0.5, 0.25, 1.0, 1.0, 1.0, 1.0]),
+        "xyzobs.px.value": ("vec3<double>", np.arange(18.0).reshape(6, 3)),
+    }
+
+
+def write_pair(
+    folder: Path, top: Any = None, table: Any = None, identifiers: tuple[str, ...] | None = None
+) -> Path:
+    """Write a pair of files and return the .expt."""
+    expt = folder / "pair.expt"
+    expt.write_text(json.dumps(experiments() if top is None else top))
+    names = ("one", "two", "three") if identifiers is None else identifiers
+    write_table(
+        folder / "pair.refl",
+        {k: (kind, np.array(v)) for k, (kind, v) in (table or columns()).items()},
+        names,
+    )
+    return expt
+
+
+def test_rows_are_chosen_sorted_and_counted(tmp_path: Path) -> None:
+    stills = dials.read(write_pair(tmp_path), EVERYTHING)
+    assert stills.crystals.identity == ["pair//one", "pair//three"]
+    assert stills.n_images == 3
+    assert stills.counts == {
+        Reason.NOT_INDEXED: 1,
+        Reason.NOT_INTEGRATED: 1,
+        Reason.OVERLOADED: 1,
+    }
+    obs = stills.observations
+    assert obs.crystal.tolist() == [0, 1, 1]
+    assert obs.hkl.tolist() == [[-1, 0, 4], [1, 2, 3], [2, 2, 2]]
+    np.testing.assert_array_equal(obs.intensity, np.float32([-2.25, 1.5, np.nan]))
+    np.testing.assert_array_equal(obs.variance, np.float32([0.0, 1.0, 2.0]))
+    assert obs.partiality is not None
+    assert obs.panel is not None
+    assert obs.x_px is not None
+    assert obs.y_px is not None
+    assert obs.partiality.tolist() == [0.25, 0.5, 1.0]
+    assert obs.panel.tolist() == [0, 1, 1]
+    assert obs.x_px.tolist() == [3.0, 0.0, 9.0]
+    assert obs.y_px.tolist() == [4.0, 1.0, 10.0]
+
+
+def test_models_come_out_in_the_laboratory_frame(tmp_path: Path) -> None:
+    stills = dials.read(write_pair(tmp_path), Request("pair"))
+    crystals, detector = stills.crystals, stills.detector
+    np.testing.assert_allclose(crystals.A[0], np.linalg.inv(CELL_A), rtol=1e-15)
+    beta = np.degrees(np.arccos(9.0 / np.hypot(9.0, 90.0)))
+    np.testing.assert_allclose(crystals.cell[1], [70, 80, np.hypot(9.0, 90.0), 90, beta, 90])
+    assert crystals.beam.tolist() == [[0.0, 0.0, -1.0]] * 2
+    assert crystals.wavelength_A.tolist() == [1.25, 1.25]
+    assert np.isnan(crystals.bandwidth).all()
+    # one quarter turn for the first panel's group and its own, two groups for the second
+    assert detector is not None
+    np.testing.assert_allclose(detector.fast, [[-1, 0, 0], [0, -1, 0]], atol=1e-15)
+    np.testing.assert_allclose(detector.slow, [[0, -1, 0], [1, 0, 0]], atol=1e-15)
+    np.testing.assert_allclose(detector.origin_mm, [[-2, 1, -97], [-1, -2, -197]])
+    assert detector.size_px.tolist() == [[100, 200]] * 2
+
+
+def test_optional_columns_are_read_only_on_request(tmp_path: Path) -> None:
+    obs = dials.read(write_pair(tmp_path), Request("pair", frozenset({"panel"}))).observations
+    assert obs.panel is not None
+    assert obs.x_px is None
+    assert obs.partiality is None
+
+
+def test_positions_fall_back_on_the_predicted_ones(tmp_path: Path) -> None:
+    table = columns()
+    table["xyzcal.px"] = table.pop("xyzobs.px.value")
+    obs = dials.read(write_pair(tmp_path, table=table), EVERYTHING).observations
+    assert obs.x_px is not None
+    assert obs.x_px.tolist() == [3.0, 0.0, 9.0]
+
+
+def test_profile_fitted_intensities_are_preferred_where_fitted(tmp_path: Path) -> None:
+    table = columns()
+    table["intensity.prf.value"] = ("double", [10.0] * 6)
+    table["intensity.prf.variance"] = ("double", [4.0] * 6)
+    unfitted = dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    assert unfitted.observations.intensity[0] == -2.25
+    table["flags"] = ("std::size_t", [256 | 512, 256, 0, 512, 4, 4])
+    fitted = dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    assert fitted.observations.hkl.tolist() == [[1, 2, 3], [2, 2, 2]]
+    assert fitted.observations.intensity.tolist() == [10.0, 10.0]
+    assert fitted.counts[Reason.NOT_INTEGRATED] == 3
+    assert any("intensity.prf" in note for note in fitted.notes)
+
+
+def test_strong_spots_are_used_as_they_are_and_it_is_said(tmp_path: Path) -> None:
+    table = columns() | {"flags": ("std::size_t", [32] * 6)}
+    stills = dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    assert len(stills.observations) == 5
+    assert any("strong spots" in note for note in stills.notes)
+
+
+def test_zero_indices_are_not_indexed(tmp_path: Path) -> None:
+    table = columns()
+    table["miller_index"] = ("cctbx::miller::index<>", [[0, 0, 0]] + [[1, 2, 3]] * 5)
+    assert dials.read(write_pair(tmp_path, table=table), EVERYTHING).counts[Reason.NOT_INDEXED] == 2
+
+
+def test_identifiers_map_ids_in_any_order(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path, identifiers=("three", "two", "one"))
+    obs = dials.read(pair, Request("pair")).observations
+    assert obs.hkl.tolist() == [[1, 2, 3], [2, 2, 2], [-1, 0, 4]]
+
+
+def test_without_identifiers_ids_are_positions(tmp_path: Path) -> None:
+    top = experiments()
+    for experiment in top["experiment"]:
+        experiment["identifier"] = ""
+    stills = dials.read(write_pair(tmp_path, top, identifiers=()), Request("pair"))
+    assert stills.crystals.identity == ["pair//0", "pair//2"]
+    assert stills.observations.crystal.tolist() == [0, 1, 1]
+
+
+def test_rows_of_an_experiment_without_a_crystal(tmp_path: Path) -> None:
+    table = columns() | {"id": ("int", [1, 0, 0, 0, 0, 2])}
+    stills = dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    assert stills.counts[Reason.NO_ORIENTATION] == 1
+
+
+@pytest.mark.parametrize(
+    ("imagesets", "scans", "expected"),
+    [
+        ([{"images": ["a"]}, {"images": ["b"]}, {"images": ["a"]}], None, 2),
+        ([{"images": ["a"], "single_file_indices": [i]} for i in (0, 1, 2)], None, 3),
+        ([{"images": ["a", "b", "c"]}] * 3, None, 3),
+        ([{"template": "t_##"}] * 3, [{"image_range": [i, i]} for i in (1, 1, 2)], 2),
+    ],
+)
+def test_images_are_counted_once(tmp_path: Path, imagesets: Any, scans: Any, expected: int) -> None:
+    top = experiments() | {"imageset": imagesets, "scan": scans}
+    for i, experiment in enumerate(top["experiment"]):
+        experiment["imageset"] = i
+        if scans:
+            experiment["scan"] = i
+    assert dials.read(write_pair(tmp_path, top), Request("pair")).n_images == expected
+
+
+@pytest.mark.parametrize(
+    ("scan", "sweep"),
+    [
+        ({"oscillation": [3.0, 0.0]}, False),
+        ({"oscillation": [3.0, 0.1]}, True),
+        ({"properties": {"oscillation": [3.0, 3.1]}}, True),
+        ({"properties": {"oscillation": [3.0]}}, False),
+        ({"properties": {"oscillation": [3.0], "oscillation_width": [0.1]}}, True),
+    ],
+)
+def test_rotation_sweeps_are_noted(tmp_path: Path, scan: dict[str, Any], sweep: bool) -> None:
+    top = experiments() | {"scan": [{"image_range": [1, 2]} | scan]}
+    top["experiment"][0]["scan"] = 0
+    notes = dials.read(write_pair(tmp_path, top), Request("pair")).notes
+    assert any("rotation" in note for note in notes) == sweep
+
+
+def test_different_detectors_are_noted_equal_ones_are_not(tmp_path: Path) -> None:
+    top = experiments()
+    top["detector"] = [*top["detector"], json.loads(json.dumps(top["detector"][0]))]
+    top["experiment"][2]["detector"] = 1
+    assert not any("detector" in n for n in dials.read(write_pair(tmp_path, top), EVERYTHING).notes)
+    top["detector"][1]["panels"][0]["origin"] = [0.0, 0.0, 0.0]
+    assert any("detector" in n for n in dials.read(write_pair(tmp_path, top), EVERYTHING).notes)
+
+
+def test_text_columns_and_shoeboxes_are_skipped_and_named(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    refl = pair.with_suffix(".refl")
+    top = msgpack.unpackb(refl.read_bytes(), strict_map_key=False)
+    top[1] = 2
+    top[2]["data"]["detector"] = ["std::string", [6, b"\xff\xfe\x00"]]
+    top[2]["data"]["broken"] = ["std::string", [6, ["\udcff", "b"]]]
+    top[2]["data"]["shoebox"] = ["Shoebox<>", [6, b""]]
+    refl.write_bytes(msgpack.packb(top, unicode_errors="surrogateescape"))
+    stills = dials.read(pair, Request("pair"))
+    assert len(stills.observations) == 3
+    (note,) = (note for note in stills.notes if "skipped" in note)
+    for text in ("detector (std::string)", "broken (std::string)", "shoebox (Shoebox<>)"):
+        assert text in note
+
+
+# ---- what is wrong with a file, and what the message must say -------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".expt", ".refl"])
+def test_a_missing_sibling_is_named(tmp_path: Path, suffix: str) -> None:
+    pair = write_pair(tmp_path)
+    pair.with_suffix(suffix).unlink()
+    other = {".expt": ".refl", ".refl": ".expt"}[suffix]
+    with pytest.raises(InputError, match=rf"pair\{suffix}' is missing"):
+        dials.read(pair.with_suffix(other), Request("pair"))
+
+
+def test_malformed_json(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    pair.write_text(pair.read_text()[:-40])
+    with pytest.raises(InputError, match=r"pair\.expt' is not valid JSON .*line 1 column"):
+        dials.read(pair, Request("pair"))
+
+
+def _set(*path: Any, to: Any) -> Edit:
+    def edit(top: Any) -> Any:
+        at = top
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = to
+        return top
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda _: [], "no list named 'experiment'"),
+        (_set("experiment", to={}), "no list named 'experiment'"),
+        (_set("experiment", 2, "crystal", to=5), "experiment 2: list index out of range"),
+        (_set("experiment", 2, "crystal", to=-1), "experiment 2: crystal index -1"),
+        (_set("crystal", 0, to={}), "experiment 0: no entry 'real_space_a'"),
+        (_set("crystal", 0, "real_space_c", to=CELL_A[0]), "experiment 0: a cell without volume"),
+        (_set("crystal", 0, "real_space_a", to=[1.0]), "real_space_a is not a vector"),
+        (_set("beam", 0, to={"direction": [0, 0, 1]}), "no entry 'wavelength'"),
+        (_set("beam", 0, "direction", to=[0, 0, 0]), "beam without direction"),
+        (_set("detector", 0, "hierarchy", "children", to=[{"panel": 0}]), r"panels \[1\] are not"),
+        (_set("detector", 0, "panels", 0, "origin", to=None), "the detector model: origin is not"),
+    ],
+)
+def test_incomplete_experiment_lists(tmp_path: Path, edit: Edit, message: str) -> None:
+    top = edit(json.loads(json.dumps(experiments())))
+    with pytest.raises(InputError, match=message) as caught:
+        dials.read(write_pair(tmp_path, top), Request("pair"))
+    assert "pair.expt" in str(caught.value)
+
+
+def _rewritten(refl: Path, edit: Edit) -> None:
+    top = msgpack.unpackb(refl.read_bytes(), strict_map_key=False)
+    refl.write_bytes(msgpack.packb(edit(top)))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_set(0, to="something else"), "does not begin with 'dials::af::reflection_table'"),
+        (_set(1, to=3), "its version is 3"),
+        (lambda top: {"a": 1}, "cannot|can be read"),
+        (_set(2, to={"data": {}}), "no entry 'nrows'"),
+        (_set(2, "data", "id", 1, 1, to=b"123"), "column 'id' holds 6 rows in 3 bytes"),
+        (_set(2, "nrows", to=5), "column 'id' holds 6 rows in 24 bytes where 5 rows"),
+    ],
+)
+def test_wrong_msgpack(tmp_path: Path, edit: Edit, message: str) -> None:
+    pair = write_pair(tmp_path)
+    _rewritten(pair.with_suffix(".refl"), edit)
+    with pytest.raises(InputError, match=message) as caught:
+        dials.read(pair, Request("pair"))
+    assert "pair.refl" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02cdials\n", b"\x93\x01", b"\x81\x91\x01\x02"])
+def test_not_msgpack_or_cut_short(tmp_path: Path, content: bytes) -> None:
+    refl = write_pair(tmp_path).with_suffix(".refl")
+    refl.write_bytes(content)
+    with pytest.raises(InputError, match=r"pair\.refl' is cut short or is not"):
+        read_table(refl)
+
+
+def test_a_truncated_table(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    refl = pair.with_suffix(".refl")
+    refl.write_bytes(refl.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"pair\.refl' is cut short"):
+        dials.read(pair, Request("pair"))
+
+
+def test_ids_without_an_experiment_are_named(tmp_path: Path) -> None:
+    table = columns() | {"id": ("int", [2, 0, -1, 7, 0, 9])}
+    with pytest.raises(InputError, match=r"rows of id 7, 9 that belong to no experiment"):
+        dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    other = ("x", "two", "three")
+    with pytest.raises(InputError, match=r"rows of id 0 that belong to no experiment of the 3"):
+        dials.read(write_pair(tmp_path, identifiers=other), Request("pair"))
+
+
+def test_missing_columns_list_the_ones_there_are(tmp_path: Path) -> None:
+    table = columns()
+    del table["intensity.sum.value"]
+    with pytest.raises(InputError, match=r"no column intensity\.sum\.value or .*prf.*flags, id"):
+        dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    table = columns()
+    del table["miller_index"]
+    with pytest.raises(InputError, match="no column 'miller_index', only flags, id, intensity"):
+        dials.read(write_pair(tmp_path, table=table), Request("pair"))
+
+
+def test_indices_out_of_range(tmp_path: Path) -> None:
+    table = columns()
+    table["miller_index"] = ("cctbx::miller::index<>", [[40000, 0, 1]] * 6)
+    with pytest.raises(InputError, match="Miller indices beyond"):
+        dials.read(write_pair(tmp_path, table=table), Request("pair"))
+
+
+# ---- writing --------------------------------------------------------------------------------
+
+
+def assert_same(again: Stills, stills: Stills) -> None:
+    np.testing.assert_allclose(again.crystals.A, stills.crystals.A, rtol=0, atol=1e-16)
+    np.testing.assert_allclose(again.crystals.cell, stills.crystals.cell, rtol=1e-12)
+    np.testing.assert_array_equal(again.crystals.beam, stills.crystals.beam)
+    np.testing.assert_array_equal(again.crystals.wavelength_A, stills.crystals.wavelength_A)
+    old, new = stills.observations.columns(), again.observations.columns()
+    assert new.keys() == old.keys()
+    for name in old:
+        np.testing.assert_array_equal(new[name], old[name], err_msg=name)
+        assert new[name].dtype == old[name].dtype
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    stills = dials.read(write_pair(tmp_path), EVERYTHING)
+    dials.write(tmp_path / "again.expt", stills)
+    again = dials.read(tmp_path / "again.refl", EVERYTHING)
+    assert_same(again, stills)
+    assert again.crystals.event.tolist() == ["one", "three"]
+    assert again.detector is not None
+    assert stills.detector is not None
+    for name, column in stills.detector.columns().items():
+        np.testing.assert_array_equal(again.detector.columns()[name], column, err_msg=name)
+
+
+def test_repeated_events_are_told_apart(small_stills: Stills, tmp_path: Path) -> None:
+    dials.write(tmp_path / "a.expt", small_stills)
+    again = dials.read(tmp_path / "a.expt", Request("a"))
+    assert again.crystals.event.tolist() == small_stills.crystals.identity
+    require_distinct(again.crystals)
+
+
+def test_a_crystal_without_orientation_loses_its_rows(tmp_path: Path) -> None:
+    stills = dials.read(write_pair(tmp_path), EVERYTHING)
+    stills.crystals.A[0] = np.nan
+    dials.write(tmp_path / "a.expt", stills)
+    again = dials.read(tmp_path / "a.expt", Request("a"))
+    assert again.crystals.event.tolist() == ["three"]
+    assert again.counts == {Reason.NO_ORIENTATION: 1}
+    assert again.n_images == 2
+
+
+def test_what_dials_needs_is_in_the_files(small_stills: Stills, tmp_path: Path) -> None:
+    dials.write(tmp_path / "a.refl", small_stills)
+    top = msgpack.unpackb((tmp_path / "a.refl").read_bytes(), strict_map_key=False)
+    assert top[:2] == ["dials::af::reflection_table", 1]
+    assert top[2]["nrows"] == 40
+    assert top[2]["identifiers"] == dict(enumerate(small_stills.crystals.identity))
+    table = read_table(tmp_path / "a.refl")
+    assert set(table.columns["flags"].tolist()) == {256}
+    assert table.skipped == ()
+    expt = json.loads((tmp_path / "a.expt").read_text())
+    assert expt["__id__"] == "ExperimentList"
+    assert [c["space_group_hall_symbol"] for c in expt["crystal"]] == ["P 1"] * 3
+    assert all(c["__id__"] == "crystal" for c in expt["crystal"])
+    assert expt["detector"][0]["hierarchy"]["children"] == [{"panel": 0}, {"panel": 1}]
+
+
+def test_writing_into_a_missing_folder(small_stills: Stills, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="none"):
+        dials.write(tmp_path / "none" / "a.expt", small_stills)
+
+
+# ---- experimental data ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "n_crystals", "n_rows", "n_panels", "counts", "note"),
+    [
+        ("LD91_lysozyme_300xtal.expt", 300, 8790, 64, {}, "strong spots"),
+        ("thermolysin_10xtal_multi_stills.refl", 10, 1167, 64, {}, "strong spots"),
+        ("ssx_CuNiR/integrated.expt", 5, 4482, 1, {Reason.NOT_INTEGRATED: 721}, "summed"),
+        ("ssx_CuNiR/indexed.refl", 5, 360, 1, {}, "shoebox"),
+    ],
+)
+def test_experimental_stills(
+    shared_data: Path,
+    tmp_path: Path,
+    name: str,
+    n_crystals: int,
+    n_rows: int,
+    n_panels: int,
+    counts: dict[Reason, int],
+    note: str,
+) -> None:
+    stills = dials.read(shared_data / "stills" / name, Request("x", frozenset(OPTIONAL_COLUMNS)))
+    crystals, obs, detector = stills.crystals, stills.observations, stills.detector
+    assert (len(crystals), len(obs), stills.n_images) == (n_crystals, n_rows, n_crystals)
+    assert stills.counts == counts
+    assert any(note in text for text in stills.notes)
+    assert np.all(np.diff(obs.crystal) >= 0)
+
+    # A, beam and panels agree: the predicted ray meets the panel where the spot was seen
+    assert detector is not None
+    assert obs.panel is not None
+    assert obs.x_px is not None
+    assert obs.y_px is not None
+    assert len(detector) == n_panels
+    q = np.einsum("nij,nj->ni", crystals.A[obs.crystal], obs.hkl.astype(float))
+    s1 = q + (crystals.beam / crystals.wavelength_A[:, None])[obs.crystal]
+    position = np.column_stack([obs.x_px, obs.y_px]) * detector.pixel_mm[obs.panel]
+    spot = detector.origin_mm[obs.panel] + np.einsum(
+        "na,nai->ni", position, np.stack([detector.fast, detector.slow], axis=1)[obs.panel]
+    )
+    cosine = np.sum(s1 * spot, axis=1) / np.linalg.norm(s1, axis=1) / np.linalg.norm(spot, axis=1)
+    assert np.degrees(np.median(np.arccos(np.minimum(cosine, 1.0)))) < 0.15
+
+    dials.write(tmp_path / "again.expt", stills)
+    assert_same(dials.read(tmp_path / "again.expt", EVERYTHING), stills)
+
+
+def test_experimental_rotation_data_is_noted(shared_data: Path) -> None:
+    stills = dials.read(shared_data / "rotation" / "quartz" / "indexed.expt", Request("quartz"))
+    assert (len(stills.crystals), len(stills.observations), stills.n_images) == (1, 444, 100)
+    assert stills.counts == {Reason.NOT_INDEXED: 61}
+    assert any("rotation" in note for note in stills.notes)
+
+
+def test_experimental_spots_without_indices(shared_data: Path) -> None:
+    with pytest.raises(InputError, match="no column 'miller_index'"):
+        dials.read(shared_data / "spots" / "i24_lyso_4still_strong.refl", Request("spots"))
