@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def write(path: Path, stills: Stills) -> None:
             if np.isfinite(bandwidth := crystals.bandwidth[first]):
                 out.write(f"beam_bandwidth = {bandwidth:.6e} (fraction)\n")
             for i in members:
-                out.write(_crystal(crystals, i, astar[i], tables[i]))
+                out.write(_crystal(crystals, i, astar[i], next(tables)))
             out.write(f"{CHUNK_END.decode()}\n")
 
 
@@ -106,8 +105,8 @@ def _crystal(crystals: Crystals, i: int, astar: Floats, table: list[str]) -> str
     return "\n".join(lines)
 
 
-def _tables(obs: Observations, n_crystals: int, header: str) -> list[list[str]]:
-    """The rows of the reflection table of every crystal, as text."""
+def _tables(obs: Observations, n_crystals: int, header: str) -> Iterator[list[str]]:
+    """The rows of the reflection table of each crystal in turn, as text."""
     panels = panel_corners(header)
     names = list(panels)
     panel = np.zeros(len(obs), dtype=int) if obs.panel is None else obs.panel
@@ -121,14 +120,12 @@ def _tables(obs: Observations, n_crystals: int, header: str) -> list[list[str]]:
     variance = obs.variance.astype(np.float64)
     sigma = np.sqrt(np.where(variance >= 0.0, variance, np.nan))
     zero = np.zeros(len(obs))
-    columns: list[list[Any]] = [
-        *obs.hkl.T.tolist(),
-        *(c.tolist() for c in (obs.intensity, sigma, zero, zero, px[:, 0], px[:, 1])),
-        [names[i] for i in panel.tolist()],
-    ]
-    rows = [_ROW % row for row in zip(*columns, strict=True)]
+    columns = (*obs.hkl.T, obs.intensity, sigma, zero, zero, *px.T)
     bounds = np.searchsorted(obs.crystal, np.arange(n_crystals + 1)).tolist()
-    return [rows[bounds[i] : bounds[i + 1]] for i in range(n_crystals)]
+    for begin, end in pairwise(bounds):
+        name = [names[i] for i in panel[begin:end].tolist()]
+        rows = zip(*(column[begin:end].tolist() for column in columns), name, strict=True)
+        yield [_ROW % row for row in rows]
 
 
 def _geometry(detector: Detector | None, R: Floats, wavelength_A: Floats) -> str:

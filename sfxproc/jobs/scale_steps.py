@@ -272,8 +272,9 @@ def statistics_of(
 ) -> dict[str, Any]:
     """Everything that statistics.json tells."""
     unique = data.reflections
-    d_min_A = config.selection.d_min_A or float(unique.d_A.min())
-    d_max_A = config.selection.d_max_A or float(unique.d_A.max())
+    # a hair wider than the data, so that rounding does not cut the reflections at the edge
+    d_min_A = (config.selection.d_min_A or float(unique.d_A.min())) * (1.0 - 1e-6)
+    d_max_A = (config.selection.d_max_A or float(unique.d_A.max())) * (1.0 + 1e-6)
     told = statistics(
         merged,
         possible(data.space_group, data.cell, d_min_A, d_max_A, config.symmetry.anomalous),

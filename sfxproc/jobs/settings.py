@@ -54,7 +54,7 @@ class Solver(Section, frozen=True):
     """Which algorithm solves the least-squares problem, and when it stops."""
 
     method: str = "schur-cg"
-    max_iterations: Count = 50
+    max_iterations: Count = 1000
     tolerance: Positive = 1e-8
 
 

@@ -28,6 +28,7 @@ StepMethod = Callable[[Engine, Linearisation, float, float], Step]
 METHODS: dict[str, StepMethod] = {"schur-cg": schur_cg, "dense": dense}
 
 MIN_DAMPING = 1e-12
+NEGLIGIBLE = 1e-4  # decrease of ½ χ²: the whole step is then within 0.015 of its joint sigma
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class LevenbergMarquardt:
     """Settings of the solver.
 
     tolerance : converged when the predicted decrease of the objective falls below this fraction
-        of it. cg_tolerance : accuracy of each step.
+        of it, or below NEGLIGIBLE. cg_tolerance : accuracy of each step.
     """
 
     method: str = "schur-cg"
@@ -66,7 +67,7 @@ class LevenbergMarquardt:
             trial = model.retract(point, step.local, step.shared)
             objective = engine.objective(model, trial, self.loss)
             gain = (lin.objective - objective) / step.predicted if step.predicted > 0 else 0.0
-            tiny = bool(step.predicted <= self.tolerance * lin.objective)
+            tiny = bool(step.predicted <= max(self.tolerance * lin.objective, NEGLIGIBLE))
             accepted = isfinite(objective) and bool(objective <= lin.objective)
             before, used = lin, damping
             if accepted:
@@ -86,8 +87,8 @@ class LevenbergMarquardt:
             if tiny:
                 converged = True
                 termination = (
-                    "Converged: the last step promised to lower the objective by less than "
-                    f"{self.tolerance:.0e} of it."
+                    "Converged: the last step promised to lower the objective by only "
+                    f"{step.predicted:.1e}."
                 )
             elif not isfinite(lin.objective):
                 termination = "Stopped: the objective is not a finite number."

@@ -33,16 +33,18 @@ PULL_CAP = 36.0  # squared pull beyond which an observation says nothing more ab
 SMALLEST_SCATTER = 1e-3
 SCATTER_ACCURACY = 1e-4  # of χ²/dof
 MOST_SCATTER_STEPS = 30
+AT_REST = 1e-3  # relative change of the scatter
 
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """gain: counts' variance per unit of intensity. scatter: c, the unexplained relative scatter;
-    refit finds it anew at each refresh."""
+    """gain: counts' variance per unit of intensity. scatter: c, the unexplained relative scatter,
+    found anew at each refresh as long as refits are left: a solver that is to converge needs an
+    error model that comes to rest."""
 
     gain: float = 1.0
     scatter: float = 0.0
-    refit: bool = True
+    refits: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +85,13 @@ class ScaleModel:
 
     def refreshed(self, point: Point) -> Self:
         """The model with the scatter that fits this point."""
-        if not self.errors.refit:
+        old = self.errors
+        if old.refits <= 0:
             return self
-        return replace(self, errors=replace(self.errors, scatter=self._fitted_scatter(point)))
+        scatter = self._fitted_scatter(point)
+        at_rest = abs(scatter - old.scatter) <= AT_REST * scatter
+        refits = 0 if at_rest else old.refits - 1
+        return replace(self, errors=replace(old, scatter=scatter, refits=refits))
 
     def gauged(self, point: Point, ln_k: float, b: float) -> Point:
         """The same model values with ln G shifted by ln_k and B by b."""

@@ -17,6 +17,7 @@ F8 = NDArray[np.float64]
 
 SHELLS = 20  # of equal numbers of reflections, for the mean intensity at start
 BACKGROUND_FLOOR = 0.02  # of σ²: what is left when the counting part seems to be all of it
+MOST_REFITS = 12
 STRONG = 5.0  # I/σ of observations that tell the gain
 
 
@@ -80,7 +81,7 @@ def scale_problem(
     model = ScaleModel(
         layout, engine, observed, background, partiality,
         np.asarray(reflections.s2, dtype=np.float64), 0.0,
-        ErrorModel(gain, refit=settings.fit_scatter),
+        ErrorModel(gain, refits=MOST_REFITS if settings.fit_scatter else 0),
     )  # fmt: skip
     local = start_scales(model)
     sums = reflection_sums(model, local)

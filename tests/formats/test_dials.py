@@ -1,4 +1,4 @@
-"""DIALS experiment lists and reflection tables."""
+"""Reading DIALS experiment lists and reflection tables."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from sfxproc.data import OPTIONAL_COLUMNS, Reason, Stills, require_distinct
-from sfxproc.errors import InputError, OutputError
+from sfxproc.data import OPTIONAL_COLUMNS, Reason
+from sfxproc.errors import InputError
 from sfxproc.formats import dials
 from sfxproc.formats.base import Request
 from sfxproc.formats.dials_refl import read_table, write_table
@@ -370,128 +370,3 @@ def test_indices_out_of_range(tmp_path: Path) -> None:
     table["miller_index"] = ("cctbx::miller::index<>", [[40000, 0, 1]] * 6)
     with pytest.raises(InputError, match="Miller indices beyond"):
         dials.read(write_pair(tmp_path, table=table), Request("pair"))
-
-
-# ---- writing --------------------------------------------------------------------------------
-
-
-def assert_same(again: Stills, stills: Stills) -> None:
-    np.testing.assert_allclose(again.crystals.A, stills.crystals.A, rtol=0, atol=1e-16)
-    np.testing.assert_allclose(again.crystals.cell, stills.crystals.cell, rtol=1e-12)
-    np.testing.assert_array_equal(again.crystals.beam, stills.crystals.beam)
-    np.testing.assert_array_equal(again.crystals.wavelength_A, stills.crystals.wavelength_A)
-    old, new = stills.observations.columns(), again.observations.columns()
-    assert new.keys() == old.keys()
-    for name in old:
-        np.testing.assert_array_equal(new[name], old[name], err_msg=name)
-        assert new[name].dtype == old[name].dtype
-
-
-def test_round_trip_is_exact(tmp_path: Path) -> None:
-    stills = dials.read(write_pair(tmp_path), EVERYTHING)
-    dials.write(tmp_path / "again.expt", stills)
-    again = dials.read(tmp_path / "again.refl", EVERYTHING)
-    assert_same(again, stills)
-    assert again.crystals.event.tolist() == ["one", "three"]
-    assert again.detector is not None
-    assert stills.detector is not None
-    for name, column in stills.detector.columns().items():
-        np.testing.assert_array_equal(again.detector.columns()[name], column, err_msg=name)
-
-
-def test_repeated_events_are_told_apart(small_stills: Stills, tmp_path: Path) -> None:
-    dials.write(tmp_path / "a.expt", small_stills)
-    again = dials.read(tmp_path / "a.expt", Request("a"))
-    assert again.crystals.event.tolist() == small_stills.crystals.identity
-    require_distinct(again.crystals)
-
-
-def test_a_crystal_without_orientation_loses_its_rows(tmp_path: Path) -> None:
-    stills = dials.read(write_pair(tmp_path), EVERYTHING)
-    stills.crystals.A[0] = np.nan
-    dials.write(tmp_path / "a.expt", stills)
-    again = dials.read(tmp_path / "a.expt", Request("a"))
-    assert again.crystals.event.tolist() == ["three"]
-    assert again.counts == {Reason.NO_ORIENTATION: 1}
-    assert again.n_images == 2
-
-
-def test_what_dials_needs_is_in_the_files(small_stills: Stills, tmp_path: Path) -> None:
-    dials.write(tmp_path / "a.refl", small_stills)
-    top = msgpack.unpackb((tmp_path / "a.refl").read_bytes(), strict_map_key=False)
-    assert top[:2] == ["dials::af::reflection_table", 1]
-    assert top[2]["nrows"] == 40
-    assert top[2]["identifiers"] == dict(enumerate(small_stills.crystals.identity))
-    table = read_table(tmp_path / "a.refl")
-    assert set(table.columns["flags"].tolist()) == {256}
-    assert table.skipped == ()
-    expt = json.loads((tmp_path / "a.expt").read_text())
-    assert expt["__id__"] == "ExperimentList"
-    assert [c["space_group_hall_symbol"] for c in expt["crystal"]] == ["P 1"] * 3
-    assert all(c["__id__"] == "crystal" for c in expt["crystal"])
-    assert expt["detector"][0]["hierarchy"]["children"] == [{"panel": 0}, {"panel": 1}]
-
-
-def test_writing_into_a_missing_folder(small_stills: Stills, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="none"):
-        dials.write(tmp_path / "none" / "a.expt", small_stills)
-
-
-# ---- experimental data ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "n_crystals", "n_rows", "n_panels", "counts", "note"),
-    [
-        ("LD91_lysozyme_300xtal.expt", 300, 8790, 64, {}, "strong spots"),
-        ("thermolysin_10xtal_multi_stills.refl", 10, 1167, 64, {}, "strong spots"),
-        ("ssx_CuNiR/integrated.expt", 5, 4482, 1, {Reason.NOT_INTEGRATED: 721}, "summed"),
-        ("ssx_CuNiR/indexed.refl", 5, 360, 1, {}, "shoebox"),
-    ],
-)
-def test_experimental_stills(
-    shared_data: Path,
-    tmp_path: Path,
-    name: str,
-    n_crystals: int,
-    n_rows: int,
-    n_panels: int,
-    counts: dict[Reason, int],
-    note: str,
-) -> None:
-    stills = dials.read(shared_data / "stills" / name, Request("x", frozenset(OPTIONAL_COLUMNS)))
-    crystals, obs, detector = stills.crystals, stills.observations, stills.detector
-    assert (len(crystals), len(obs), stills.n_images) == (n_crystals, n_rows, n_crystals)
-    assert stills.counts == counts
-    assert any(note in text for text in stills.notes)
-    assert np.all(np.diff(obs.crystal) >= 0)
-
-    # A, beam and panels agree: the predicted ray meets the panel where the spot was seen
-    assert detector is not None
-    assert obs.panel is not None
-    assert obs.x_px is not None
-    assert obs.y_px is not None
-    assert len(detector) == n_panels
-    q = np.einsum("nij,nj->ni", crystals.A[obs.crystal], obs.hkl.astype(float))
-    s1 = q + (crystals.beam / crystals.wavelength_A[:, None])[obs.crystal]
-    position = np.column_stack([obs.x_px, obs.y_px]) * detector.pixel_mm[obs.panel]
-    spot = detector.origin_mm[obs.panel] + np.einsum(
-        "na,nai->ni", position, np.stack([detector.fast, detector.slow], axis=1)[obs.panel]
-    )
-    cosine = np.sum(s1 * spot, axis=1) / np.linalg.norm(s1, axis=1) / np.linalg.norm(spot, axis=1)
-    assert np.degrees(np.median(np.arccos(np.minimum(cosine, 1.0)))) < 0.15
-
-    dials.write(tmp_path / "again.expt", stills)
-    assert_same(dials.read(tmp_path / "again.expt", EVERYTHING), stills)
-
-
-def test_experimental_rotation_data_is_noted(shared_data: Path) -> None:
-    stills = dials.read(shared_data / "rotation" / "quartz" / "indexed.expt", Request("quartz"))
-    assert (len(stills.crystals), len(stills.observations), stills.n_images) == (1, 444, 100)
-    assert stills.counts == {Reason.NOT_INDEXED: 61}
-    assert any("rotation" in note for note in stills.notes)
-
-
-def test_experimental_spots_without_indices(shared_data: Path) -> None:
-    with pytest.raises(InputError, match="no column 'miller_index'"):
-        dials.read(shared_data / "spots" / "i24_lyso_4still_strong.refl", Request("spots"))

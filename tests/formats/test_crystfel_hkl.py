@@ -1,0 +1,72 @@
+"""CrystFEL reflection lists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sfxproc.data import Reflections
+from sfxproc.errors import InputError
+from sfxproc.formats.crystfel_hkl import read_hkl, write_hkl
+
+
+def merged() -> Reflections:
+    n = 4
+    return Reflections(
+        hkl=np.array([[1, 2, 3], [1, 2, 3], [0, 0, 12], [10, 0, 0]], dtype=np.int16),
+        friedel=np.array([1, -1, 0, 0], dtype=np.int8),
+        s2=np.full(n, 0.01),
+        centric=np.zeros(n, dtype=bool),
+        epsilon=np.ones(n, dtype=np.int16),
+        intensity=np.array([1234.567, -0.5, np.nan, 1e6]),
+        sigma=np.array([12.345, 1.0, np.nan, 3.0]),
+        n_observations=np.array([10, 1, 0, 12345], dtype=np.int32),
+    )
+
+
+def test_a_reflection_list_to_the_letter(tmp_path: Path) -> None:
+    write_hkl(tmp_path / "m.hkl", merged(), "422")
+    assert (tmp_path / "m.hkl").read_text() == (
+        "CrystFEL reflection list version 2.0\n"
+        "Symmetry: 422\n"
+        "   h    k    l          I    phase   sigma(I)   nmeas\n"
+        "   1    2    3    1234.57        -      12.35      10\n"
+        "  -1   -2   -3      -0.50        -       1.00       1\n"
+        "  10    0    0 1000000.00        -       3.00   12345\n"
+        "End of reflections\n"
+    )
+    hkl, intensity, sigma, n = read_hkl(tmp_path / "m.hkl")
+    assert hkl.tolist() == [[1, 2, 3], [-1, -2, -3], [10, 0, 0]]
+    assert intensity.tolist() == [1234.57, -0.5, 1e6]
+    assert sigma.tolist() == [12.35, 1.0, 3.0]
+    assert n.tolist() == [10, 1, 12345]
+
+
+def test_unmerged_reflections_are_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not merged"):
+        write_hkl(tmp_path / "m.hkl", replace(merged(), intensity=None), "422")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("version 2.0", "version 1.0", r"m\.hkl' does not begin with"),
+        ("End of reflections\n", "", r"m\.hkl' has no line 'End of reflections'"),
+        ("-0.50", "-0.5x", r"m\.hkl', line 5 is not a reflection: '-1   -2   -3      -0\.5x"),
+        ("12.35      10", "12.35", r"m\.hkl', line 4 is not a reflection"),
+    ],
+)
+def test_damaged_reflection_lists(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "m.hkl"
+    write_hkl(path, merged(), "422")
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=message):
+        read_hkl(path)
+
+
+def test_a_missing_reflection_list(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Cannot read"):
+        read_hkl(tmp_path / "none.hkl")
