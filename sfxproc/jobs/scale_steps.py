@@ -16,7 +16,7 @@ from sfxproc.formats.inputs import list_inputs
 from sfxproc.formats.reference import read_reference
 from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.scale_config import ScaleConfig
-from sfxproc.lsq import METHODS, Engine, Iteration, LevenbergMarquardt, Loss, Point, Result
+from sfxproc.lsq import SOLVERS, Engine, Iteration, Loss, Point, Result
 from sfxproc.lsq.covariance import covariance
 from sfxproc.merging.compare import fit_scale, match
 from sfxproc.merging.halves import half_of
@@ -33,8 +33,8 @@ F8 = NDArray[np.float64]
 
 def require_sense(config: ScaleConfig) -> None:
     """Raise ConfigError for settings that are valid one by one but not together."""
-    if config.solver.method not in METHODS:
-        names = ", ".join(f'"{m}"' for m in METHODS)
+    if config.solver.method not in SOLVERS:
+        names = ", ".join(f'"{m}"' for m in SOLVERS)
         raise ConfigError(
             f'solver.method = "{config.solver.method}" is not a solver; choose one of {names}.'
         )
@@ -161,8 +161,7 @@ def with_fixed(data: Dataset, problem: ScaleProblem, comm: Comm, log: Log) -> Da
 
 def solve(engine: Engine, problem: ScaleProblem, config: ScaleConfig, log: Log) -> Result:
     """Refine all scales and intensities together."""
-    solver = LevenbergMarquardt(
-        method=config.solver.method,
+    solver = SOLVERS[config.solver.method](
         loss=loss_of(config),
         max_iterations=config.solver.max_iterations,
         tolerance=config.solver.tolerance,

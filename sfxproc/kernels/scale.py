@@ -29,15 +29,18 @@ import numpy as np
 from numba import njit
 
 from sfxproc.kernels.arrow import rho_and_weight
+from sfxproc.kernels.exponential import exponential
 
-
-@njit(cache=True, nogil=True, inline="always")
-def scale_factor(local, m, s2, P, i):  # type: ignore[no-untyped-def]
-    """∂y/∂I of row i: P·G·exp(−2 B s²). An empty P means full intensities."""
-    f = np.exp(local[m, 0] - 2.0 * local[m, 1] * s2)
-    if P.size > 0:
-        f *= P[i]
-    return f
+SMOOTH = 0.5  # relative change of V between y and I_obs up to which quadrature is exact enough
+# nodes and weights of 6-point Gauss–Jacobi quadrature for ∫₀¹ (1 − u) F(u) du
+U1, U2, U3, U4, U5, U6 = (
+    0.029316427159784893, 0.14807859966848430, 0.33698469028115430,
+    0.55867151877155010, 0.76923386203005450, 0.92694567131974110,
+)  # fmt: skip
+W1, W2, W3, W4, W5, W6 = (
+    0.072310330725508683, 0.13554249723151867, 0.14079255378819890,
+    0.098661150890655270, 0.043955165550508975, 0.0087383018136095318,
+)  # fmt: skip
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -89,41 +92,107 @@ def deviance(x, y, b, gain, c2):  # type: ignore[no-untyped-def]
     return 2.0 * max(half, 0.0)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def deviance_residuals(x, y, b, gain, c2, d):  # type: ignore[no-untyped-def]
+    """d of observations x that should be y.
+
+    With V(y + u(x − y)) = V(y) (1 + k₁u + k₂u²), d² = 2 (x − y)²/V ∫₀¹ (1 − u)/(1 + k₁u + k₂u²)
+    du: by quadrature (in vectors, relative error below 1e-7) where V changes by less than SMOOTH,
+    in closed form elsewhere.
+    """
+    for i in range(len(y)):
+        t = max(y[i], 0.0)
+        v = b[i] + t * (gain + c2 * t)
+        s = x[i] - y[i]
+        p = s * (gain + 2.0 * c2 * t) / v
+        q = c2 * s * s / v
+        mean = W1 / (1.0 + U1 * (p + U1 * q)) + W2 / (1.0 + U2 * (p + U2 * q))
+        mean += W3 / (1.0 + U3 * (p + U3 * q)) + W4 / (1.0 + U4 * (p + U4 * q))
+        mean += W5 / (1.0 + U5 * (p + U5 * q)) + W6 / (1.0 + U6 * (p + U6 * q))
+        d[i] = np.sqrt(max(2.0 * s * s / v * mean, 0.0))
+    if gain == 0.0 and c2 == 0.0:
+        return
+    for i in range(len(y)):
+        t = max(y[i], 0.0)
+        s = x[i] - y[i]
+        change = abs(s) * (gain + c2 * (2.0 * t + abs(s)))
+        if x[i] < 0.0 or y[i] < 0.0 or change > SMOOTH * (b[i] + t * (gain + c2 * t)):
+            d[i] = np.sqrt(deviance(float(x[i]), y[i], float(b[i]), gain, c2))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def scale_factors(ln_g, b, s2, P, h, f, work):  # type: ignore[no-untyped-def]
+    """f = ∂y/∂I = P·exp(ln G − 2 B s²) of one crystal's rows; an empty P means full intensities.
+
+    h : the rows' reflections. work : (2, ≥ rows) scratch.
+    """
+    n = len(h)
+    for i in range(n):
+        work[0, i] = ln_g - 2.0 * b * s2[h[i]]
+    exponential(work[0, :n], work[1, :n], f)
+    if P.size > 0:
+        for i in range(n):
+            f[i] *= P[i]
+
+
 @njit(cache=True, nogil=True)
+def longest(start, first, last):  # type: ignore[no-untyped-def]
+    """Most rows of any of blocks first … last−1."""
+    n = 0
+    for m in range(first, last):
+        n = max(n, start[m + 1] - start[m])
+    return n
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def rows(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, r, d, a, c
 ):
-    """Residuals r, deviance residuals d, Jacobian a (rows, 2), c (rows,) of first … last−1."""
+    """Residuals r, deviance residuals d, Jacobian a (rows, 2), c (rows,) of first … last−1.
+
+    d is left alone if it is empty.
+    """
     origin = start[first]
+    n = longest(start, first, last)
+    work, y_all, w_all = np.empty((2, n)), np.empty(n), np.empty(n)
     for m in range(first, last):
-        for i in range(start[m], start[m + 1]):
-            h = shared[i]
-            f = scale_factor(local, m, s2[h], P, i)
-            y = f * I[h]
-            w = 1.0 / np.sqrt(variance_of(y, background[i], gain, c2))
-            j = i - origin
-            x = float(observed[i])
-            r[j] = (x - y) * w
-            d[j] = np.sqrt(deviance(x, y, float(background[i]), gain, c2))
-            a[j, 0] = -y * w
-            a[j, 1] = 2.0 * s2[h] * y * w
-            c[j] = -f * w
+        i, j, n = start[m], start[m] - origin, start[m + 1] - start[m]
+        h, x, b = shared[i : i + n], observed[i : i + n], background[i : i + n]
+        f, y, w = c[j : j + n], y_all[:n], w_all[:n]
+        scale_factors(local[m, 0], local[m, 1], s2, P[i : i + n], h, f, work)
+        for k in range(n):
+            y[k] = f[k] * I[h[k]]
+        for k in range(n):
+            t = max(y[k], 0.0)
+            w[k] = 1.0 / np.sqrt(b[k] + t * (gain + c2 * t))
+        if d.size > 0:
+            deviance_residuals(x, y, b, gain, c2, d[j : j + n])
+        for k in range(n):
+            r[j + k] = (x[k] - y[k]) * w[k]
+            f[k] *= -w[k]
+        for k in range(n):
+            a[j + k, 0] = -y[k] * w[k]
+            a[j + k, 1] = 2.0 * s2[h[k]] * y[k] * w[k]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def deviances(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, d
 ):
     """Deviance residuals only."""
     origin = start[first]
+    n = longest(start, first, last)
+    work, y_all = np.empty((2, n)), np.empty(n)
     for m in range(first, last):
-        for i in range(start[m], start[m + 1]):
-            h = shared[i]
-            y = scale_factor(local, m, s2[h], P, i) * I[h]
-            d[i - origin] = np.sqrt(deviance(float(observed[i]), y, float(background[i]), gain, c2))
+        i, j, n = start[m], start[m] - origin, start[m + 1] - start[m]
+        h, y = shared[i : i + n], y_all[:n]
+        scale_factors(local[m, 0], local[m, 1], s2, P[i : i + n], h, y, work)
+        for k in range(n):
+            y[k] *= I[h[k]]
+        deviance_residuals(observed[i : i + n], y, background[i : i + n], gain, c2, d[j : j + n])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def chi2_of_scatter(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, cap
 ):
@@ -131,15 +200,19 @@ def chi2_of_scatter(  # type: ignore[no-untyped-def]
     others count as cap)."""
     chi2 = 0.0
     slope = 0.0
+    n = longest(start, first, last)
+    work, y_all = np.empty((2, n)), np.empty(n)
     for m in range(first, last):
-        for i in range(start[m], start[m + 1]):
-            h = shared[i]
-            y = scale_factor(local, m, s2[h], P, i) * I[h]
-            v = variance_of(y, background[i], gain, c2)
-            z = (observed[i] - y) ** 2 / v
+        i, n = start[m], start[m + 1] - start[m]
+        h, y = shared[i : i + n], y_all[:n]
+        scale_factors(local[m, 0], local[m, 1], s2, P[i : i + n], h, y, work)
+        for k in range(n):
+            y[k] *= I[h[k]]
+            v = variance_of(y[k], background[i + k], gain, c2)
+            z = (observed[i + k] - y[k]) ** 2 / v
             if z <= cap:
                 chi2 += z
-                slope -= z * max(y, 0.0) ** 2 / v
+                slope -= z * max(y[k], 0.0) ** 2 / v
             else:
                 chi2 += cap
     return chi2, slope
@@ -164,14 +237,18 @@ def reflection_sums(start, shared, first, last, local, s2, P, observed, out):  #
 
     Rows of a crystal must be sorted by reflection. Crystals with a NaN scale are passed over.
     """
+    n = longest(start, first, last)
+    work, f = np.empty((2, n)), np.empty(n)
     for m in range(first, last):
         if np.isnan(local[m, 0]):
             continue
         before = -1
-        for i in range(start[m], start[m + 1]):
+        i0, i1 = start[m], start[m + 1]
+        scale_factors(local[m, 0], local[m, 1], s2, P[i0:i1], shared[i0:i1], f[: i1 - i0], work)
+        for i in range(i0, i1):
             h = shared[i]
             out[0, h] += observed[i]
-            out[1, h] += scale_factor(local, m, s2[h], P, i)
+            out[1, h] += f[i - i0]
             if h != before:
                 out[2, h] += 1.0
             before = h
@@ -217,21 +294,25 @@ def weighted_sums(  # type: ignore[no-untyped-def]
     ψ is the robust weight. half : (blocks,) 0 or 1, or −1 for a block left out. weight,
     weighted, number : (2, n_shared).
     """
+    n = longest(start, first, last)
+    work, f_all, y_all, d_all = np.empty((2, n)), np.empty(n), np.empty(n), np.empty(n)
     for m in range(first, last):
         t = half[m]
         if t < 0:
             continue
-        for i in range(start[m], start[m + 1]):
-            h = shared[i]
-            f = scale_factor(local, m, s2[h], P, i)
-            x = float(observed[i])
-            y = f * I[h]
-            b = float(background[i])
-            psi = rho_and_weight(np.sqrt(deviance(x, y, b, gain, c2)), loss, k)[1]
-            w = psi * f / variance_of(y, b, gain, c2)
-            weight[t, h] += w * f
-            weighted[t, h] += w * x
-            number[t, h] += 1.0
+        i, n = start[m], start[m + 1] - start[m]
+        f, y, d = f_all[:n], y_all[:n], d_all[:n]
+        h, x, b = shared[i : i + n], observed[i : i + n], background[i : i + n]
+        scale_factors(local[m, 0], local[m, 1], s2, P[i : i + n], h, f, work)
+        for j in range(n):
+            y[j] = f[j] * I[h[j]]
+        deviance_residuals(x, y, b, gain, c2, d)
+        for j in range(n):
+            psi = rho_and_weight(d[j], loss, k)[1]
+            w = psi * f[j] / variance_of(y[j], b[j], gain, c2)
+            weight[t, h[j]] += w * f[j]
+            weighted[t, h[j]] += w * x[j]
+            number[t, h[j]] += 1.0
 
 
 @njit(cache=True, nogil=True)
@@ -243,14 +324,18 @@ def deviations(  # type: ignore[no-untyped-def]
     cc : (blocks, 6) = n, Σx, Σy, Σx², Σy², Σxy with x = J, y = ⟨I⟩; reflections without a
     mean (NaN) are passed over.
     """
+    n = longest(start, first, last)
+    work, f = np.empty((2, n)), np.empty(n)
     for m in range(first, last):
         cc[m, :] = 0.0
-        for i in range(start[m], start[m + 1]):
+        i0, i1 = start[m], start[m + 1]
+        scale_factors(local[m, 0], local[m, 1], s2, P[i0:i1], shared[i0:i1], f[: i1 - i0], work)
+        for i in range(i0, i1):
             h = shared[i]
             y = mean[h]
             if not np.isfinite(y):
                 continue
-            x = observed[i] / scale_factor(local, m, s2[h], P, i)
+            x = observed[i] / f[i - i0]
             cc[m, 0] += 1.0
             cc[m, 1] += x
             cc[m, 2] += y

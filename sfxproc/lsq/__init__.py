@@ -5,12 +5,13 @@ Jacobian rows, the solver eliminates.
 """
 
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.lm import METHODS, LevenbergMarquardt
+from sfxproc.lsq.lm import LevenbergMarquardt
 from sfxproc.lsq.problem import Layout, Loss, Model, Point, Sums
 from sfxproc.lsq.result import Iteration, Result
+from sfxproc.lsq.solvers import SOLVERS, Solver
 
 __all__ = [
-    "METHODS",
+    "SOLVERS",
     "Engine",
     "Iteration",
     "Layout",
@@ -20,5 +21,6 @@ __all__ = [
     "Model",
     "Point",
     "Result",
+    "Solver",
     "Sums",
 ]

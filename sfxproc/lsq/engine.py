@@ -73,9 +73,15 @@ class Engine:
         """Partial sums, one row of shared numbers a chunk; to be zeroed by the chunk's thread."""
         return self.buffer(name, (len(layout.chunk) - 1, layout.n_shared))
 
-    def linearise(self, model: Model, point: Point, loss: Loss) -> Linearisation:
-        """Residuals, Jacobian and normal equations at a point."""
+    def linearise(
+        self, model: Model, point: Point, loss: Loss, objective: float | None = None
+    ) -> Linearisation:
+        """Residuals, Jacobian and normal equations at a point.
+
+        objective : its value there, if known: without a loss it then need not be worked out.
+        """
         layout = model.layout
+        skip = objective is not None and loss.kind == "none"
         n, p = layout.n_local, len(layout.parameters)
         C, g = np.zeros((n, p, p)), np.zeros((n, p))
         e = self.buffer("e", (layout.n_rows, p), self.storage)
@@ -88,10 +94,11 @@ class Engine:
             rho = chi2 = 0.0
             for first, last in batches(layout, c):
                 rows = int(layout.start[last] - layout.start[first])
-                r, d, a, s = np.empty(rows), np.empty(rows), np.empty((rows, p)), np.empty(rows)
+                r, a, s = np.empty(rows), np.empty((rows, p)), np.empty(rows)
+                d = np.empty(0 if skip else rows)
                 model.rows(point, first, last, r, d, a, s)
                 added = accumulate(
-                    layout.start, layout.shared, first, last, r, d, a, s,
+                    layout.start, layout.shared, first, last, r, r if skip else d, a, s,
                     LOSSES[loss.kind], loss.scale, C, g, e, D[c], q[c],
                 )  # fmt: skip
                 rho += added[0]
@@ -103,10 +110,11 @@ class Engine:
         pull = point.local - layout.prior_centre
         g += layout.prior_weight * pull
         C[:, range(p), range(p)] += layout.prior_weight
+        if objective is None:
+            objective = 0.5 * (rho + self._prior(layout, pull))
         return Linearisation(
-            layout, C, g, e, self.sums.shared(D), self.sums.shared(q),
-            0.5 * (rho + self._prior(layout, pull)), chi2,
-        )  # fmt: skip
+            layout, C, g, e, self.sums.shared(D), self.sums.shared(q), objective, chi2
+        )
 
     def objective(self, model: Model, point: Point, loss: Loss) -> float:
         """½ Σ ρ(d) + ½ priors."""

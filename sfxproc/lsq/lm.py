@@ -18,14 +18,13 @@ from math import isfinite
 
 import numpy as np
 
-from sfxproc.lsq.dense import dense
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import Loss, Model, Point
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import Step, schur_cg
 
 StepMethod = Callable[[Engine, Linearisation, float, float], Step]
-METHODS: dict[str, StepMethod] = {"schur-cg": schur_cg, "dense": dense}
+"""A damped step: of an engine, a linearisation, a damping value and a tolerance."""
 
 MIN_DAMPING = 1e-12
 NEGLIGIBLE = 1e-4  # decrease of ½ χ²: the whole step is then within 0.015 of its joint sigma
@@ -35,11 +34,12 @@ NEGLIGIBLE = 1e-4  # decrease of ½ χ²: the whole step is then within 0.015 of
 class LevenbergMarquardt:
     """Settings of the solver.
 
-    tolerance : converged when the predicted decrease of the objective falls below this fraction
-        of it, or below NEGLIGIBLE. cg_tolerance : accuracy of each step.
+    step : how the damped normal equations are solved. tolerance : converged when the predicted
+    decrease of the objective falls below this fraction of it, or below NEGLIGIBLE. cg_tolerance :
+    accuracy of each step.
     """
 
-    method: str = "schur-cg"
+    step: StepMethod = schur_cg
     loss: Loss = field(default_factory=Loss)
     max_iterations: int = 50
     tolerance: float = 1e-8
@@ -55,7 +55,6 @@ class LevenbergMarquardt:
     ) -> Result:
         """Minimise from a starting point. The result's point is the best one met."""
         began = time.monotonic()
-        step_of = METHODS[self.method]
         point, damping, growth = start, self.damping, 2.0
         model = model.refreshed(point)
         lin = engine.linearise(model, point, self.loss)
@@ -63,7 +62,7 @@ class LevenbergMarquardt:
         converged, termination = False, ""
         while not termination:
             at = time.monotonic()
-            step = step_of(engine, lin, damping, self.cg_tolerance)
+            step = self.step(engine, lin, damping, self.cg_tolerance)
             trial = model.retract(point, step.local, step.shared)
             objective = engine.objective(model, trial, self.loss)
             gain = (lin.objective - objective) / step.predicted if step.predicted > 0 else 0.0
@@ -73,8 +72,10 @@ class LevenbergMarquardt:
             if accepted:
                 point, growth = trial, 2.0
                 damping = max(damping * max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), MIN_DAMPING)
-                model = model.refreshed(point)
-                lin = engine.linearise(model, point, self.loss)
+                adapted = model.refreshed(point)
+                known = objective if adapted is model else None
+                model = adapted
+                lin = engine.linearise(model, point, self.loss, known)
             else:
                 damping, growth = damping * growth, growth * 2.0
             iterations.append(

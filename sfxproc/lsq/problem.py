@@ -74,7 +74,8 @@ class Model(Protocol):
 
         r : residuals, already divided by their sigmas. d : deviance residuals, what is minimised
         as ½ Σ d²; the same as r unless variances depend on the parameters, and then such that
-        the gradient of ½ d² is that of least squares, r ∂r at constant variance. a (rows, p) =
+        the gradient of ½ d² is that of least squares, r ∂r at constant variance; to be left
+        alone if empty. a (rows, p) =
         ∂r/∂local and c (rows,) = ∂r/∂shared, at constant variance.
         """
 

@@ -1,0 +1,34 @@
+"""The solvers by name: one line here makes one known to every job and to the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from sfxproc.lsq.dense import dense
+from sfxproc.lsq.engine import Engine
+from sfxproc.lsq.lm import LevenbergMarquardt
+from sfxproc.lsq.problem import Model, Point
+from sfxproc.lsq.result import Iteration, Result
+from sfxproc.lsq.schur import schur_cg
+
+
+class Solver(Protocol):
+    """A frozen object of its settings that minimises ½ Σ ρ(d)."""
+
+    def solve(
+        self,
+        engine: Engine,
+        model: Model,
+        start: Point,
+        progress: Callable[[Iteration], None] = ...,
+    ) -> Result:
+        """Minimise from a starting point; progress is told of each iteration."""
+
+
+# each is called with loss, max_iterations and tolerance
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    "schur-cg": partial(LevenbergMarquardt, step=schur_cg),
+    "dense": partial(LevenbergMarquardt, step=dense),
+}
