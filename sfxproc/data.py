@@ -208,7 +208,8 @@ class Merged:
     reflections carries intensity, sigma and n_observations (NaN and 0 where nothing was
     measured). half_intensity, half_sigma : (2, n) float64; half_n : (2, n) int32, of the two
     half sets of crystals. sum_intensity, abs_deviation : (n,) Σᵢ Iᵢ and Σᵢ |Iᵢ − ⟨I⟩| over the
-    scaled observations, for R_merge and R_meas.
+    scaled observations, for R_merge and R_meas. scale_variance : (n,) the part of sigma² that
+    comes from uncertain scales, None if it is not in sigma.
     """
 
     reflections: Reflections
@@ -217,6 +218,7 @@ class Merged:
     half_n: Ints
     sum_intensity: Floats
     abs_deviation: Floats
+    scale_variance: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,7 +63,8 @@ def write_frames(
             group = handle.create_group("reflections")
             hdf5.write_table(group, merged.reflections)
             for name in _merged_arrays():
-                hdf5.write_array(group, name, getattr(merged, name))
+                if (values := getattr(merged, name)) is not None:
+                    hdf5.write_array(group, name, values)
 
 
 def read_frames(path: Path) -> Frames:
@@ -78,7 +79,8 @@ def read_frames(path: Path) -> Frames:
         if "reflections" in handle:
             reflections = hdf5.read_table(handle, "reflections", Reflections)
             group = handle["reflections"]
-            merged = Merged(reflections, *(hdf5.read_array(group, n) for n in _merged_arrays()))
+            arrays = {n: hdf5.read_array(group, n) for n in _merged_arrays() if n in group}
+            merged = Merged(reflections, **arrays)
         own = ("program", "content", "version")
         attributes = {name: v for name, v in handle.attrs.items() if name not in own}
     return Frames(crystals, columns, attributes, merged)

@@ -29,6 +29,13 @@ class InputFile:
     format: Format
     label: str
 
+    @property
+    def members(self) -> tuple[Path, ...]:
+        """The files that belong to this input: one, or both of a pair."""
+        if _suffix(self.path) != PAIR[1]:
+            return (self.path,)
+        return (self.path, self.path.with_suffix(PAIR[0]))
+
 
 def list_inputs(
     paths: Sequence[str], exclude: Sequence[str] = (), base: Path = Path()
@@ -72,6 +79,8 @@ def missing_file(path: Path, place: str) -> InputError:
     folder = path.parent
     while not folder.is_dir():
         path, folder = folder, folder.parent
+    if path.is_file():
+        return InputError(f"{place}: '{path}' is a file, not a folder. Correct the path.")
     try:
         near = difflib.get_close_matches(path.name, os.listdir(folder), n=3, cutoff=0.5)
     except OSError:
@@ -113,6 +122,11 @@ def _expand(text: str, base: Path, place: str, lists: bool = True) -> Iterator[P
             )
     elif glob.has_magic(text):
         yield from _match(path, place)
+    elif "," in text:
+        raise InputError(
+            f"{place}: there is no such file. If several are meant, give a list, for example --set "
+            """'input.paths=["a.stream", "b.stream"]'."""
+        )
     else:
         raise missing_file(path, place)
 

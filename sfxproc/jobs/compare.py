@@ -30,7 +30,7 @@ def compare(
     sets = [read_reference(path) for path in (a, b)]
     if space_group_name is None:
         group, other = (space_group(s.space_group) for s in sets)
-        if _laue_rotations(group) != _laue_rotations(other):
+        if not same_laue_group(group, other):
             raise DataError(
                 f"'{a}' is in {group.hm} (Laue class {group.laue_class}) and '{b}' in {other.hm} "
                 f"({other.laue_class}), so their reflections cannot be matched. Give the space "
@@ -39,7 +39,7 @@ def compare(
             )
     else:
         group = space_group(space_group_name)
-    tables = [_in_group(s, group, d_min_A) for s in sets]
+    tables = [in_group(s, group, d_min_A) for s in sets]
     comparison = compare_sets(tables[0], tables[1], n_shells)
     if comparison.overall.n_common == 0:
         limit = f" to {d_min_A} Å" if d_min_A else ""
@@ -57,12 +57,13 @@ def compare(
     return comparison
 
 
-def _laue_rotations(group: SpaceGroup) -> set[bytes]:
-    """The rotations of the group and their inverses through the origin, as a set."""
-    return {r.tobytes() for r in (*group.rotations, *(-group.rotations))}
+def same_laue_group(a: SpaceGroup, b: SpaceGroup) -> bool:
+    """Whether both groups make the same reflections equivalent, axes included (−31m ≠ −3m1)."""
+    first, second = ({r.tobytes() for r in (*g.rotations, *(-g.rotations))} for g in (a, b))
+    return first == second
 
 
-def _in_group(data: ReferenceSet, group: SpaceGroup, d_min_A: float | None) -> Reflections:
+def in_group(data: ReferenceSet, group: SpaceGroup, d_min_A: float | None = None) -> Reflections:
     """The set in the group's own asymmetric unit, equivalents averaged with weights 1/σ²."""
     given = data.reflections
     assert given.intensity is not None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from sfxproc import __version__
 from sfxproc.config import resolved_toml
-from sfxproc.data import Merged
+from sfxproc.data import Merged, Reflections
 from sfxproc.errors import OutputError
 from sfxproc.formats.atomic import write_text
 from sfxproc.formats.crystfel_hkl import write_hkl
@@ -46,7 +47,8 @@ class Results:
 
 def open_output(settings: Output, comm: Comm) -> Path:
     """Claim the output folder. Raises OutputError if it exists (and must not be overwritten) or
-    cannot be written to; with overwrite, results of an earlier job are removed from it."""
+    cannot be written to. With overwrite, the DONE of an earlier job is removed from it at once,
+    its results only when new ones are there to take their place."""
     folder = Path(settings.folder)
     problem: str | None = None
     if comm.rank == 0:
@@ -63,20 +65,28 @@ def open_output(settings: Output, comm: Comm) -> Path:
     return folder
 
 
-def _claim(folder: Path, overwrite: bool) -> str | None:
-    if folder.exists() and not folder.is_dir():
-        return f"output.folder '{folder}' is a file; choose another name."
+def refusal(folder: Path, overwrite: bool) -> str | None:
+    """Why results must not go to this folder; None if they may."""
+    above = next((p for p in folder.parents if p.exists()), folder)
+    what = folder if folder.exists() else above
+    if not what.is_dir():
+        return f"output.folder '{folder}': '{what}' is a file, not a folder. Choose another name."
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         return (
             f"output.folder '{folder}' exists and is not empty. Choose another with `--set "
             "output.folder=NAME`, or replace its results with --overwrite."
         )
+    return None
+
+
+def _claim(folder: Path, overwrite: bool) -> str | None:
+    if problem := refusal(folder, overwrite):
+        return problem
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / ".writable"
     probe.touch()
     probe.unlink()
-    for name in RESULTS:
-        (folder / name).unlink(missing_ok=True)
+    (folder / "DONE").unlink(missing_ok=True)
     if shutil.disk_usage(folder).free < 1 << 20:
         return f"The disk of output.folder '{folder}' is full; free some space or choose another."
     return None
@@ -86,8 +96,12 @@ def write_results(
     folder: Path, dataset: Dataset, results: Results, config: msgspec.Struct, log: Log
 ) -> None:
     """Write all files of a merging job (rank 0 only). Raises OutputError."""
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
     group, cell = dataset.space_group, dataset.cell
-    wavelength_A = float(np.nanmedian(dataset.crystals.wavelength_A))
+    wavelengths = dataset.crystals.wavelength_A
+    known = wavelengths[np.isfinite(wavelengths)]
+    wavelength_A = float(np.median(known)) if len(known) else math.nan
     history = [f"sfxproc {__version__}"]
     merged = results.merged
     write_merged(folder / "merged.mtz", merged, group.hm, cell, wavelength_A, history)
@@ -95,18 +109,43 @@ def write_results(
         write_half(
             folder / f"half{half}.mtz", merged, group.hm, cell, wavelength_A, history, half=half
         )
+        write_hkl(folder / f"half{half}.hkl", _half(merged, half - 1), group.point_group)
     write_hkl(folder / "merged.hkl", merged.reflections, group.point_group)
     attributes = {"space_group": group.hm, "unit_cell": cell}
     write_frames(folder / "frames.h5", dataset.crystals, results.frames, attributes, merged)
-    write_text(folder / "statistics.json", json.dumps(results.statistics, indent=1) + "\n")
+    write_text(folder / "statistics.json", _json(results.statistics))
     write_text(folder / "job.resolved.toml", resolved_toml(config, _provenance(dataset)))
     write_text(folder / "log.txt", log.text)
     write_text(folder / "DONE", "")
+
+
+def _half(merged: Merged, i: int) -> Reflections:
+    """The reflections with the intensities of half set i (0 or 1)."""
+    return replace(
+        merged.reflections,
+        intensity=merged.half_intensity[i],
+        sigma=merged.half_sigma[i],
+        n_observations=merged.half_n[i],
+    )
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    """JSON text; it has no NaN and no infinity, so these become null."""
+
+    def plain(v: Any) -> Any:
+        if isinstance(v, Mapping):
+            return {key: plain(item) for key, item in v.items()}
+        if isinstance(v, list | tuple):
+            return [plain(item) for item in v]
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
 
 
 def _provenance(dataset: Dataset) -> str:
     """Versions and inputs with their sizes, as a comment."""
     libraries = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     lines = [f"sfxproc {__version__}, Python {platform.python_version()}, {libraries}", "inputs:"]
-    lines += [f"  {f.path} ({f.path.stat().st_size:,} bytes)" for f in dataset.files]
+    paths = [path for f in dataset.files for path in f.members]
+    lines += [f"  {path} ({path.stat().st_size:,} bytes)" for path in paths]
     return "\n".join(lines)

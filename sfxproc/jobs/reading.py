@@ -54,7 +54,7 @@ class Dataset:
     crystals, status, reason, n_observations : of the whole job, the same on every rank.
     observations : of this rank's crystals (chunks.crystals), `crystal` counted from its first,
     sorted by crystal and reflection. reflections : all unique ones, on every rank.
-    left_out : observations left out, by reason, of the whole job.
+    left_out : observations left out, by reason, of the whole job; no zeros.
     """
 
     space_group: SpaceGroup
@@ -100,14 +100,14 @@ def read_dataset(
     few = (status == Status.USED) & (counts < selection.min_observations)
     status[few], reason[few] = Status.LEFT_OUT, Reason.TOO_FEW_OBSERVATIONS
     kept = status[observations.crystal] != Status.LEFT_OUT
-    left_out[Reason.CRYSTAL_LEFT_OUT] += int(np.count_nonzero(~kept))
+    left_out += Counter({Reason.CRYSTAL_LEFT_OUT: int(np.count_nonzero(~kept))})
     observations = observations.take(kept)
     n_observations = np.where(status == Status.LEFT_OUT, 0, counts)
     total = Counter[Reason]()
     for part in comm.allgather(left_out):
         total.update(part)
     if not n_observations.any():
-        raise DataError(_nothing_left(len(crystals), total, cell))
+        raise DataError(_nothing_left(reason, total, cell))
     keys = unique_keys(group, observations.hkl, symmetry.anomalous)
     unique = np.unique(comm.allgather_rows(np.unique(keys)))
     unique_reflections = reflections(group, cell, unique)
@@ -166,18 +166,17 @@ def _all_crystals(stills: dict[int, Stills], comm: Comm) -> tuple[Crystals, dict
 
 def _target_cell(group: SpaceGroup, symmetry: Symmetry, crystals: Crystals) -> NDArray[np.float64]:
     """The cell given, or the median of the data's; checked against the space group."""
+    known = np.asarray(np.isfinite(crystals.cell).all(axis=1))
+    if not known.any():
+        raise DataError(
+            f"None of the {len(crystals)} crystals has a unit cell or an orientation, so they "
+            "cannot be told to be of one crystal form. Give the files that the indexing program "
+            "wrote, with cells; `sfxproc show` tells what a file holds."
+        )
     if symmetry.unit_cell is not None:
-        if len(symmetry.unit_cell) != 6:
-            raise ConfigError(
-                f"symmetry.unit_cell has {len(symmetry.unit_cell)} numbers; give six: "
-                "a, b, c in Å and α, β, γ in degrees."
-            )
         target = np.array(symmetry.unit_cell, dtype=np.float64)
         require_cell(group, target)
         return target
-    known = np.asarray(np.isfinite(crystals.cell).all(axis=1))
-    if not known.any():
-        raise DataError("No crystal has a unit cell; give one as symmetry.unit_cell.")
     require_cell(group, np.median(crystals.cell[known], axis=0))
     return np.asarray(median_cell(group, crystals.cell[known]))
 
@@ -271,12 +270,18 @@ def _no_observations(columns: frozenset[str]) -> Observations:
     )  # fmt: skip
 
 
-def _nothing_left(n_crystals: int, left_out: Counter[Reason], cell: NDArray[np.float64]) -> str:
-    told = ", ".join(f"{n} {r.text}" for r, n in left_out.most_common()) or "there were none"
+def _nothing_left(
+    reason: NDArray[np.uint8], left_out: Counter[Reason], cell: NDArray[np.float64]
+) -> str:
+    def told(counts: Counter[Reason]) -> str:
+        return ", ".join(f"{r.text} {n:,}" for r, n in counts.most_common()) or "none"
+
+    crystals = Counter(Reason(int(r)) for r in reason if r != Reason.NONE)
     return (
-        f"No usable observation is left of {n_crystals} crystals (cell "
-        f"{' '.join(f'{v:.2f}' for v in cell)}): {told}. Check symmetry.space_group and the limits "
-        "in [selection]."
+        f"No usable observation is left of {len(reason):,} crystals (cell "
+        f"{' '.join(f'{v:.2f}' for v in cell)}). Observations left out: {told(left_out)}; "
+        f"crystals left out: {told(crystals)}. Check symmetry.space_group and the limits in "
+        "[selection]."
     )
 
 

@@ -38,7 +38,7 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> str:
     sums, crystal_cc = merge_sums(
         solution.model, solution.point, steps.loss_of(config), steps.own_halves(data)
     )
-    merged = merge(data.reflections, sums, solution.scale_variance)
+    merged = merge(data.reflections, sums, solution.covariance.from_local)
     frames = steps.frame_columns(data, problem, solution, crystal_cc, comm)
     told = steps.statistics_of(config, data, merged, result, solution, reference)
     steps.tell_statistics(told, log)

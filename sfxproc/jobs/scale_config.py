@@ -26,10 +26,11 @@ class Scaling(Section, frozen=True):
     b_prior_A2: Positive | None = 10.0
     partiality: Literal["ignore", "recorded"] = "ignore"
     gain: Positive | None = None
-    error_model: Literal["counting", "scatter"] = "scatter"
+    error_model: Literal["given", "counting", "scatter"] = "scatter"
     loss: Literal["none", "huber", "cauchy"] = "none"
     loss_scale: Positive = 3.0
     min_overlaps: Count = 3
+    covariance: Literal["auto", "exact", "sampled"] = "auto"
 
 
 class ScaleConfig(Section, frozen=True):

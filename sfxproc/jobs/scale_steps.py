@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Merged, Reason, ReferenceSet, Status
 from sfxproc.errors import ConfigError, DataError, OutputError
-from sfxproc.formats.inputs import list_inputs
+from sfxproc.formats.inputs import list_inputs, missing_file
 from sfxproc.formats.reference import read_reference
+from sfxproc.jobs.compare import in_group, same_laue_group
+from sfxproc.jobs.outputs import refusal
 from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.jobs.scale_reference import reference_scale, require_overlap
 from sfxproc.lsq import SOLVERS, Engine, Iteration, Loss, Point, Result
-from sfxproc.lsq.covariance import covariance
-from sfxproc.merging.compare import fit_scale, match
+from sfxproc.lsq.covariance import Covariance, exact
+from sfxproc.lsq.sampled import sampled
 from sfxproc.merging.halves import half_of
 from sfxproc.merging.statistics import statistics, summary_sentence
 from sfxproc.models.scale import LN_G, B, ScaleModel
@@ -29,6 +32,12 @@ from sfxproc.report.terminal import counts_table, statistics_table
 from sfxproc.symmetry import possible, require_cell, space_group
 
 F8 = NDArray[np.float64]
+
+EXACT_PARAMETERS = 2000  # of crystals; beyond this covariances are sampled
+STRATA = 20  # shells of equal numbers of reflections, for calibrating sampled variances
+
+TOLD_ALL, TOLD_EVERY = 10, 10
+"""Of the solver's iterations the first TOLD_ALL are told, then each TOLD_EVERYth."""
 
 
 def require_sense(config: ScaleConfig) -> None:
@@ -44,13 +53,24 @@ def require_sense(config: ScaleConfig) -> None:
             f"selection.d_max_A = {low:g} is not larger than selection.d_min_A = {high:g}: no "
             "reflection would be left. d_max_A is the low-resolution limit, the larger number."
         )
+    if config.simulate is not None and config.input.paths:
+        raise ConfigError(
+            "Both input.paths and a [simulate] table are given, so it is not clear what to read. "
+            "Remove the [simulate] table to process the files, or input.paths to simulate."
+        )
     if config.simulate is None and not config.input.paths:
         raise ConfigError(
             "input.paths is empty: name the files to read, for example "
             "`--set input.paths=run1/*.stream`, or add a [simulate] table."
         )
+    if config.selection.min_partiality > 0 and config.scaling.partiality == "ignore":
+        raise ConfigError(
+            f"selection.min_partiality = {config.selection.min_partiality:g} has no effect with "
+            'scaling.partiality = "ignore". Set scaling.partiality = "recorded", or leave '
+            "selection.min_partiality out."
+        )
     group = space_group(config.symmetry.space_group)
-    if config.symmetry.unit_cell is not None and len(config.symmetry.unit_cell) == 6:
+    if config.symmetry.unit_cell is not None:
         require_cell(group, config.symmetry.unit_cell)
 
 
@@ -58,10 +78,8 @@ def check(config: ScaleConfig, log: Log) -> str:
     """Validate without reading data: settings, input files, reference, output folder."""
     require_sense(config)
     folder = Path(config.output.folder)
-    if folder.is_dir() and any(folder.iterdir()) and not config.output.overwrite:
-        raise OutputError(
-            f"output.folder '{folder}' exists and is not empty; choose another or use --overwrite."
-        )
+    if problem := refusal(folder, config.output.overwrite):
+        raise OutputError(problem)
     if config.reference.path is not None:
         reference_of(config)
     if config.simulate is not None:
@@ -72,18 +90,24 @@ def check(config: ScaleConfig, log: Log) -> str:
 
 
 def reference_of(config: ScaleConfig) -> ReferenceSet | None:
-    """The reference set, if one is given. Raises ConfigError if its point group is another."""
+    """The reference set, if one is given, in the job's own asymmetric unit.
+
+    Raises InputError if it cannot be read, ConfigError if its Laue group is another.
+    """
     if config.reference.path is None:
         return None
-    reference = read_reference(Path(config.reference.path))
+    path = Path(config.reference.path).expanduser()
+    if not path.is_file():
+        raise missing_file(path.absolute(), f"reference.path: '{path}'")
+    reference = read_reference(path)
     ours, theirs = space_group(config.symmetry.space_group), space_group(reference.space_group)
-    if ours.laue_class != theirs.laue_class:
+    if not same_laue_group(ours, theirs):
         raise ConfigError(
             f"The reference '{reference.path}' has space group {theirs.hm} (Laue class "
             f"{theirs.laue_class}), the job {ours.hm} ({ours.laue_class}): their reflections "
             "cannot be matched. Correct symmetry.space_group or choose another reference.path."
         )
-    return reference
+    return replace(reference, space_group=ours.hm, reflections=in_group(reference, ours))
 
 
 def columns_wanted(config: ScaleConfig) -> frozenset[str]:
@@ -98,7 +122,7 @@ def scale_settings(config: ScaleConfig) -> ScaleSettings:
         b_factor=scaling.b_factor,
         b_prior_A2=scaling.b_prior_A2,
         gain=scaling.gain,
-        fit_scatter=scaling.error_model == "scatter",
+        variances=scaling.error_model,
         min_overlaps=scaling.min_overlaps,
     )
 
@@ -112,18 +136,30 @@ def tell_data(data: Dataset, log: Log) -> None:
     """What was read and what was left out."""
     used = int(np.count_nonzero(data.status != Status.LEFT_OUT))
     log(
-        f"{data.n_images:,} images, {len(data.crystals):,} crystals, {used:,} used; "
-        f"{int(data.n_observations.sum()):,} observations of {len(data.reflections):,} unique "
-        f"reflections to {data.reflections.d_A.min():.2f} Å in {data.space_group.hm}, cell "
+        f"{data.n_images:,} images, {len(data.crystals):,} crystals ({used:,} used); "
+        f"{n_used(data):,} of {n_read(data):,} observations used, of {len(data.reflections):,} "
+        f"unique reflections to {data.reflections.d_A.min():.2f} Å in {data.space_group.hm}, cell "
         f"{' '.join(f'{v:.2f}' for v in data.cell)}"
     )
-    if data.left_out:
-        log.show(
-            counts_table("Observations left out", {r.text: n for r, n in data.left_out.items()})
-        )
-    reasons = crystal_reasons(data)
-    if reasons:
-        log.show(counts_table("Crystals fixed or left out", reasons))
+    _show_counts("Observations left out", {r.text: n for r, n in data.left_out.items()}, log)
+    _show_counts("Crystals left out", crystal_reasons(data), log)
+
+
+def _show_counts(title: str, counts: dict[str, int], log: Log) -> None:
+    if counts:
+        table = counts_table(title, counts)
+        table.min_width = len(title) + 1  # or rich breaks the title
+        log.show(table)
+
+
+def n_used(data: Dataset) -> int:
+    """Observations that take part."""
+    return int(data.n_observations.sum())
+
+
+def n_read(data: Dataset) -> int:
+    """Rows of the input files, used or left out."""
+    return n_used(data) + sum(data.left_out.values())
 
 
 def crystal_reasons(data: Dataset) -> dict[str, int]:
@@ -156,6 +192,14 @@ def with_fixed(data: Dataset, problem: ScaleProblem, comm: Comm, log: Log) -> Da
             f"{int(fixed.sum()):,} crystals keep their start scale: too few reflections in common "
             "with others, or no signal."
         )
+    refined_sets = [int(n) for n in problem.set_sizes if n > 1]
+    if len(refined_sets) > 1:
+        log(
+            f"WARNING: the crystals fall into {len(refined_sets)} sets without any reflection in "
+            f"common (of {', '.join(str(n) for n in refined_sets[:5])} crystals"
+            f"{' …' if len(refined_sets) > 5 else ''}). Each has a scale of its own, and their "
+            "merged intensities cannot be compared; give a reference.path to join them."
+        )
     return replace(data, status=status, reason=reason)
 
 
@@ -168,13 +212,12 @@ def solve(engine: Engine, problem: ScaleProblem, config: ScaleConfig, log: Log) 
     )
 
     def tell(i: Iteration) -> None:
-        log(
-            f"iteration {i.number:2d}: objective {i.objective:.6g}, gain {i.gain_ratio:.3f}, "
-            f"{i.cg_iterations} CG{'' if i.accepted else ', refused'}"
-        )
+        if i.number <= TOLD_ALL or i.number % TOLD_EVERY == 0:
+            refused = "" if i.accepted else ", step refused"
+            log(f"iteration {i.number:3d}: objective {i.objective:.6g}{refused}")
 
     result = solver.solve(engine, problem.model, problem.start, tell)
-    log(result.termination)
+    log(f"{len(result.iterations)} iterations. {result.termination}")
     return result
 
 
@@ -182,14 +225,18 @@ def solve(engine: Engine, problem: ScaleProblem, config: ScaleConfig, log: Log) 
 class Solution:
     """Scales and intensities in their final gauge, with what their uncertainties are.
 
-    local_sigma : (n_own, 2) of ln G and B. scale_variance : (n_reflections,) what uncertain
-    scales add to the variance of an intensity, None if not known.
+    covariance.from_local : (n_reflections,) what uncertain scales add to the variance of an
+    intensity.
     """
 
     point: Point
     model: ScaleModel
-    local_sigma: F8
-    scale_variance: F8 | None
+    covariance: Covariance
+
+    @property
+    def local_sigma(self) -> F8:
+        """(n_own, 2) of ln G and B."""
+        return np.asarray(np.sqrt(np.einsum("mii->mi", self.covariance.local)))
 
 
 def in_gauge(
@@ -198,35 +245,33 @@ def in_gauge(
 ) -> Solution:  # fmt: skip
     """The solution with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
     assert isinstance(result.model, ScaleModel)
-    point = result.model.centred(result.point)
+    model = result.model
+    point = model.centred(result.point)
     if reference is not None:
-        k, b = reference_scale(point, result, data, reference)
-        point = result.model.gauged(point, float(np.log(k)), b)
-    lin = engine.linearise(result.model, point, loss_of(config))
-    found = covariance(engine, lin)
-    sigma = np.sqrt(np.einsum("mii->mi", found.local))
-    return Solution(point, result.model, sigma, found.from_local)
+        require_overlap(data, reference, config.symmetry)
+        scales = [
+            reference_scale(point, model, number, data, reference)
+            for number in range(model.layout.n_components)
+        ]
+        ln_k, b = (np.array(values) for values in zip(*scales, strict=True))
+        point = model.gauged(point, ln_k, b)
+    return Solution(point, model, covariance_of(engine, model, point, config))
 
 
-def reference_scale(
-    point: Point, result: Result, data: Dataset, reference: ReferenceSet
-) -> tuple[float, float]:
-    """k and B with I ≈ k·exp(−2 B s²)·I_reference. Raises DataError without enough in common."""
-    unsigned = np.zeros_like(data.reflections.friedel)
-    ours = replace(data.reflections, intensity=point.shared, friedel=unsigned)
-    i, j = match(ours, reference.reflections)
-    theirs = reference.reflections
-    assert theirs.intensity is not None
-    scale = fit_scale(
-        point.shared[i], None, theirs.intensity[j],
-        None if theirs.sigma is None else theirs.sigma[j], ours.s2[i],
-    )  # fmt: skip
-    if scale is None:
-        raise DataError(
-            f"The reference '{reference.path}' has {len(i)} reflections in common with the data, "
-            "too few to fix the scale. Check its cell, space group and resolution."
-        )
-    return scale.k, scale.B_A2
+def covariance_of(
+    engine: Engine, model: ScaleModel, point: Point, config: ScaleConfig
+) -> Covariance:
+    """Covariances of the scales and what they add to those of the intensities."""
+    loss = loss_of(config)
+    lin = engine.linearise(model, point, loss)
+    ones = np.ones((model.layout.n_local, 1))
+    n_local = float(engine.dots(model.layout, ones, ones)[0]) * len(model.layout.parameters)
+    kind = config.scaling.covariance
+    if kind == "exact" or (kind == "auto" and n_local <= EXACT_PARAMETERS):
+        return exact(engine, lin)
+    order = np.argsort(np.argsort(model.s2, kind="stable"), kind="stable")
+    strata = (order * STRATA // max(len(order), 1)).astype(np.int32)
+    return sampled(engine, model, point, lin, loss, strata)
 
 
 def own_halves(data: Dataset) -> NDArray[np.int8]:
@@ -294,14 +339,28 @@ def statistics_of(
             "status": dict(status),
             "reasons": crystal_reasons(data),
         },
-        "observations_left_out": {r.text: n for r, n in data.left_out.items()},
+        "observations": {
+            "read": n_read(data),
+            "used": n_used(data),
+            "left_out": {r.text: n for r, n in data.left_out.items()},
+        },
         "error_model": {
             "gain": solution.model.errors.gain,
             "scatter": solution.model.errors.scatter,
-            "sigma_includes_scales": solution.scale_variance is not None,
+            "scale_variance_share": scale_share(merged),
+            "scale_variance_error": solution.covariance.relative_error,
         },
         "solver": {"method": config.solver.method, **result.as_dict()},
     }
+
+
+def scale_share(merged: Merged) -> float:
+    """Mean share of σ²(I) that comes from the uncertainty of the scales."""
+    sigma = merged.reflections.sigma
+    assert sigma is not None
+    assert merged.scale_variance is not None
+    known = np.isfinite(sigma)
+    return float(np.mean(merged.scale_variance[known] / sigma[known] ** 2))
 
 
 def tell_statistics(told: dict[str, Any], log: Log) -> None:

@@ -56,6 +56,27 @@ def dot_by_chunk(chunk, a, b, out):  # type: ignore[no-untyped-def]
                 out[c, k] += a[m, k] * b[m, k]
 
 
+@njit(cache=True, nogil=True)
+def sum_by_component(chunk, component, a, out):  # type: ignore[no-untyped-def]
+    """out[c, component[m], k] += a[m, k] over the blocks m of chunk c; negative is no component."""
+    for c in range(len(chunk) - 1):
+        for m in range(chunk[c], chunk[c + 1]):
+            if component[m] >= 0:
+                for k in range(a.shape[1]):
+                    out[c, component[m], k] += a[m, k]
+
+
+@njit(cache=True, nogil=True, inline="always")
+def random_bit(seed, block, row):  # type: ignore[no-untyped-def]
+    """A bit that looks random, of three numbers: splitmix64 (Steele et al. 2014)."""
+    z = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+    z += np.uint64(block) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(row)
+    z += np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(33)) & np.uint64(1) == np.uint64(1)
+
+
 class ArrowKernels(NamedTuple):
     """The loops compiled for p local parameters (p known to the compiler: half the time)."""
 
@@ -63,6 +84,8 @@ class ArrowKernels(NamedTuple):
     scatter: Callable[..., Any]
     gather: Callable[..., Any]
     outer: Callable[..., Any]
+    noise: Callable[..., Any]
+    spread: Callable[..., Any]
 
 
 @cache
@@ -142,4 +165,34 @@ def arrow_kernels(p: int) -> ArrowKernels:
                     for t in range(p):
                         out[m, s, t] += e[i, s] * e[i, t] * uh
 
-    return ArrowKernels(accumulate, scatter, gather, outer)
+    @njit(cache=True, nogil=True)
+    def noise(start, shared, first, last, d, a, c, loss, k, seed, before, g, q):  # type: ignore[no-untyped-def]
+        """g[m] = Σ √w a ε and q[h] += Σ √w c ε with ε = ±1 at random, of blocks first … last−1.
+
+        ε depends on the seed, the block's number in the whole job (before + m) and the row's
+        place in the block. Buffers d, a, c begin at first's row.
+        """
+        origin = start[first]
+        for m in range(first, last):
+            for s in range(p):
+                g[m, s] = 0.0
+            for i in range(start[m], start[m + 1]):
+                j = i - origin
+                sign = 1.0 if random_bit(seed, before + m, i - start[m]) else -1.0
+                v = sign * np.sqrt(rho_and_weight(d[j], loss, k)[1])
+                q[shared[i]] += v * c[j]
+                for s in range(p):
+                    g[m, s] += v * a[j, s]
+
+    @njit(cache=True, nogil=True)
+    def spread(start, shared, first, last, e, V, t):  # type: ignore[no-untyped-def]
+        """t[h] += eᵢᵀ V_m eᵢ over the rows of blocks first … last−1."""
+        for m in range(first, last):
+            for i in range(start[m], start[m + 1]):
+                total = 0.0
+                for s in range(p):
+                    for u in range(p):
+                        total += e[i, s] * V[m, s, u] * e[i, u]
+                t[shared[i]] += total
+
+    return ArrowKernels(accumulate, scatter, gather, outer, noise, spread)

@@ -50,7 +50,7 @@ def variance_of(y, b, gain, c2):  # type: ignore[no-untyped-def]
     return b + t * (gain + c2 * t)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def positive_part(x, y, e, b, gain, c2):  # type: ignore[no-untyped-def]
     """∫_y^e (x − t)/V(t) dt for 0 ≤ y, e."""
     v = b + y * (gain + c2 * y)
@@ -62,7 +62,8 @@ def positive_part(x, y, e, b, gain, c2):  # type: ignore[no-untyped-def]
         return (step / v) * (
             (x - y) * (1.0 - linear / 2.0 + q / 3.0) - step * (0.5 - linear / 3.0 + q / 4.0)
         )
-    log_ratio = np.log1p(linear + square)
+    v_e = b + e * (gain + c2 * e)
+    log_ratio = np.log1p(linear + square) if linear + square > -0.5 else np.log(v_e / v)
     if c2 * max(y, e) < 1e-9 * gain:  # the scatter does not count here
         return -step / gain + (x + b / gain) * log_ratio / gain
     delta = gain * gain - 4.0 * b * c2
@@ -71,14 +72,17 @@ def positive_part(x, y, e, b, gain, c2):  # type: ignore[no-untyped-def]
     z = root * step / middle
     if abs(z) < 1e-6:
         integral = 2.0 * step / middle
-    elif delta > 0.0:
+    elif delta > 0.0 and abs(z) < 0.5:
         integral = 2.0 * np.arctanh(z) / root
+    elif delta > 0.0:  # middle² − Δ step² = 4 V_y V_e: the same without 1 − |z|
+        ends = np.sqrt(v) * np.sqrt(v_e)
+        integral = np.copysign(2.0 * np.log((middle + root * abs(step)) / (2.0 * ends)), z) / root
     else:
         integral = 2.0 * np.arctan(z) / root
     return -0.5 * log_ratio / c2 + (x + 0.5 * gain / c2) * integral
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def deviance(x, y, b, gain, c2):  # type: ignore[no-untyped-def]
     """d² of an observation x that should be y."""
     if x < 0.0 and y < 0.0:

@@ -8,8 +8,7 @@ covariance of the local parameters under N x = 0 is
 and that of a shared parameter is var(u_h) = 1/D_h + e_hᵀ V e_h / D_h², e_h the couplings of its
 rows: the second term is what the uncertain local parameters add.
 
-Exact up to EXACT_PARAMETERS; beyond that local covariances are the inverses of the p×p blocks of
-S, and the second term is left out.
+Exact, with a dense factor; `lsq.sampled` is for problems too large for that.
 """
 
 from __future__ import annotations
@@ -22,39 +21,28 @@ from scipy.linalg import cho_factor, cho_solve
 
 from sfxproc.kernels.covariance import quadratic_forms, subtract_pairs
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import F8, Array
-from sfxproc.lsq.schur import Damped, block_inverses, schur_blocks
-
-EXACT_PARAMETERS = 4000
+from sfxproc.lsq.problem import F8, Array, Layout, gauge_rows
+from sfxproc.lsq.schur import Damped
 
 
 @dataclass(frozen=True, eq=False)
 class Covariance:
     """local : (n_local, p, p) covariance blocks of this process's local parameters (0 where
     fixed). from_local : (n_shared,) what the local parameters add to the variance of each shared
-    one; None unless exact."""
+    one. relative_error : of from_local, 0 where exact."""
 
     local: F8
-    from_local: F8 | None
-
-    @property
-    def exact(self) -> bool:
-        """Whether correlations between all parameters were taken into account."""
-        return self.from_local is not None
+    from_local: F8
+    relative_error: float = 0.0
 
 
-def covariance(engine: Engine, lin: Linearisation, most: int = EXACT_PARAMETERS) -> Covariance:
-    """Covariances, exact if the job has at most `most` local parameters."""
+def exact(engine: Engine, lin: Linearisation) -> Covariance:
+    """Exact covariances; time and memory grow with the square and more of the local parameters."""
     layout = lin.layout
-    p = len(layout.parameters)
     damped = Damped.of(lin, 0.0)
-    ones = np.ones((layout.n_local, 1))
-    if engine.dots(layout, ones, ones).sum() * p > most:
-        blocks = lin.C - schur_blocks(engine, damped)
-        return Covariance(block_inverses(blocks, layout.free), None)
     whole = _gathered(engine, lin)
     n_before = engine.sums.place(layout.n_local)
-    found = None if whole is None else _exact(whole, damped.inverse_D, layout.gauge)
+    found = None if whole is None else _exact(whole, damped.inverse_D, layout)
     blocks, from_local = engine.sums.told(found)
     return Covariance(blocks[n_before : n_before + layout.n_local], from_local)
 
@@ -67,19 +55,20 @@ class _Whole(NamedTuple):
     shared: Array
     rows: Array
     free: Array
+    component: Array
 
 
 def _gathered(engine: Engine, lin: Linearisation) -> _Whole | None:
     """Everything on the first process, None elsewhere."""
     layout = lin.layout
-    parts = (lin.C, lin.e, layout.shared, np.diff(layout.start), layout.free)
+    parts = (lin.C, lin.e, layout.shared, np.diff(layout.start), layout.free, layout.component)
     gathered = [engine.sums.gathered(part) for part in parts]
     whole = [g for g in gathered if g is not None]
     return _Whole(*whole) if whole else None
 
 
-def _exact(whole: _Whole, inverse_D: F8, gauge: tuple[int, ...]) -> tuple[F8, F8]:
-    C, e, shared, rows, free = whole
+def _exact(whole: _Whole, inverse_D: F8, layout: Layout) -> tuple[F8, F8]:
+    C, e, shared, rows, free, component = whole
     n_local, p = free.shape
     order = np.argsort(shared, kind="stable")
     block = np.repeat(np.arange(n_local), rows)[order]
@@ -93,10 +82,7 @@ def _exact(whole: _Whole, inverse_D: F8, gauge: tuple[int, ...]) -> tuple[F8, F8
     used = np.flatnonzero(free.ravel())
     A = np.tril(S[np.ix_(used, used)])
     A = A + np.tril(A, -1).T
-    N = np.zeros((len(gauge), n_local * p))
-    for row, column in zip(N, gauge, strict=True):
-        row[column::p] = free[:, column]
-    N = N[:, used][N.any(axis=1)]
+    N = gauge_rows(free, component, layout.n_components, layout.gauge)[:, used]
     V = np.zeros_like(S)
     V[np.ix_(used, used)] = constrained_inverse(A, N)
     from_local = np.empty(len(inverse_D))

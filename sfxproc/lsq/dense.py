@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import F8
+from sfxproc.lsq.problem import F8, gauge_rows
 from sfxproc.lsq.schur import Damped, Step, complete
 
 MOST_PARAMETERS = 6000
@@ -35,16 +35,6 @@ def normal_matrix(lin: Linearisation) -> F8:
     return H
 
 
-def gauge_rows(lin: Linearisation) -> F8:
-    """(n_gauge, n) N: each row sums one gauge column over the free blocks."""
-    layout = lin.layout
-    p = len(layout.parameters)
-    rows = np.zeros((len(layout.gauge), layout.n_local * p + layout.n_shared))
-    for row, column in zip(rows, layout.gauge, strict=True):
-        row[column : layout.n_local * p : p] = layout.free[:, column]
-    return rows
-
-
 def dense(engine: Engine, lin: Linearisation, damping: float, tolerance: float) -> Step:
     """Solve the damped normal equations densely. Raises ValueError if they are too many."""
     layout = lin.layout
@@ -56,9 +46,10 @@ def dense(engine: Engine, lin: Linearisation, damping: float, tolerance: float) 
     H[np.arange(n), np.arange(n)] *= 1.0 + damping
     gradient = np.concatenate([lin.g.ravel(), lin.q])
     used = np.concatenate([layout.free.ravel(), lin.D > 0])
-    N = gauge_rows(lin)
+    N = gauge_rows(layout.free, layout.component, layout.n_components, layout.gauge)
+    N = np.pad(N, ((0, 0), (0, layout.n_shared)))
     K = np.block([[H, N.T], [N, np.zeros((len(N), len(N)))]])
-    keep = np.concatenate([used, N.any(axis=1)])
+    keep = np.concatenate([used, np.ones(len(N), dtype=bool)])
     d = np.zeros(len(K))
     rhs = np.concatenate([-gradient, np.zeros(len(N))])
     d[keep] = np.linalg.solve(K[np.ix_(keep, keep)], rhs[keep])

@@ -15,6 +15,7 @@ from sfxproc.kernels.arrow import (
     NO_LOSS,
     arrow_kernels,
     dot_by_chunk,
+    sum_by_component,
     sum_rho,
 )
 from sfxproc.lsq.problem import F8, Array, Layout, Loss, Model, Point, Sums
@@ -138,6 +139,19 @@ class Engine:
     def dots(self, layout: Layout, a: F8, b: F8) -> F8:
         """(p,) Σ_m a[m, k]·b[m, k] over all local blocks of all processes."""
         return self.sums.scalars(chunk_dots(layout, a, b))
+
+    def component_sums(self, layout: Layout, a: F8) -> F8:
+        """(n_components, p) sums of a over the local blocks of each component."""
+        p = a.shape[1]
+        partial = np.zeros((len(layout.chunk) - 1, layout.n_components, p))
+        sum_by_component(layout.chunk, layout.component, a, partial)
+        total = self.sums.scalars(partial.reshape(len(partial), -1))
+        return total.reshape(layout.n_components, p)
+
+    def gauge_count(self, layout: Layout) -> int:
+        """How many null directions the gauge takes off: one a component with free parameters."""
+        held = self.component_sums(layout, layout.free.astype(np.float64)) > 0
+        return int(np.count_nonzero(held[:, list(layout.gauge)]))
 
 
 def chunk_dots(layout: Layout, a: F8, b: F8) -> F8:

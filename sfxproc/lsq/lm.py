@@ -114,7 +114,5 @@ class LevenbergMarquardt:
         free = np.concatenate([[0], np.cumsum(layout.free.sum(axis=1))])[layout.chunk]
         per_chunk = np.stack([rows, np.diff(free)], axis=1).astype(np.float64)
         n_rows, n_free = engine.sums.scalars(per_chunk)
-        ones = layout.free.astype(np.float64)
-        held = np.flatnonzero(engine.dots(layout, ones, ones) > 0)
-        n_gauge = sum(k in held for k in layout.gauge)
-        return int(n_rows), int(n_free) + int(np.count_nonzero(lin.D)) - n_gauge
+        n_parameters = int(n_free) + int(np.count_nonzero(lin.D)) - engine.gauge_count(layout)
+        return int(n_rows), n_parameters

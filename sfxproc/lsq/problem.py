@@ -34,7 +34,8 @@ class Layout:
         the unit of threads and of sums; their borders must not depend on the process count.
     parameters : names of the p local parameters.
     gauge : local parameters whose common shift leaves the model unchanged (the shared ones
-        making up for it); steps keep their sum over the free blocks at zero.
+        making up for it); steps keep their sum over the free blocks of each component at zero.
+    component : (n_local,) int32, which connected component a block belongs to; n_components.
     free : (n_local, p) bool; what is not free keeps its value.
     prior_centre, prior_weight : (n_local, p); weight = 1/σ² of a Gaussian prior, 0 = none.
     """
@@ -48,6 +49,8 @@ class Layout:
     free: NDArray[np.bool_]
     prior_centre: F8
     prior_weight: F8
+    component: Array
+    n_components: int = 1
 
     @property
     def n_local(self) -> int:
@@ -58,6 +61,20 @@ class Layout:
     def n_rows(self) -> int:
         """Number of residuals of this process."""
         return len(self.shared)
+
+
+def gauge_rows(
+    free: NDArray[np.bool_], component: Array, n_components: int, gauge: tuple[int, ...]
+) -> F8:
+    """(n_gauge, n_local·p) constraints N x = 0: each sums one gauge column over the free blocks
+    of one component; rows without a free block are left out. free : (n_local, p)."""
+    n_local, p = free.shape
+    rows = np.zeros((n_components, len(gauge), n_local, p))
+    for number in range(n_components):
+        for n, column in enumerate(gauge):
+            rows[number, n, :, column] = free[:, column] & (component == number)
+    flat = rows.reshape(-1, n_local * p)
+    return flat[flat.any(axis=1)]
 
 
 class Model(Protocol):

@@ -66,37 +66,66 @@ def schur_cg(engine: Engine, lin: Linearisation, damping: float, tolerance: floa
 
     tolerance : of the preconditioned residual relative to its start.
     """
-    layout = lin.layout
     damped = Damped.of(lin, damping)
-    projection = Projection(engine, layout)
+    b = gather(engine, lin, damped.inverse_D * lin.q) - lin.g
+    x, iterations = conjugate_gradients(SchurSystem.of(engine, damped), b, tolerance)
+    return complete(engine, damped, x, iterations)
 
-    def product(v: F8) -> F8:
-        t = scatter(engine, lin, v)
-        return times(damped.C, v) - gather(engine, lin, damped.inverse_D * t)
 
-    b = projection(gather(engine, lin, damped.inverse_D * lin.q) - lin.g)
-    inverse = block_inverses(damped.C - schur_blocks(engine, damped), layout.free)
-    x = np.zeros_like(b)
-    residual = b
-    z = projection(times(inverse, residual))
-    rz = engine.dots(layout, residual, z).sum()
+@dataclass(frozen=True, eq=False)
+class SchurSystem:
+    """P S P with its preconditioner, for any number of right-hand sides."""
+
+    engine: Engine
+    damped: Damped
+    projection: Projection
+    inverse: F8
+
+    @classmethod
+    def of(cls, engine: Engine, damped: Damped) -> SchurSystem:
+        """The system at a damping value."""
+        layout = damped.lin.layout
+        inverse = block_inverses(damped.C - schur_blocks(engine, damped), layout.free)
+        return cls(engine, damped, Projection(engine, layout), inverse)
+
+    def product(self, v: F8) -> F8:
+        """P S v."""
+        lin, inverse_D = self.damped.lin, self.damped.inverse_D
+        t = scatter(self.engine, lin, v)
+        return self.projection(times(self.damped.C, v) - gather(self.engine, lin, inverse_D * t))
+
+    def precondition(self, v: F8) -> F8:
+        """P times the block inverses times v."""
+        return self.projection(times(self.inverse, v))
+
+    def dot(self, a: F8, b: F8) -> float:
+        """Σ a·b over all processes."""
+        return float(self.engine.dots(self.damped.lin.layout, a, b).sum())
+
+
+def conjugate_gradients(system: SchurSystem, b: F8, tolerance: float) -> tuple[F8, int]:
+    """x with P S x = P b and P x = x, and the number of iterations it took."""
+    residual = system.projection(b)
+    x = np.zeros_like(residual)
+    z = system.precondition(residual)
+    rz = system.dot(residual, z)
     stop = tolerance**2 * rz
     direction = z
     iterations = 0
     while rz > stop and rz > 0.0 and iterations < MAX_CG_ITERATIONS:
         iterations += 1
-        image = projection(product(direction))
-        curvature = engine.dots(layout, direction, image).sum()
+        image = system.product(direction)
+        curvature = system.dot(direction, image)
         if curvature <= 0.0:
             break
         alpha = rz / curvature
         x = x + alpha * direction
         residual = residual - alpha * image
-        z = projection(times(inverse, residual))
-        rz_next = engine.dots(layout, residual, z).sum()
+        z = system.precondition(residual)
+        rz_next = system.dot(residual, z)
         direction = z + (rz_next / rz) * direction
         rz = rz_next
-    return complete(engine, damped, x, iterations)
+    return x, iterations
 
 
 def times(blocks: F8, v: F8) -> F8:
@@ -120,19 +149,20 @@ def complete(engine: Engine, damped: Damped, x: F8, iterations: int) -> Step:
 
 
 class Projection:
-    """Onto the steps allowed: fixed parameters at zero, gauge columns summing to zero."""
+    """Onto the steps allowed: fixed parameters at zero, and gauge columns summing to zero over
+    the free blocks of each connected component."""
 
     def __init__(self, engine: Engine, layout: Layout) -> None:
         self._engine, self._layout = engine, layout
         self._free = layout.free.astype(np.float64)
-        self._count = np.maximum(engine.dots(layout, self._free, self._free), 1.0)
+        self._count = np.maximum(engine.component_sums(layout, self._free), 1.0)
 
     def __call__(self, v: F8) -> F8:
         v = v * self._free
         if self._layout.gauge:
-            mean = self._engine.dots(self._layout, v, self._free) / self._count
+            mean = self._engine.component_sums(self._layout, v) / self._count
             for k in self._layout.gauge:
-                v[:, k] -= mean[k] * self._free[:, k]
+                v[:, k] -= mean[self._layout.component, k] * self._free[:, k]
         return v
 
 

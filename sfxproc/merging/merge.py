@@ -32,6 +32,7 @@ def merge(
             n_observations=sums.number.sum(axis=0).astype(np.int32),
         ),
         half_intensity, half_sigma, sums.number.astype(np.int32), sums.total, sums.deviation,
+        scale_variance,
     )  # fmt: skip
 
 

@@ -52,7 +52,8 @@ class ScaleModel:
     """The scaling model of this process's crystals.
 
     observed, background : (n_rows,) float32. partiality : (n_rows,) float32 or empty for full
-    intensities. s2 : (n_shared,). dof : of the whole job.
+    intensities. s2 : (n_shared,). set_of_reflection : (n_shared,) the connected
+    set it is in. dof : of the whole job.
     """
 
     layout: Layout
@@ -61,6 +62,7 @@ class ScaleModel:
     background: F4
     partiality: F4
     s2: F8
+    set_of_reflection: NDArray[np.int32]
     dof: float
     errors: ErrorModel
 
@@ -93,17 +95,24 @@ class ScaleModel:
         refits = 0 if at_rest else old.refits - 1
         return replace(self, errors=replace(old, scatter=scatter, refits=refits))
 
-    def gauged(self, point: Point, ln_k: float, b: float) -> Point:
-        """The same model values with ln G shifted by ln_k and B by b."""
-        local = point.local + np.array([ln_k, b])
-        return Point(local, point.shared * np.exp(2.0 * b * self.s2 - ln_k))
+    def gauged(self, point: Point, ln_k: F8, b: F8) -> Point:
+        """The same model values with ln G shifted by ln_k and B by b.
+
+        ln_k, b : (n_components,), one each for every connected set of crystals.
+        """
+        layout = self.layout
+        shift = np.stack([ln_k, b], axis=1)
+        by_crystal = np.where(layout.component[:, None] >= 0, shift[layout.component], 0.0)
+        ln_k_h, b_h = ln_k[self.set_of_reflection], b[self.set_of_reflection]
+        shared = point.shared * np.exp(2.0 * b_h * self.s2 - ln_k_h)
+        return Point(point.local + by_crystal, shared)
 
     def centred(self, point: Point) -> Point:
-        """In the gauge mean ln G = 0, mean B = 0 over all crystals of the job."""
-        ones = np.ones_like(point.local)
-        total = self.engine.dots(self.layout, point.local, ones)
-        mean = total / self.engine.dots(self.layout, ones, ones)
-        return self.gauged(point, -float(mean[LN_G]), -float(mean[B]))
+        """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set."""
+        total = self.engine.component_sums(self.layout, point.local)
+        count = self.engine.component_sums(self.layout, np.ones_like(point.local))
+        mean = total / np.maximum(count, 1.0)
+        return self.gauged(point, -mean[:, LN_G], -mean[:, B])
 
     def _fitted_scatter(self, point: Point) -> float:
         """c with χ²(c) = dof; 0 if the counting statistics explain everything.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sfxproc.data import Observations, Reason, Reflections
 from sfxproc.kernels import scale as kernels
 from sfxproc.lsq import Engine, Layout, Point
+from sfxproc.lsq.components import components
 from sfxproc.models.scale import LN_G, B, ErrorModel, ScaleModel
 
 F8 = NDArray[np.float64]
@@ -28,7 +29,7 @@ class ScaleSettings:
     b_factor: bool
     b_prior_A2: float | None
     gain: float | None
-    fit_scatter: bool
+    variances: Literal["given", "counting", "scatter"]
     min_overlaps: int
 
 
@@ -36,13 +37,16 @@ class ScaleSettings:
 class ScaleProblem:
     """A model ready to solve, its start point, and what was decided about each own crystal.
 
-    reasons : (n_crystals,) uint8 of `Reason`; n_overlaps : (n_crystals,) int64.
+    reasons : (n_crystals,) uint8 of `Reason`; n_overlaps : (n_crystals,) int64. set_sizes :
+    crystals of the whole job in each set that hangs together by common reflections, the largest
+    first; sets have no scale in common.
     """
 
     model: ScaleModel
     start: Point
     reasons: NDArray[np.uint8]
     n_overlaps: NDArray[np.int64]
+    set_sizes: NDArray[np.int64]
 
 
 def scale_problem(
@@ -64,24 +68,28 @@ def scale_problem(
     start = np.searchsorted(observations.crystal, np.arange(n_crystals + 1)).astype(np.int64)
     shared = np.ascontiguousarray(observations.reflection, dtype=np.int32)
     no_priors = np.zeros((n_crystals, 2))
+    parts = components(engine, start, shared, len(reflections))
     layout = Layout(
         start, shared, len(reflections), chunk, ("ln_G", "B_A2"), (LN_G, B),
-        np.ones((n_crystals, 2), dtype=bool), no_priors, no_priors,
+        np.ones((n_crystals, 2), dtype=bool), no_priors, no_priors, parts.local, len(parts.sizes),
     )  # fmt: skip
     observed = np.ascontiguousarray(observations.intensity, dtype=np.float32)
     variance = np.ascontiguousarray(observations.variance, dtype=np.float32)
     partiality = np.empty(0, dtype=np.float32)
     if observations.partiality is not None:
         partiality = np.ascontiguousarray(observations.partiality, dtype=np.float32)
-    gain = settings.gain or gain_of(engine, layout, observed, variance)
-    background = np.maximum(
-        variance - np.float32(gain) * np.maximum(observed, 0),
-        np.float32(BACKGROUND_FLOOR) * variance,
-    )
+    if settings.variances == "given":
+        gain, background = 0.0, variance
+    else:
+        gain = settings.gain or gain_of(engine, layout, observed, variance)
+        background = np.maximum(
+            variance - np.float32(gain) * np.maximum(observed, 0),
+            np.float32(BACKGROUND_FLOOR) * variance,
+        )
     model = ScaleModel(
         layout, engine, observed, background, partiality,
-        np.asarray(reflections.s2, dtype=np.float64), 0.0,
-        ErrorModel(gain, refits=MOST_REFITS if settings.fit_scatter else 0),
+        np.asarray(reflections.s2, dtype=np.float64), parts.shared, 0.0,
+        ErrorModel(gain, refits=MOST_REFITS if settings.variances == "scatter" else 0),
     )  # fmt: skip
     local = start_scales(model)
     sums = reflection_sums(model, local)
@@ -101,18 +109,19 @@ def scale_problem(
         weight[:, B] = free[:, B] / settings.b_prior_A2**2
     local = np.nan_to_num(local)
     intensity = np.divide(sums[0], sums[1], out=np.zeros_like(sums[0]), where=sums[1] > 0)
-    return ScaleProblem(finish(model, free, weight), Point(local, intensity), reasons, n_overlaps)
+    model = finish(model, free, weight)
+    return ScaleProblem(model, Point(local, intensity), reasons, n_overlaps, parts.sizes)
 
 
 def finish(model: ScaleModel, free: NDArray[np.bool_], prior_weight: F8) -> ScaleModel:
     """The model with its free parameters and priors, and the degrees of freedom they leave."""
-    old = model.layout
-    layout = replace(old, free=free, prior_weight=prior_weight)
+    layout = replace(model.layout, free=free, prior_weight=prior_weight)
+    engine = model.engine
     ones = free.astype(np.float64)
-    n_free = model.engine.dots(layout, ones, ones).sum() - 2
-    rows = np.diff(old.start[old.chunk]).astype(np.float64)[:, None]
-    n_rows = model.engine.sums.scalars(rows)[0]
-    return replace(model, layout=layout, dof=max(float(n_rows - n_free - old.n_shared), 1.0))
+    n_free = engine.dots(layout, ones, ones).sum() - engine.gauge_count(layout)
+    rows = np.diff(layout.start[layout.chunk]).astype(np.float64)[:, None]
+    n_rows = engine.sums.scalars(rows)[0]
+    return replace(model, layout=layout, dof=max(float(n_rows - n_free - layout.n_shared), 1.0))
 
 
 def gain_of(engine: Engine, layout: Layout, observed: Any, variance: Any) -> float:

@@ -1,0 +1,74 @@
+"""The scale and B of a merge, taken from a reference set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sfxproc.data import Ints, ReferenceSet
+from sfxproc.errors import DataError
+from sfxproc.jobs.reading import Dataset
+from sfxproc.jobs.settings import Symmetry
+from sfxproc.lsq import Point
+from sfxproc.merging.compare import fit_scale, match
+from sfxproc.models.scale import ScaleModel
+from sfxproc.symmetry import cell_fits
+
+MIN_COMMON = 20
+"""Fewer reflections in common do not fix scale and B."""
+
+
+def _in_common(data: Dataset, reference: ReferenceSet) -> tuple[Ints, Ints]:
+    """Rows of the data's and the reference's reflections with the same hkl."""
+    unsigned = np.zeros_like(data.reflections.friedel)
+    return match(replace(data.reflections, friedel=unsigned), reference.reflections)
+
+
+def require_overlap(data: Dataset, reference: ReferenceSet, symmetry: Symmetry) -> None:
+    """Raise DataError if the reference is of another cell or has too little in common."""
+    tolerances = symmetry.length_tolerance_percent, symmetry.angle_tolerance_deg
+    if not cell_fits(reference.cell[None], data.cell, *tolerances)[0]:
+        raise DataError(
+            f"The reference '{reference.path}' has the cell "
+            f"{' '.join(f'{v:.2f}' for v in reference.cell)}, the data "
+            f"{' '.join(f'{v:.2f}' for v in data.cell)}: another crystal form cannot fix the "
+            "scale. Choose another reference.path, or widen symmetry.length_tolerance_percent "
+            "and symmetry.angle_tolerance_deg."
+        )
+    n = len(_in_common(data, reference)[0])
+    if n < MIN_COMMON:
+        theirs, ours = reference.reflections.d_A, data.reflections.d_A
+        raise DataError(
+            f"The reference '{reference.path}' has {n} reflections in common with the data, too "
+            f"few to fix the scale: it goes from {theirs.max():.2f} to {theirs.min():.2f} Å, the "
+            f"data from {ours.max():.2f} to {ours.min():.2f} Å. Choose another reference.path or "
+            "other limits in [selection]."
+        )
+
+
+def reference_scale(
+    point: Point, model: ScaleModel, number: int, data: Dataset, reference: ReferenceSet
+) -> tuple[float, float]:
+    """ln k and B with I ≈ k·exp(−2 B s²)·I_reference for one connected set of crystals.
+
+    (0, 0) for a set with too little in common, DataError if that is the largest one.
+    """
+    i, j = _in_common(data, reference)
+    inside = model.set_of_reflection[i] == number
+    i, j = i[inside], j[inside]
+    theirs = reference.reflections
+    assert theirs.intensity is not None
+    scale = fit_scale(
+        point.shared[i], None, theirs.intensity[j],
+        None if theirs.sigma is None else theirs.sigma[j], data.reflections.s2[i],
+    )  # fmt: skip
+    if scale is not None:
+        return float(np.log(scale.k)), scale.B_A2
+    if number > 0:
+        return 0.0, 0.0
+    raise DataError(
+        f"The {len(i)} reflections that '{reference.path}' has in common with the data do not "
+        "determine a scale: too few, or noise. Check that it holds measured intensities, or leave "
+        "reference.path out."
+    )

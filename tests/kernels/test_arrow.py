@@ -1,0 +1,143 @@
+"""The loops over an arrow's rows against their NumPy twins."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sfxproc.kernels import arrow, arrow_numpy, covariance
+
+CLOSE = {"rtol": 1e-12, "atol": 1e-12}
+LOSSES = [arrow.NO_LOSS, arrow.HUBER, arrow.CAUCHY]
+N_SHARED = 7
+
+
+def rows_of(p: int, seed: int = 1) -> SimpleNamespace:
+    """Nine blocks of 0 … 15 rows."""
+    rng = np.random.default_rng(seed)
+    number = np.array([3, 0, 15, 1, 8, 2, 0, 5, 4])
+    n = int(number.sum())
+    return SimpleNamespace(
+        start=np.concatenate([[0], np.cumsum(number)]).astype(np.int64),
+        shared=rng.integers(0, N_SHARED, n).astype(np.int32),
+        r=rng.normal(size=n) * 3.0,
+        d=np.abs(rng.normal(size=n)) * 3.0,
+        a=rng.normal(size=(n, p)),
+        c=rng.normal(size=n),
+        e=rng.normal(size=(n, p)),
+        v=rng.normal(size=(len(number), p)),
+        u=rng.normal(size=N_SHARED),
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("k", [0.5, 3.0])
+def test_rho_and_weight(loss: int, k: float) -> None:
+    """ρ and its weight agree with the twin, and the weight is ρ′(d)/2d."""
+    d = np.concatenate([np.linspace(-8, 8, 41), [1e-9, k, np.nextafter(k, 9), 1e150]])
+    got = np.array([arrow.rho_and_weight(x, loss, k) for x in d]).T
+    np.testing.assert_allclose(got, arrow_numpy.rho_and_weight(d, loss, k), rtol=1e-14)
+    assert arrow.sum_rho(d, loss, k) == pytest.approx(got[0].sum(), rel=1e-14)
+    x, step = np.array([0.2, 0.7, 2.0, 2.9, 5.0]), 1e-6
+    ends = [arrow_numpy.rho_and_weight(x + s, loss, k)[0] for s in (-step, step)]
+    slope = (ends[1] - ends[0]) / (2 * step)
+    np.testing.assert_allclose(
+        arrow_numpy.rho_and_weight(x, loss, k)[1], slope / (2 * x), rtol=1e-8
+    )
+
+
+def test_dot_by_chunk() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(2, 11, 3))
+    chunk, out = np.array([0, 4, 4, 9, 11]), np.full((4, 3), np.nan)
+    arrow.dot_by_chunk(chunk, a, b, out)
+    np.testing.assert_allclose(out, arrow_numpy.dot_by_chunk(chunk, a, b), **CLOSE)
+    assert not out[1].any()
+
+
+def test_sum_by_component() -> None:
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=(11, 2))
+    chunk = np.array([0, 4, 4, 11])
+    component = np.array([0, 1, 1, -1, 0, 2, 0, 0, -1, 1, 2], dtype=np.int32)
+    out = np.zeros((3, 3, 2))
+    arrow.sum_by_component(chunk, component, a, out)
+    np.testing.assert_allclose(
+        out, arrow_numpy.sum_by_component(chunk, component, a, 3), **CLOSE
+    )
+
+
+@pytest.mark.parametrize("p", [1, 2, 5])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("storage", [np.float32, np.float64])
+def test_accumulate(p: int, loss: int, storage: type) -> None:
+    x = rows_of(p)
+    n = len(x.start) - 1
+    C, g = np.full((n, p, p), np.nan), np.full((n, p), np.nan)
+    e, D, q = np.full((len(x.r), p), np.nan, storage), np.zeros(N_SHARED), np.zeros(N_SHARED)
+    totals = np.zeros(2)
+    for first, last in [(0, 4), (4, 9)]:  # as batches do
+        at = slice(x.start[first], x.start[last])
+        totals += arrow.arrow_kernels(p).accumulate(
+            x.start, x.shared, first, last, x.r[at], x.d[at], x.a[at], x.c[at], loss, 1.5,
+            C, g, e, D, q,
+        )  # fmt: skip
+    twin = arrow_numpy.accumulate(
+        x.start, x.shared, 0, n, x.r, x.d, x.a, x.c, loss, 1.5, N_SHARED, storage
+    )
+    for got, expected in zip((C, g, D, q), (twin.C, twin.g, twin.D, twin.q), strict=True):
+        np.testing.assert_allclose(got, expected, **CLOSE)
+    np.testing.assert_array_equal(e, twin.e)
+    np.testing.assert_allclose(totals, [twin.objective, twin.chi2], rtol=1e-13)
+
+
+@pytest.mark.parametrize("p", [1, 2, 5])
+@pytest.mark.parametrize("storage", [np.float32, np.float64])
+def test_scatter_gather_outer(p: int, storage: type) -> None:
+    x = rows_of(p)
+    e, n = x.e.astype(storage), len(x.start) - 1
+    kernels = arrow.arrow_kernels(p)
+    t, out, blocks = np.zeros(N_SHARED), np.full((n, p), np.nan), np.full((n, p, p), np.nan)
+    for first, last in [(0, 4), (4, n)]:
+        kernels.scatter(x.start, x.shared, first, last, e, x.v, t)
+        kernels.gather(x.start, x.shared, first, last, e, x.u, out)
+        kernels.outer(x.start, x.shared, first, last, e, x.u, blocks)
+    rows = (x.start, x.shared, 0, n, e)
+    np.testing.assert_allclose(t, arrow_numpy.scatter(*rows, x.v, N_SHARED), **CLOSE)
+    np.testing.assert_allclose(out, arrow_numpy.gather(*rows, x.u), **CLOSE)
+    np.testing.assert_allclose(blocks, arrow_numpy.outer(*rows, x.u), **CLOSE)
+
+
+def test_scatter_and_gather_are_adjoint() -> None:
+    """(Eᵀv)·u = v·(Eu)."""
+    x = rows_of(3)
+    rows = (x.start, x.shared, 0, len(x.start) - 1, x.e)
+    t, out = np.zeros(N_SHARED), np.empty_like(x.v)
+    arrow.arrow_kernels(3).scatter(*rows, x.v, t)
+    arrow.arrow_kernels(3).gather(*rows, x.u, out)
+    assert t @ x.u == pytest.approx((out * x.v).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("storage", [np.float32, np.float64])
+def test_pairs_of_rows(storage: type) -> None:
+    """The dense Schur complement and the variances it implies; a block may hold h twice."""
+    rng = np.random.default_rng(5)
+    p, n = 2, 6
+    begin = np.array([0, 4, 4, 9, 10])
+    block = np.array([0, 2, 2, 5, 1, 1, 3, 4, 5, 0])
+    e = rng.normal(size=(10, p)).astype(storage)
+    inverse_D = rng.uniform(0.5, 2.0, 4)
+    S = rng.normal(size=(n * p, n * p))
+    expected = arrow_numpy.subtract_pairs(begin, block, e, inverse_D, S)
+    covariance.subtract_pairs(begin, block, e, inverse_D, S)
+    row, column = np.divmod(np.arange(n * p), p)[0][:, None], np.arange(n * p)[None, :] // p
+    lower = row >= column  # whole blocks on the diagonal
+    close = CLOSE if storage is np.float64 else {"rtol": 1e-6, "atol": 1e-6}
+    np.testing.assert_allclose(S[lower], expected[lower], **close)
+    V, out = expected @ expected.T, np.full(4, np.nan)
+    covariance.quadratic_forms(begin, block, e, inverse_D, V, out)
+    np.testing.assert_allclose(
+        out, arrow_numpy.quadratic_forms(begin, block, e, inverse_D, V), **close
+    )
