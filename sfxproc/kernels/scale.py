@@ -121,7 +121,7 @@ def deviance_residuals(x, y, b, gain, c2, d):  # type: ignore[no-untyped-def]
         s = x[i] - y[i]
         change = abs(s) * (gain + c2 * (2.0 * t + abs(s)))
         if x[i] < 0.0 or y[i] < 0.0 or change > SMOOTH * (b[i] + t * (gain + c2 * t)):
-            d[i] = np.sqrt(deviance(float(x[i]), y[i], float(b[i]), gain, c2))
+            d[i] = np.sqrt(deviance(np.float64(x[i]), y[i], np.float64(b[i]), gain, c2))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -276,8 +276,8 @@ def overlaps(start, shared, first, last, n_crystals, out):  # type: ignore[no-un
 def gain_sums(observed, variance, signal, out):  # type: ignore[no-untyped-def]
     """out (6,) += n, Σw, ΣwI, ΣwI², Σwσ², ΣwIσ² with w = 1/σ⁴, over I > signal·σ."""
     for i in range(len(observed)):
-        x = float(observed[i])
-        v = float(variance[i])
+        x = np.float64(observed[i])  # float() would keep it single
+        v = np.float64(variance[i])
         if x > 0.0 and x * x > signal * signal * v:
             w = 1.0 / (v * v)
             out[0] += 1.0

@@ -17,7 +17,7 @@ from sfxproc.models.scale import LN_G, B, ErrorModel, ScaleModel
 F8 = NDArray[np.float64]
 
 SHELLS = 20  # of equal numbers of reflections, for the mean intensity at start
-BACKGROUND_FLOOR = 0.02  # of σ²: what is left when the counting part seems to be all of it
+BACKGROUND_FLOOR = 0.002  # of σ²: what is left when the counting part seems to be all of it
 MOST_REFITS = 12
 STRONG = 5.0  # I/σ of observations that tell the gain
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import sfxproc.__main__ as entry
-from sfxproc.data import Stills, concatenate
+from sfxproc.data import Stills
 from sfxproc.formats import FORMATS
 from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
