@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import sys
 import textwrap
 import time
 
+from typing import TYPE_CHECKING
+
 from sfxproc.errors import LaunchError, UserError
-from sfxproc.parallel.comm import Comm, SerialComm, world
+
+if TYPE_CHECKING:
+    from sfxproc.parallel.comm import Comm
 
 INTERRUPTED = 130
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 PATIENCE_s = 2.0
 """How long other ranks wait for rank 0 to tell a mistake that all of them met."""
+LINGER_s = 0.5
+"""How long a message has to pass through the launcher, which drops what it holds on an abort."""
 
 
 def main() -> None:
@@ -22,6 +30,10 @@ def main() -> None:
 
     0 done, 1 a bug (with traceback) or a closed pipe, 2 a user's mistake, 130 interrupted.
     """
+    # Before NumPy is loaded: our threads each call BLAS on their own, and its last bits would
+    # depend on how many threads it takes.
+    for name in BLAS_VARIABLES:
+        os.environ.setdefault(name, "1")
     from sfxproc.cli import app
 
     try:
@@ -51,12 +63,15 @@ def _end(message: str, status: int) -> int:
     sys.stderr.write(paragraph(f"sfxproc: {prefix}{message}"))
     sys.stderr.flush()
     if comm.size > 1:
+        select.select([], [], [], LINGER_s)
         comm.abort(status)
     return status
 
 
 def _where() -> tuple[Comm, int]:
     """The communicator and this process's rank, the launcher's word where MPI does not work."""
+    from sfxproc.parallel.comm import SerialComm, world
+
     try:
         comm = world()
     except LaunchError:

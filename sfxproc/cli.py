@@ -77,7 +77,7 @@ def check(job_file: JobFile, overrides: Overrides = None) -> None:
 
     job, config = _load(job_file, overrides or [])
     log = open_log()
-    log(job.check(config, log))
+    job.check(config, log)
 
 
 def _load(path: Path, overrides: list[str]) -> tuple[Job, msgspec.Struct]:

@@ -44,16 +44,16 @@ class Demo:
     configs: list[DemoConfig] = field(default_factory=list)
     config = DemoConfig
 
-    def run(self, config: DemoConfig, comm: Any, log: Any) -> str:
+    def run(self, config: DemoConfig, comm: Any, log: Any) -> None:
         assert comm.size == 1
-        return self.check(config, log)
+        self.check(config, log)
 
-    def check(self, config: DemoConfig, log: Any) -> str:
+    def check(self, config: DemoConfig, log: Any) -> None:
         self.configs.append(config)
         if self.fault:
             raise self.fault
         log("at work")
-        return "All is well."
+        log("All is well.")
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("verb", ["run", "check"])
-def test_a_job_gets_its_config_and_its_sentence_is_printed(
+def test_a_job_gets_its_config_and_is_heard(
     verb: str, demo: Demo, job_file: Path, command: Command
 ) -> None:
     settings = ["--set", "output.folder=elsewhere", "--set", "input.paths=b.h5"]

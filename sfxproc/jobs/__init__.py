@@ -15,12 +15,15 @@ from sfxproc.report.log import Log
 
 @dataclass(frozen=True)
 class Job:
-    """A kind of job: the type of its settings, and what does it; both return a sentence."""
+    """A kind of job: the type of its settings, and what does or checks it.
+
+    Both tell the log what they do and end with a sentence.
+    """
 
     name: str
     config: type[msgspec.Struct]
-    run: Callable[[Any, Comm, Log], str]
-    check: Callable[[Any, Log], str]
+    run: Callable[[Any, Comm, Log], None]
+    check: Callable[[Any, Log], None]
 
 
 JOBS: dict[str, Job] = {

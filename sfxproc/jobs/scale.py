@@ -17,8 +17,8 @@ from sfxproc.parallel.threads import threads_of
 from sfxproc.report.log import Log
 
 
-def run(config: ScaleConfig, comm: Comm, log: Log) -> str:
-    """Do the job; returns the closing sentence."""
+def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
+    """Do the job."""
     steps.require_sense(config)
     folder = open_output(config.output, comm)
     reference = steps.reference_of(config)
@@ -42,14 +42,12 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> str:
     frames = steps.frame_columns(data, problem, solution, crystal_cc, comm)
     told = steps.statistics_of(config, data, merged, result, solution, reference)
     steps.tell_statistics(told, log)
-    sentence = steps.closing_sentence(told, folder)
+    log(steps.closing_sentence(told, folder))
     if comm.rank == 0:
-        log(sentence)
         write_results(folder, data, Results(merged, frames, told), config, log)
     comm.barrier()
-    return sentence
 
 
-def check(config: ScaleConfig, log: Log) -> str:
+def check(config: ScaleConfig, log: Log) -> None:
     """Validate a job without reading data: settings, inputs, output folder."""
-    return steps.check(config, log)
+    log(steps.check(config, log))

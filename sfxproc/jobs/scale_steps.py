@@ -271,7 +271,7 @@ def covariance_of(
         return exact(engine, lin)
     order = np.argsort(np.argsort(model.s2, kind="stable"), kind="stable")
     strata = (order * STRATA // max(len(order), 1)).astype(np.int32)
-    return sampled(engine, model, point, lin, loss, strata)
+    return sampled(engine, model, point, lin, loss, strata, seed=config.seed)
 
 
 def own_halves(data: Dataset) -> NDArray[np.int8]:

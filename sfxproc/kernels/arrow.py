@@ -166,16 +166,21 @@ def arrow_kernels(p: int) -> ArrowKernels:
                         out[m, s, t] += e[i, s] * e[i, t] * uh
 
     @njit(cache=True, nogil=True)
-    def noise(start, shared, first, last, d, a, c, loss, k, seed, before, g, q):  # type: ignore[no-untyped-def]
-        """g[m] = Σ √w a ε and q[h] += Σ √w c ε with ε = ±1 at random, of blocks first … last−1.
+    def noise(  # type: ignore[no-untyped-def]
+        start, shared, first, last, d, a, c, loss, k, prior, seed, before, g, q
+    ):
+        """g[m] = Σ √w a ε + √prior ε and q[h] += Σ √w c ε with ε = ±1 at random, of blocks
+        first … last−1.
 
         ε depends on the seed, the block's number in the whole job (before + m) and the row's
         place in the block. Buffers d, a, c begin at first's row.
         """
         origin = start[first]
         for m in range(first, last):
-            for s in range(p):
-                g[m, s] = 0.0
+            n = start[m + 1] - start[m]
+            for s in range(p):  # a prior is one more row
+                sign = 1.0 if random_bit(seed, before + m, n + s) else -1.0
+                g[m, s] = sign * np.sqrt(prior[m, s])
             for i in range(start[m], start[m + 1]):
                 j = i - origin
                 sign = 1.0 if random_bit(seed, before + m, i - start[m]) else -1.0

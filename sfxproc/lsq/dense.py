@@ -39,10 +39,10 @@ def dense(engine: Engine, lin: Linearisation, damping: float, tolerance: float) 
     """Solve the damped normal equations densely. Raises ValueError if they are too many."""
     layout = lin.layout
     n_local, p = lin.g.shape
-    H = normal_matrix(lin)
-    n = len(H)
+    n = n_local * p + layout.n_shared
     if n > MOST_PARAMETERS:
         raise ValueError(f"{n} parameters are too many for dense normal equations")
+    H = normal_matrix(lin)
     H[np.arange(n), np.arange(n)] *= 1.0 + damping
     gradient = np.concatenate([lin.g.ravel(), lin.q])
     used = np.concatenate([layout.free.ravel(), lin.D > 0])

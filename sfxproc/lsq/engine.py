@@ -145,7 +145,7 @@ class Engine:
         p = a.shape[1]
         partial = np.zeros((len(layout.chunk) - 1, layout.n_components, p))
         sum_by_component(layout.chunk, layout.component, a, partial)
-        total = self.sums.scalars(partial.reshape(len(partial), -1))
+        total = self.sums.scalars(partial.reshape(len(partial), layout.n_components * p))
         return total.reshape(layout.n_components, p)
 
     def gauge_count(self, layout: Layout) -> int:

@@ -27,6 +27,7 @@ StepMethod = Callable[[Engine, Linearisation, float, float], Step]
 """A damped step: of an engine, a linearisation, a damping value and a tolerance."""
 
 MIN_DAMPING = 1e-12
+FREE = 1.0  # damping up to which a step is about as long as the problem wants it
 NEGLIGIBLE = 1e-4  # decrease of ½ χ²: the whole step is then within 0.015 of its joint sigma
 
 
@@ -59,7 +60,8 @@ class LevenbergMarquardt:
         model = model.refreshed(point)
         lin = engine.linearise(model, point, self.loss)
         iterations: list[Iteration] = []
-        converged, termination = False, ""
+        not_finite = "Stopped: the objective is not a finite number."
+        converged, termination = False, "" if isfinite(lin.objective) else not_finite
         while not termination:
             at = time.monotonic()
             step = self.step(engine, lin, damping, self.cg_tolerance)
@@ -67,6 +69,7 @@ class LevenbergMarquardt:
             objective = engine.objective(model, trial, self.loss)
             gain = (lin.objective - objective) / step.predicted if step.predicted > 0 else 0.0
             tiny = bool(step.predicted <= max(self.tolerance * lin.objective, NEGLIGIBLE))
+            tiny = tiny and damping <= FREE  # what much damping shortened tells nothing
             accepted = isfinite(objective) and bool(objective <= lin.objective)
             before, used = lin, damping
             if accepted:
@@ -92,7 +95,7 @@ class LevenbergMarquardt:
                     f"{step.predicted:.1e}."
                 )
             elif not isfinite(lin.objective):
-                termination = "Stopped: the objective is not a finite number."
+                termination = not_finite
             elif damping > 1e12:
                 termination = "Stopped: no step lowers the objective, however short."
             elif len(iterations) >= self.max_iterations:

@@ -1,9 +1,10 @@
 """Covariances by sampling, for problems too large for a dense factor.
 
-Noise of unit variance on the residuals, ε, moves the local parameters by x = S⁺(E D⁻¹ q − g) with
-g = Σ √w a ε and q = Σ √w c ε, and the covariance of x is S⁺ exactly. What uncertain local
-parameters add to the variance of a shared one, e_hᵀ S⁺ e_h / D_h², is then the mean of
-(e_h·x)²/D_h² over samples: unbiased, but noisy for a single h. So the samples only calibrate
+Noise of unit variance on the residuals (priors are residuals too), ε, moves the local parameters
+by x = S⁺(E D⁻¹ q − g) with g = Σ √w a ε and q = Σ √w c ε, and the covariance of x is S⁺ exactly.
+What uncertain local parameters add to the variance of a shared one, e_hᵀ S⁺ e_h / D_h², is then
+the mean of (e_h·x)²/D_h² over samples: unbiased, but noisy for a single h. So the samples only
+calibrate
 
     approximate_h = Σᵢ eᵢᵀ S_m⁻¹ eᵢ / D_h²       (S_m the p×p blocks of S: no correlations)
 
@@ -37,6 +38,7 @@ def sampled(
     loss: Loss,
     strata: NDArray[np.int32],
     samples: int = SAMPLES,
+    seed: int = 0,
 ) -> Covariance:
     """Sample covariances at the solution; relative_error is that of a typical stratum.
 
@@ -52,8 +54,8 @@ def sampled(
     expected = np.bincount(strata, spread * lin.D)
 
     shared_ratio, local_ratio = [], []
-    for seed in range(samples):
-        g, q = noise(engine, model, point, loss, seed)
+    for sample in range(samples):
+        g, q = noise(engine, model, point, loss, seed * samples + sample)
         b = gather(engine, lin, damped.inverse_D * q) - g
         x, _ = conjugate_gradients(system, b, CG_TOLERANCE)
         moved = (scatter(engine, lin, x) * damped.inverse_D) ** 2
@@ -71,7 +73,7 @@ def sampled(
 
 
 def noise(engine: Engine, model: Model, point: Point, loss: Loss, seed: int) -> tuple[F8, F8]:
-    """g (n_local, p) and q (n_shared,) of unit noise on the residuals of the whole job."""
+    """g (n_local, p) and q (n_shared,) of unit noise on all residuals and priors of the job."""
     layout = model.layout
     p = len(layout.parameters)
     before = engine.sums.place(layout.n_local)
@@ -87,7 +89,7 @@ def noise(engine: Engine, model: Model, point: Point, loss: Loss, seed: int) -> 
             model.rows(point, first, last, r, d, a, s)
             kernel(
                 layout.start, layout.shared, first, last, d, a, s, LOSSES[loss.kind],
-                loss.scale, seed, before, g, partial[c],
+                loss.scale, layout.prior_weight, seed, before, g, partial[c],
             )  # fmt: skip
 
     engine.map(chunk, len(layout.chunk) - 1)

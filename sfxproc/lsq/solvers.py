@@ -12,6 +12,7 @@ from sfxproc.lsq.lm import LevenbergMarquardt
 from sfxproc.lsq.problem import Model, Point
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import schur_cg
+from sfxproc.lsq.schur_dense import schur_dense
 
 
 class Solver(Protocol):
@@ -30,5 +31,6 @@ class Solver(Protocol):
 # each is called with loss, max_iterations and tolerance
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "schur-cg": partial(LevenbergMarquardt, step=schur_cg),
+    "schur-dense": partial(LevenbergMarquardt, step=schur_dense),
     "dense": partial(LevenbergMarquardt, step=dense),
 }

@@ -141,6 +141,6 @@ class ScaleModel:
             found: tuple[float, float] = kernels.chi2_of_scatter(*arguments, PULL_CAP)
             return found
 
-        per_chunk = np.array(self.engine.map(chunk, len(bounds) - 1))
+        per_chunk = np.array(self.engine.map(chunk, len(bounds) - 1)).reshape(-1, 2)
         chi2, slope = self.engine.sums.scalars(per_chunk)
         return float(chi2), float(slope)

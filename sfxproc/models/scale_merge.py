@@ -27,7 +27,7 @@ def merge_sums(
     correlation of a crystal's J with the mean ⟨I⟩, NaN if undefined.
     """
     layout, engine = model.layout, model.engine
-    n_chunks = len(layout.chunk) - 1
+    n_chunks, n = len(layout.chunk) - 1, layout.n_shared
     partial = np.zeros((n_chunks, 3, 2, layout.n_shared))
 
     def accumulate(c: int) -> None:
@@ -37,7 +37,7 @@ def merge_sums(
         )  # fmt: skip
 
     engine.map(accumulate, n_chunks)
-    weight, weighted, count = engine.sums.shared(partial.reshape(n_chunks, -1)).reshape(3, 2, -1)
+    weight, weighted, count = engine.sums.shared(partial.reshape(n_chunks, 6 * n)).reshape(3, 2, n)
     total_weight = weight.sum(axis=0)
     mean = np.full(layout.n_shared, np.nan)
     np.divide(weighted.sum(axis=0), total_weight, out=mean, where=total_weight > 0)
@@ -53,7 +53,7 @@ def merge_sums(
         )  # fmt: skip
 
     engine.map(deviate, n_chunks)
-    total, deviation = engine.sums.shared(spread.reshape(n_chunks, -1)).reshape(2, -1)
+    total, deviation = engine.sums.shared(spread.reshape(n_chunks, 2 * n)).reshape(2, n)
     sums = ReflectionSums(weight, weighted, count, total, deviation)
     return sums, _correlations(moments)
 

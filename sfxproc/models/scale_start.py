@@ -138,7 +138,7 @@ def gain_of(engine: Engine, layout: Layout, observed: Any, variance: Any) -> flo
         kernels.gain_sums(observed[rows], variance[rows], STRONG, out)
         return out
 
-    sums = np.array(engine.map(chunk, len(layout.chunk) - 1))
+    sums = np.array(engine.map(chunk, len(layout.chunk) - 1)).reshape(-1, 6)
     n, w, wx, wxx, wv, wxv = engine.sums.scalars(sums)
     spread = wxx * w - wx * wx
     if n < 100 or spread <= 1e-9 * wxx * w:
@@ -187,4 +187,5 @@ def reflection_sums(model: ScaleModel, local: F8) -> F8:
         )  # fmt: skip
 
     model.engine.map(chunk, len(layout.chunk) - 1)
-    return model.engine.sums.shared(partial.reshape(len(partial), -1)).reshape(3, -1)
+    n = layout.n_shared
+    return model.engine.sums.shared(partial.reshape(len(partial), 3 * n)).reshape(3, n)

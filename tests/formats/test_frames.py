@@ -45,6 +45,7 @@ def merged() -> Merged:
         half_n=np.ones((2, n), dtype=np.int32),
         sum_intensity=rng.normal(size=n),
         abs_deviation=rng.uniform(size=n),
+        scale_variance=rng.uniform(size=n),
     )
 
 

@@ -134,6 +134,23 @@ def scale(command: Run, job: Path) -> Callable[..., Results]:
     return run
 
 
+@pytest.fixture
+def refused(command: Run, job: Path) -> Callable[..., str]:
+    """Run with settings that must be refused; returns the message, line breaks made spaces."""
+
+    def run(*settings: str) -> str:
+        done = command("run", job, *sets(*settings))
+        assert done.status == 2
+        assert done.err.startswith("sfxproc: ")
+        assert "Traceback" not in done.err
+        assert "results are in" not in done.out.lower()
+        out = job.parent / "out"
+        assert not out.exists() or list(out.iterdir()) == []
+        return str(done.err)
+
+    return run
+
+
 def sets(*settings: str) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
@@ -206,3 +223,15 @@ def some(stills: Stills, crystals: slice) -> Stills:
 @pytest.fixture(name="some", scope="session")
 def _some() -> Callable[[Stills, slice], Stills]:
     return some
+
+
+@pytest.fixture(scope="session")
+def base(samples: Path, program: Run) -> Results:
+    """The result of small.h5, by a process of its own."""
+    (samples / "base.toml").write_text(JOB)
+    done = program(
+        "run", "base.toml", *sets("input.paths=small.h5", "output.folder=base"), cwd=samples
+    )
+    assert (done.status, done.err) == (0, "")
+    assert done.out.endswith("Results are in 'base'.")
+    return results(samples / "base")

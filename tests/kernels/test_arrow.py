@@ -64,9 +64,7 @@ def test_sum_by_component() -> None:
     component = np.array([0, 1, 1, -1, 0, 2, 0, 0, -1, 1, 2], dtype=np.int32)
     out = np.zeros((3, 3, 2))
     arrow.sum_by_component(chunk, component, a, out)
-    np.testing.assert_allclose(
-        out, arrow_numpy.sum_by_component(chunk, component, a, 3), **CLOSE
-    )
+    np.testing.assert_allclose(out, arrow_numpy.sum_by_component(chunk, component, a, 3), **CLOSE)
 
 
 @pytest.mark.parametrize("p", [1, 2, 5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,7 +73,7 @@ def integrated(x: float, y: float, b: float, gain: float, c2: float) -> float:
 
     ends = sorted((np.arcsinh(y / t0), np.arcsinh(x / t0)))
     cuts = [ends[0], *(c for c in np.arange(-30.0, 31.0, 2.0) if ends[0] < c < ends[1]), ends[1]]
-    parts = [quad(integrand, a, z, epsrel=1e-12)[0] for a, z in zip(cuts, cuts[1:], strict=False)]
+    parts = [quad(integrand, a, z, epsrel=1e-12)[0] for a, z in pairwise(cuts)]
     return 2.0 * abs(sum(parts))
 
 
@@ -251,12 +252,8 @@ def test_reflection_sums_and_overlaps(partial: bool) -> None:
     x.local[3, 0] = np.nan  # a crystal without signal
     out = np.zeros((3, N_SHARED))
     for first, last in [(0, 2), (2, 6)]:
-        scale.reflection_sums(
-            x.start, x.shared, first, last, x.local, x.s2, x.P, x.observed, out
-        )
-    twin = scale_numpy.reflection_sums(
-        x.start, x.shared, 0, 6, x.local, x.s2, x.P, x.observed
-    )
+        scale.reflection_sums(x.start, x.shared, first, last, x.local, x.s2, x.P, x.observed, out)
+    twin = scale_numpy.reflection_sums(x.start, x.shared, 0, 6, x.local, x.s2, x.P, x.observed)
     np.testing.assert_allclose(out, twin, **CLOSE)
     counted = [m for m in range(6) if m != 3]
     holders = sum(

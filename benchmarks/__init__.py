@@ -1,0 +1,1 @@
+"""Problems of known answer, run with every solver and side by side with other programs."""

@@ -1,0 +1,178 @@
+"""A damped step by a dense Cholesky factor of the Schur complement.
+
+Shared parameters are eliminated analytically as in `lsq.schur`, and
+
+    S = C̃ − Σ_h e_h e_hᵀ / D̃_h
+
+is formed, n_local·p square. The gauge N x = 0 is held exactly: with A = S + NᵀN (scaled to unit
+diagonal; NᵀN changes nothing on the subspace and makes A regular),
+
+    x = A⁻¹b − A⁻¹Nᵀ (N A⁻¹Nᵀ)⁻¹ N A⁻¹b
+
+Memory 8 (n_local·p)² bytes on the first process; time (n_local·p)³/3 for the factor, and the sum
+of squared multiplicities for S. The same factor gives exact covariances (`lsq.covariance`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import get_lapack_funcs
+
+from sfxproc.errors import DataError
+from sfxproc.kernels.covariance import mirror, subtract_pairs
+from sfxproc.lsq.engine import Engine, Linearisation
+from sfxproc.lsq.problem import F8, Array, Layout, gauge_rows
+from sfxproc.lsq.schur import Damped, Step, complete
+from sfxproc.lsq.whole import own_part, whole, whole_layout
+
+MOST_BYTES = 8 << 30
+SMALLEST_RIDGE, MOST_RIDGE = 1e-12, 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Rows of the whole job sorted by shared parameter, then by local block.
+
+    begin : (n_shared + 1,). order, block : (n_rows,) the rows, and their local blocks.
+    """
+
+    begin: Array
+    order: Array
+    block: Array
+
+    @classmethod
+    def of(cls, layout: Layout) -> Pairs:
+        """The pairs of a whole layout."""
+        order = np.argsort(layout.shared, kind="stable")
+        block = np.repeat(np.arange(layout.n_local), np.diff(layout.start))[order]
+        begin = np.searchsorted(layout.shared[order], np.arange(layout.n_shared + 1))
+        return cls(begin, order, block)
+
+    def couplings(self, lin: Linearisation) -> F8:
+        """(n_rows, p) e in this order, zero for fixed parameters."""
+        e = np.asarray(lin.e, dtype=np.float64)[self.order]
+        if not lin.layout.free.all():
+            e *= lin.layout.free[self.block]
+        return e
+
+
+def schur_matrix(engine: Engine, damped: Damped, pairs: Pairs, e: F8) -> F8:
+    """(n, n) S, lower triangle, of a whole linearisation; 1 on the diagonal for what is fixed.
+
+    Raises DataError if it would take more than MOST_BYTES.
+    """
+    layout = damped.lin.layout
+    n_local, p = layout.free.shape
+    n = n_local * p
+    if 8 * n * n > MOST_BYTES:
+        raise DataError(
+            f"A dense factor for {n_local:,} crystals would need {8e-9 * n * n:.0f} GB of memory. "
+            'Use solver.method = "schur-cg" and scaling.covariance = "sampled", which need none.'
+        )
+    S = np.zeros((n, n))
+    slices = np.linspace(0, n_local, max(engine.threads, 1) * 4 + 1).astype(np.int64)
+
+    def fill(k: int) -> None:
+        subtract_pairs(pairs.begin, pairs.block, e, damped.inverse_D, slices[k], slices[k + 1], S)
+
+    engine.map(fill, len(slices) - 1)
+    both = layout.free[:, :, None] & layout.free[:, None, :]
+    C = np.where(both, damped.C, 0.0)
+    at = np.arange(n).reshape(n_local, p)
+    S[at[:, :, None], at[:, None, :]] += C
+    diagonal = S[at, at]
+    S[at, at] = np.where(layout.free & (diagonal > 0), diagonal, 1.0)
+    return S
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """The Cholesky factor of A in unit diagonal, in the memory of S.
+
+    scale : (n,). N, AN : (n_gauge, n) gauge rows and A⁻¹Nᵀ transposed, both in scaled variables.
+    """
+
+    A: F8
+    scale: F8
+    N: F8
+    AN: F8
+
+    @classmethod
+    def of(cls, S: F8, layout: Layout) -> Factor:
+        """Factor S in place. Where it is not positive definite beyond the gauge (parameters that
+        the data do not determine), a small multiple of the diagonal is added."""
+        scale = 1.0 / np.sqrt(np.diag(S))
+        S *= scale[:, None]
+        S *= scale
+        N = gauge_rows(layout.free, layout.component, layout.n_components, layout.gauge) * scale
+        for row in N:
+            held = np.flatnonzero(row)
+            S[np.ix_(held, held)] += np.outer(row[held], row[held]) / (row @ row)
+        (potrf,) = get_lapack_funcs(("potrf",), (S,))
+        diagonal = np.arange(len(S))
+        mirror(S)  # the upper triangle keeps S while the lower one is factored
+        kept = np.diag(S).copy()
+        ridge = 0.0
+        while True:
+            # S.T is in Fortran's order, and its upper triangle is the lower one of S
+            _, info = potrf(S.T, lower=0, overwrite_a=1, clean=0)
+            if info == 0 or ridge >= MOST_RIDGE:
+                break
+            ridge = max(10.0 * ridge, SMALLEST_RIDGE)
+            mirror(S.T)
+            S[diagonal, diagonal] = kept + ridge
+        factor = cls(S, scale, N, np.empty_like(N))
+        for row, out in zip(N, factor.AN, strict=True):
+            out[:] = factor.solve(row)
+        return factor
+
+    def solve(self, b: F8) -> F8:
+        """A⁻¹b in scaled variables."""
+        (potrs,) = get_lapack_funcs(("potrs",), (self.A,))
+        x, _ = potrs(self.A.T, b, lower=0)
+        return np.asarray(x)
+
+    def held(self, b: F8) -> F8:
+        """The x with S x = b on the subspace N x = 0, in the variables of S."""
+        x = self.solve(b * self.scale)
+        if len(self.N):
+            x = x - self.AN.T @ np.linalg.solve(self.N @ self.AN.T, self.N @ x)
+        return np.asarray(x * self.scale)
+
+    def covariance(self) -> F8:
+        """(n, n) inverse of S on the subspace, both triangles, in the memory of the factor."""
+        (potri,) = get_lapack_funcs(("potri",), (self.A,))
+        potri(self.A.T, lower=0, overwrite_c=1)
+        V = self.A
+        mirror(V)
+        if len(self.N):
+            weights = np.linalg.solve(self.N @ self.AN.T, self.AN)
+            for first in range(0, len(V), 256):
+                rows = slice(first, first + 256)
+                V[rows] -= self.AN[:, rows].T @ weights
+        V *= self.scale[:, None]
+        V *= self.scale
+        return V
+
+
+def schur_dense(engine: Engine, lin: Linearisation, damping: float, tolerance: float) -> Step:
+    """Solve the damped normal equations by a dense factor of the Schur complement."""
+    layout = lin.layout
+    everything = whole(engine, lin, whole_layout(engine, layout))
+    found = None
+    if everything is not None:
+        damped = Damped.of(everything, damping)
+        pairs = Pairs.of(everything.layout)
+        e = pairs.couplings(everything)
+        b = -everything.g.ravel()
+        t = damped.inverse_D * everything.q
+        at = np.repeat(t, np.diff(pairs.begin))
+        moved = np.zeros_like(everything.g)
+        np.add.at(moved, pairs.block, e * at[:, None])
+        b = (b.reshape(moved.shape) + moved) * everything.layout.free
+        factor = Factor.of(schur_matrix(engine, damped, pairs, e), everything.layout)
+        found = factor.held(b.ravel()).reshape(moved.shape)
+    x = own_part(engine, layout, found)
+    return complete(engine, Damped.of(lin, damping), x, 0)

@@ -1,0 +1,79 @@
+"""The scaling job on experimental data, with figures that must not get worse."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfxproc.data import Reflections
+from sfxproc.formats.reference import read_reference
+from sfxproc.merging.compare import E2Score, match, score_e2
+
+
+@pytest.fixture
+def scaled(tmp_path: Path, shared_data: Path, command: Any, sets: Any, results: Any) -> Any:
+    """Scale one file of the shared data."""
+
+    def run(space_group: str, path: str, *settings: str) -> Any:
+        job = tmp_path / "job.toml"
+        job.write_text(f'job = "scale"\n[symmetry]\nspace_group = "{space_group}"\n')
+        paths = f"input.paths={shared_data / 'stills' / path}"
+        done = command("run", job, *sets(paths, *settings))
+        assert (done.status, done.err) == (0, "")
+        return results(tmp_path / "out")
+
+    return run
+
+
+def score(master: dict[str, Any], reference: Path) -> E2Score:
+    """Agreement of the merge in frames.h5 with a reference, matched by hkl."""
+    ours = Reflections(**{f.name: master[f.name] for f in fields(Reflections)})
+    theirs = read_reference(reference).reflections
+    i, j = match(ours, theirs)
+    assert ours.intensity is not None
+    assert ours.n_observations is not None
+    assert theirs.intensity is not None
+    return score_e2(ours.intensity[i], theirs.intensity[j], ours.s2[i], ours.n_observations[i])
+
+
+def test_lysozyme(scaled: Any, shared_data: Path) -> None:
+    """300 LCLS stills, strong spots only, against an independent merge of the same protein."""
+    found = scaled("P 43 21 2", "LD91_lysozyme_300xtal.expt")
+    told = found.statistics
+    assert told["crystals"]["n_images"] == told["crystals"]["n_crystals"] == 300
+    assert told["observations"]["read"] == 8790
+    reference = shared_data / "reference" / "lysozyme_XFEL_merge118.mtz"
+    agreement = score(found.master, reference)
+    assert told["solver"]["converged"]
+    assert agreement.n > 1000
+    assert agreement.cc_e2 is not None
+    assert agreement.cc_e2 >= 0.675
+    assert agreement.cc_log is not None
+    assert agreement.cc_log >= 0.735
+
+
+def test_5ht2b(scaled: Any) -> None:
+    """A CrystFEL stream with unindexed images and several lattices in one."""
+    told = scaled("C 2 2 21", "5HT2B_70frames.stream").statistics
+    assert told["crystals"]["n_images"] == 70
+    assert told["crystals"]["n_crystals"] == 32
+    assert told["observations"]["read"] == 7966
+    assert told["observations"]["left_out"] == {"systematic absence": 6}
+    assert told["space_group"] == "C 2 2 21"
+
+
+def test_nitrite_reductase(scaled: Any) -> None:
+    """Five integrated stills with partialities."""
+    path = "ssx_CuNiR/integrated.expt"
+    for partiality in ("ignore", "recorded"):
+        settings = (f"scaling.partiality={partiality}", "output.overwrite=true")
+        found = scaled("P 21 3", path, *settings)
+        told = found.statistics
+        assert told["crystals"]["n_crystals"] == 5
+        assert told["observations"]["used"] == 4482
+        assert told["observations"]["left_out"] == {"not integrated": 721}
+        assert told["overall"]["n_unique"] == 4118
+        assert "intensities are summed" in (found.folder / "log.txt").read_text()
