@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import sys
 import textwrap
 import time
-
 from typing import TYPE_CHECKING
 
 from sfxproc.errors import LaunchError, UserError
@@ -21,8 +19,6 @@ BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 PATIENCE_s = 2.0
 """How long other ranks wait for rank 0 to tell a mistake that all of them met."""
-LINGER_s = 0.5
-"""How long a message has to pass through the launcher, which drops what it holds on an abort."""
 
 
 def main() -> None:
@@ -63,7 +59,6 @@ def _end(message: str, status: int) -> int:
     sys.stderr.write(paragraph(f"sfxproc: {prefix}{message}"))
     sys.stderr.flush()
     if comm.size > 1:
-        select.select([], [], [], LINGER_s)
         comm.abort(status)
     return status
 

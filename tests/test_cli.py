@@ -190,7 +190,7 @@ def test_a_mistake_on_one_rank_ends_all(
     aborted: list[int] = []
     waited: list[float] = []
     comm = SimpleNamespace(rank=rank, size=4, abort=aborted.append)
-    monkeypatch.setattr(entry, "world", lambda: comm)
+    monkeypatch.setattr("sfxproc.parallel.comm.world", lambda: comm)
     monkeypatch.setattr(entry.time, "sleep", waited.append)
     demo.fault = DataError("too few crystals")
     ended = command("run", job_file)
@@ -206,7 +206,7 @@ def test_a_failed_launch_is_told_by_rank_0_only(
     def refuse() -> None:
         raise LaunchError("no MPI here")
 
-    monkeypatch.setattr(entry, "world", refuse)
+    monkeypatch.setattr("sfxproc.parallel.comm.world", refuse)
     demo.fault = LaunchError("no MPI here")
     ended = command("run", job_file)
     assert (ended.status, ended.err) == (2, "sfxproc: no MPI here")

@@ -242,11 +242,11 @@ def _read_batches(
     notes = []
     if rotated:
         notes.append(
-            f"{label}: {rotated} of {n} batches are rotation images, not stills; their orientation "
+            f"{rotated} of {n} batches are rotation images, not stills; their orientation "
             "is not used."
         )
     elif without := int(np.sum(~np.isfinite(U[:, 0, 0]))):
-        notes.append(f"{label}: {without} of {n} batches give no orientation.")
+        notes.append(f"{without} of {n} batches give no orientation.")
     return crystals, tuple(notes)
 
 

@@ -21,7 +21,7 @@ from sfxproc.config import resolved_toml
 from sfxproc.data import Merged, Reflections
 from sfxproc.errors import OutputError
 from sfxproc.formats.atomic import write_text
-from sfxproc.formats.crystfel_hkl import write_hkl
+from sfxproc.formats.crystfel_hkl import symbol, write_hkl
 from sfxproc.formats.frames import write_frames
 from sfxproc.formats.mtz_merged import write_half, write_merged
 from sfxproc.jobs.reading import Dataset
@@ -93,9 +93,15 @@ def _claim(folder: Path, overwrite: bool) -> str | None:
 
 
 def write_results(
-    folder: Path, dataset: Dataset, results: Results, config: msgspec.Struct, log: Log
+    folder: Path,
+    dataset: Dataset,
+    results: Results,
+    config: msgspec.Struct,
+    sentence: str,
+    log: Log,
 ) -> None:
-    """Write all files of a merging job (rank 0 only). Raises OutputError."""
+    """Write all files of a merging job (rank 0 only), the log with the closing sentence and DONE
+    last. Raises OutputError."""
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
     group, cell = dataset.space_group, dataset.cell
@@ -104,17 +110,19 @@ def write_results(
     wavelength_A = float(np.median(known)) if len(known) else math.nan
     history = [f"sfxproc {__version__}"]
     merged = results.merged
+    point_group = symbol(group, friedel_merged=not np.any(merged.reflections.friedel))
     write_merged(folder / "merged.mtz", merged, group.hm, cell, wavelength_A, history)
     for half in (1, 2):
         write_half(
             folder / f"half{half}.mtz", merged, group.hm, cell, wavelength_A, history, half=half
         )
-        write_hkl(folder / f"half{half}.hkl", _half(merged, half - 1), group.point_group)
-    write_hkl(folder / "merged.hkl", merged.reflections, group.point_group)
+        write_hkl(folder / f"half{half}.hkl", _half(merged, half - 1), point_group)
+    write_hkl(folder / "merged.hkl", merged.reflections, point_group)
     attributes = {"space_group": group.hm, "unit_cell": cell}
     write_frames(folder / "frames.h5", dataset.crystals, results.frames, attributes, merged)
     write_text(folder / "statistics.json", _json(results.statistics))
     write_text(folder / "job.resolved.toml", resolved_toml(config, _provenance(dataset)))
+    log(sentence)
     write_text(folder / "log.txt", log.text)
     write_text(folder / "DONE", "")
 

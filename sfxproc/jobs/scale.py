@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from sfxproc import __version__
 from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.outputs import Results, open_output, write_results
 from sfxproc.jobs.reading import read_dataset
 from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.jobs.scale_reference import require_overlap
 from sfxproc.jobs.simulate import simulated_inputs
 from sfxproc.lsq import Engine
 from sfxproc.merging.merge import merge
@@ -19,6 +21,8 @@ from sfxproc.report.log import Log
 
 def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
     """Do the job."""
+    threads = threads_of(config.parallel.threads, comm)
+    log(f"sfxproc {__version__}, scaling on {comm.size} ranks of {threads} threads")
     steps.require_sense(config)
     folder = open_output(config.output, comm)
     reference = steps.reference_of(config)
@@ -27,7 +31,9 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
         inputs, config.symmetry, config.selection, steps.columns_wanted(config), comm, log
     )
     steps.tell_data(data, log)
-    engine = Engine(ChunkSums(comm, data.chunks), threads_of(config.parallel.threads, comm))
+    if reference is not None:
+        require_overlap(data, reference, config.symmetry)
+    engine = Engine(ChunkSums(comm, data.chunks), threads)
     problem = scale_problem(
         engine, data.observations, data.chunks.local_bounds, data.reflections,
         steps.scale_settings(config),
@@ -42,9 +48,9 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
     frames = steps.frame_columns(data, problem, solution, crystal_cc, comm)
     told = steps.statistics_of(config, data, merged, result, solution, reference)
     steps.tell_statistics(told, log)
-    log(steps.closing_sentence(told, folder))
     if comm.rank == 0:
-        write_results(folder, data, Results(merged, frames, told), config, log)
+        sentence = steps.closing_sentence(told, folder)
+        write_results(folder, data, Results(merged, frames, told), config, sentence, log)
     comm.barrier()
 
 

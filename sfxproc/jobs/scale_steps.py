@@ -18,7 +18,7 @@ from sfxproc.jobs.compare import in_group, same_laue_group
 from sfxproc.jobs.outputs import refusal
 from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.scale_config import ScaleConfig
-from sfxproc.jobs.scale_reference import reference_scale, require_overlap
+from sfxproc.jobs.scale_reference import reference_scale
 from sfxproc.lsq import SOLVERS, Engine, Iteration, Loss, Point, Result
 from sfxproc.lsq.covariance import Covariance, exact
 from sfxproc.lsq.sampled import sampled
@@ -248,7 +248,6 @@ def in_gauge(
     model = result.model
     point = model.centred(result.point)
     if reference is not None:
-        require_overlap(data, reference, config.symmetry)
         scales = [
             reference_scale(point, model, number, data, reference)
             for number in range(model.layout.n_components)

@@ -70,4 +70,4 @@ class Output(Section, frozen=True):
 
     folder: str = "out"
     overwrite: bool = False
-    n_shells: Count = 10
+    n_shells: Annotated[int, Meta(ge=1, le=100)] = 10

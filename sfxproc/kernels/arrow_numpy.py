@@ -114,6 +114,42 @@ def outer(start: Array, shared: Array, first: int, last: int, e: Array, u: Array
     return summed(blocks_of(start, first, last) - first, terms, last - first)
 
 
+def spread(start: Array, shared: Array, first: int, last: int, e: Array, V: Array, n: int) -> Array:
+    """(n,) Σᵢ eᵢᵀ V_m eᵢ."""
+    rows = slice(start[first], start[last])
+    forms = np.einsum("is,ist,it->i", e[rows], V[blocks_of(start, first, last)], e[rows])
+    return summed(shared[rows], forms, n)
+
+
+def signs(start: Array, p: int, seed: int, before: int) -> tuple[Array, Array]:
+    """The ±1 of `noise`: (rows,) of all rows and (n_local, p) of the priors, by splitmix64."""
+    number = np.diff(start)
+    m = np.repeat(np.arange(len(number)), number)
+    place = np.arange(len(m)) - np.repeat(start[:-1], number)
+    blocks = np.concatenate([m, np.repeat(np.arange(len(number)), p)]) + before
+    places = np.concatenate([place, (number[:, None] + np.arange(p)).ravel()])
+    z = np.full(len(blocks), seed, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z += blocks.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + places.astype(np.uint64)
+    z += np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bit = ((z ^ (z >> np.uint64(31))) >> np.uint64(33)) & np.uint64(1)
+    sign = np.where(bit == 1, 1.0, -1.0)
+    return sign[: len(m)], sign[len(m) :].reshape(-1, p)
+
+
+def noise(
+    start: Array, shared: Array, d: Array, a: Array, c: Array, loss: int, k: float, prior: Array,
+    seed: int, before: int, n_shared: int,
+) -> tuple[Array, Array]:  # fmt: skip
+    """(g, q) of unit noise on the residuals and priors of all blocks."""
+    of_row, of_prior = signs(start, a.shape[1], seed, before)
+    v = of_row * np.sqrt(rho_and_weight(d, loss, k)[1])
+    m = blocks_of(start, 0, len(start) - 1)
+    g = summed(m, v[:, None] * a, len(start) - 1) + of_prior * np.sqrt(prior)
+    return g, summed(shared, v * c, n_shared)
+
+
 def coupling(begin: Array, block: Array, e: Array, n_local: int) -> Array:
     """(n_local·p, n_shared) E, the couplings of sorted rows as a dense matrix."""
     p = e.shape[1]

@@ -18,14 +18,11 @@ the diagonal. The gauge is held by a correction (`dense.held_step`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csc_matrix
-from scipy.sparse.linalg import splu
 
-from sfxproc.kernels.normal import add_couplings_sparse, column_counts
+from sfxproc.kernels.normal import add_couplings_sparse
 from sfxproc.lsq.engine import Linearisation
 from sfxproc.lsq.problem import F8, Array, Layout
 

@@ -187,8 +187,8 @@ def summary_sentence(statistics: dict[str, Any]) -> str:
     """One sentence on how good the data are, and how far they reach."""
     overall, last = statistics["overall"], statistics["shells"][-1]
     crystals = statistics["n_crystals"]
-    origin = f" from {crystals} crystal{'' if crystals == 1 else 's'}" if crystals else ""
-    head = f"{overall['n_unique']} reflections to {overall['d_min_A']:.2f} Å{origin}"
+    origin = f" from {crystals:,} crystal{'' if crystals == 1 else 's'}" if crystals else ""
+    head = f"{overall['n_unique']:,} reflections to {overall['d_min_A']:.2f} Å{origin}"
     if overall["n_unique"] == 0:
         return f"{head}: nothing was merged."
     parts = [

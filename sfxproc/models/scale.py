@@ -30,7 +30,7 @@ Arguments = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]
 
 LN_G, B = 0, 1
 PULL_CAP = 36.0  # squared pull beyond which an observation says nothing more about the scatter
-SMALLEST_SCATTER = 1e-3
+SMALLEST_SCATTER, LARGEST_SCATTER = 1e-3, 10.0
 SCATTER_ACCURACY = 1e-4  # of χ²/dof
 MOST_SCATTER_STEPS = 30
 AT_REST = 1e-3  # relative change of the scatter
@@ -115,7 +115,8 @@ class ScaleModel:
         return self.gauged(point, -mean[:, LN_G], -mean[:, B])
 
     def _fitted_scatter(self, point: Point) -> float:
-        """c with χ²(c) = dof; 0 if the counting statistics explain everything.
+        """c with χ²(c) = dof; 0 if the counting statistics explain everything, LARGEST_SCATTER if
+        nothing does (strong observations where the model has y ≤ 0).
 
         Newton's method on 1/χ², which is nearly linear in c² where the scatter dominates.
         """
@@ -127,7 +128,7 @@ class ScaleModel:
             excess = chi2 / self.dof - 1.0
             if abs(excess) < SCATTER_ACCURACY or slope == 0.0:
                 break
-            c2 = max(c2 - excess * chi2 / slope, 0.1 * c2)
+            c2 = min(max(c2 - excess * chi2 / slope, 0.1 * c2), LARGEST_SCATTER**2)
         return float(np.sqrt(c2))
 
     def _chi2(self, point: Point, c2: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from types import TracebackType
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from sfxproc.errors import LaunchError
 
+LINGER_s = 0.5  # for a message to pass the launcher, which drops what it holds on an abort
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -160,6 +162,7 @@ class MpiComm:
     def abort(self, status: int) -> None:
         """End all ranks at once."""
         sys.stderr.flush()
+        time.sleep(LINGER_s)
         self._comm.Abort(status)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from sfxproc.data import Reflections
 from sfxproc.errors import InputError
-from sfxproc.formats.crystfel_hkl import read_hkl, write_hkl
+from sfxproc.formats.crystfel_hkl import read_hkl, symbol, write_hkl
+from sfxproc.symmetry import space_group
 
 
 def merged() -> Reflections:
@@ -70,3 +71,45 @@ def test_damaged_reflection_lists(tmp_path: Path, old: str, new: str, message: s
 def test_a_missing_reflection_list(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Cannot read"):
         read_hkl(tmp_path / "none.hkl")
+
+
+@pytest.mark.parametrize(
+    ("name", "merged", "apart"),
+    [
+        ("P 43 21 2", "4/mmm", "422"),
+        ("P 1 21 1", "2/m_uab", "2_uab"),
+        ("P 1 1 2", "2/m_uac", "2_uac"),
+        ("C 1 2/m 1", "2/m_uab", "2/m_uab"),
+        ("P 1 m 1", "2/m_uab", "m_uab"),
+        ("P 31 2 1", "-3m1_H", "321_H"),
+        ("P 3 1 2", "-31m_H", "312_H"),
+        ("R 3 2", "-3m1_H", "321_H"),
+        ("R 3 2:R", "-3m_R", "32_R"),
+        ("P 63", "6/m", "6"),
+    ],
+)
+def test_the_point_group_is_named_as_crystfel_names_it(name: str, merged: str, apart: str) -> None:
+    assert symbol(space_group(name), friedel_merged=True) == merged
+    assert symbol(space_group(name), friedel_merged=False) == apart
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e9])
+def test_two_decimals_are_made_to_do(size: float, tmp_path: Path) -> None:
+    reflections = Reflections(
+        hkl=np.array([[1, 2, 3], [2, 0, 0], [3, 1, 0]], dtype=np.int16),
+        friedel=np.zeros(3, np.int8),
+        s2=np.array([0.01, 0.02, 0.03]),
+        centric=np.zeros(3, bool),
+        epsilon=np.ones(3, np.int16),
+        intensity=size * np.array([812.5, 31.25, -2.5]),
+        sigma=size * np.array([10.0, 5.0, 2.5]),
+        n_observations=np.array([5, 6, 7], dtype=np.int32),
+    )
+    write_hkl(tmp_path / "a.hkl", reflections, "4/mmm")
+    _, intensity, sigma, _ = read_hkl(tmp_path / "a.hkl")
+    factor = intensity[0] / (size * 812.5)
+    assert np.log10(factor) == pytest.approx(round(np.log10(factor)), abs=1e-9)
+    np.testing.assert_allclose(intensity, factor * size * np.array([812.5, 31.25, -2.5]), rtol=4e-3)
+    np.testing.assert_allclose(sigma, factor * size * np.array([10.0, 5.0, 2.5]), rtol=4e-3)
+    lines = (tmp_path / "a.hkl").read_text().splitlines()[3:-1]
+    assert {len(line) for line in lines} == {len(lines[0])}

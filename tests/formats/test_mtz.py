@@ -57,7 +57,7 @@ def test_crystals_without_orientation_keep_their_cell(small_stills: Stills, tmp_
     again = read_unmerged(tmp_path / "a.mtz", Request("a"))
     assert np.isnan(again.crystals.A).all(axis=(1, 2)).tolist() == [False, True, False]
     np.testing.assert_allclose(again.crystals.cell[1], crystals.cell[1], rtol=1e-6)
-    assert again.notes == ("a: 1 of 3 batches give no orientation.",)
+    assert again.notes == ("1 of 3 batches give no orientation.",)
 
 
 def unmerged(

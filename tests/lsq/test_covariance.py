@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy.linalg import null_space
 
-from sfxproc.lsq import Engine, LevenbergMarquardt, Linearisation, Loss, Point
-from sfxproc.lsq.covariance import Covariance, constrained_inverse, exact
+from sfxproc.lsq import Engine, Layout, LevenbergMarquardt, Linearisation, Loss, Point
+from sfxproc.lsq.covariance import Covariance, exact
 from sfxproc.lsq.sampled import sampled
+from sfxproc.lsq.schur_dense import Factor
 from tests.lsq.changes import CHANGES, in_two_parts, with_priors, without_gauge
 from tests.problems import LampModel, lamp_data, lamp_problem, on_ranks, written_out
 
@@ -163,28 +164,45 @@ def with_priors_of_the_whole(model: LampModel, engine: Engine) -> LampModel:
     return replace(model, layout=replace(model.layout, prior_weight=weight))
 
 
-def test_constrained_inverse() -> None:
-    rng = np.random.default_rng(1)
-    A = rng.normal(size=(8, 8))
-    A = A @ A.T
-    N = rng.normal(size=(2, 8))
-    Z = null_space(N)
-    expected = Z @ np.linalg.inv(Z.T @ A @ Z) @ Z.T
-    np.testing.assert_allclose(constrained_inverse(A, N), expected, atol=1e-10)
-    flat = A - A @ N.T @ np.linalg.inv(N @ A @ N.T) @ N @ A  # singular along N
-    V = constrained_inverse(flat, N)
-    np.testing.assert_allclose(V @ flat @ V, V, atol=1e-8 * np.abs(V).max())
-    np.testing.assert_allclose(N @ V, 0.0, atol=1e-8 * np.abs(V).max())
-    np.testing.assert_allclose(
-        constrained_inverse(A, N[:0]), np.linalg.inv(A), rtol=1e-8, atol=1e-10
+def damped_layout(n: int, gauge: bool) -> Layout:
+    """n local blocks of one parameter each, all free."""
+    _, model, _ = lamp_problem(lamp_data())
+    zeros = np.zeros((n, 1))
+    return replace(
+        model.layout,
+        start=np.zeros(n + 1, dtype=np.int64),
+        free=zeros == 0,
+        prior_centre=zeros,
+        prior_weight=zeros,
+        component=np.zeros(n, dtype=np.int32),
+        gauge=(0,) if gauge else (),
     )
 
 
+def test_factor() -> None:
+    """Solutions and inverses in the gauge subspace, A regular or singular along the gauge."""
+    rng = np.random.default_rng(1)
+    A = rng.normal(size=(8, 8))
+    A = A @ A.T * np.outer(s := 10.0 ** rng.uniform(-3, 3, 8), s)
+    N, b = np.ones((1, 8)), rng.normal(size=8)
+    Z = null_space(N)
+    flat = A - A @ N.T @ N @ A / (N @ A @ N.T)
+    for S, gauge in [(A, False), (A, True), (flat, True)]:
+        expected = Z @ np.linalg.inv(Z.T @ S @ Z) @ Z.T if gauge else np.linalg.inv(S)
+        size = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+        factor = Factor.of(np.tril(S), damped_layout(8, gauge))
+        np.testing.assert_allclose(factor.held(b), expected @ b, atol=1e-6 * np.abs(expected).max())
+        V = factor.covariance()
+        np.testing.assert_allclose(V / size, expected / size, atol=1e-6)
+
+
 def test_what_the_data_do_not_determine_has_a_very_large_variance() -> None:
-    A = np.diag([1.0, 4.0, 0.0])
-    V = constrained_inverse(A, np.zeros((0, 3)))
-    np.testing.assert_allclose(np.diag(V)[:2], [1.0, 0.25], rtol=1e-6)
-    assert V[2, 2] > 1e6
+    """Two parameters of which only the sum is known, and another."""
+    S = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 4.0]])
+    V = Factor.of(S, damped_layout(3, gauge=False)).covariance()
+    assert V[2, 2] == pytest.approx(0.25)
+    assert V[0, 0] > 1e6
+    assert V[1, 1] > 1e6
 
 
 def test_priors_are_used() -> None:

@@ -132,12 +132,20 @@ def test_steps_keep_the_means_of_ln_g_and_b(small: StillData) -> None:
 def test_refreshed_scatter_makes_chi2_the_degrees_of_freedom(small: StillData) -> None:
     """Pulls beyond the cap count as the cap."""
     _, model, point = away(small)
+    point = Point(point.local, np.maximum(point.shared, 1.0))
     fresh = model.refreshed(point)
     assert fresh.errors.scatter > 0.05
     n = model.layout.n_rows
     r, d, a, c = np.empty(n), np.empty(n), np.empty((n, 2)), np.empty(n)
     fresh.rows(point, 0, model.layout.n_local, r, d, a, c)
     assert np.minimum(r**2, 36.0).sum() == pytest.approx(model.dof, rel=2e-4)
+
+
+def test_scatter_stays_within_bounds_where_nothing_fits(small: StillData) -> None:
+    """No scatter helps observations whose prediction is below zero."""
+    _, model, point = away(small)
+    fresh = model.refreshed(Point(point.local, -np.abs(point.shared)))
+    assert 0.0 < fresh.errors.scatter <= 10.0
 
 
 def test_no_scatter_where_counting_explains_everything() -> None:
