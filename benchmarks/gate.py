@@ -9,7 +9,6 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.problems import case_of
 from benchmarks.runs import Figures, machine, measure, told
 from benchmarks.worker import Spec
 
@@ -36,7 +35,6 @@ def run(options: argparse.Namespace) -> int:
     print(told(machine()))
     complaints: list[str] = []
     for entry in record["problems"]:
-        case_of(entry["case"])
         now = measure(Spec(**{k: v for k, v in entry.items() if k not in KEPT}), options.repeat)
         if options.update and "failed" not in now:
             entry.update({name: now[name] for name in KEPT})

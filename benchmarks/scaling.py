@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from benchmarks.problems import WEIGHTS
+from benchmarks.problems import WEIGHTS, case_of
 from benchmarks.runs import Column, Figures, machine, measure, number, table, told, write_json
 from benchmarks.worker import PEERS, Spec
 from sfxproc.lsq import SOLVERS
@@ -51,14 +51,16 @@ GROWTH_COLUMNS: list[Column] = [
 def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The two commands."""
     scaling = commands.add_parser("scaling", help="solvers and peers over sizes and signal")
-    scaling.add_argument("--sizes", nargs="+", default=["200", "500", "1000", "5000"])
+    scaling.add_argument("--sizes", nargs="+", type=known, default=["200", "500", "1000", "5000"])
     scaling.add_argument("--signals", nargs="+", type=float, default=[143.0, 45.0, 4.6])
     scaling.add_argument("--methods", nargs="+", default=["schur-cg"], choices=list(SOLVERS))
     scaling.add_argument("--peers", nargs="*", choices=list(PEERS), help="none named: all")
     scaling.add_argument("--cctbx-python", default="python", help="interpreter with cctbx-base")
     scaling.set_defaults(run=run_scaling)
     growth = commands.add_parser("growth", help="cost per observation over size")
-    growth.add_argument("--sizes", nargs="+", default=["500-full", "5000-full", "20000-full"])
+    growth.add_argument(
+        "--sizes", nargs="+", type=known, default=["500-full", "5000-full", "20000-full"]
+    )
     growth.add_argument("--signals", nargs="+", type=float, default=[45.0])
     growth.add_argument("--methods", nargs="+", default=["schur-cg"], choices=list(SOLVERS))
     growth.set_defaults(run=run_growth)
@@ -67,6 +69,15 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         command.add_argument("--threads", type=int, default=1)
         command.add_argument("--repeat", type=int, default=1, help="runs; the fastest is shown")
         command.add_argument("--json", metavar="FILE")
+
+
+def known(name: str) -> str:
+    """The name of a case."""
+    try:
+        case_of(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name
 
 
 def run_scaling(options: argparse.Namespace) -> int:

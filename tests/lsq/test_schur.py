@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.linalg import null_space
 
-from sfxproc.lsq import Engine, Linearisation, Loss, Point
+from sfxproc.lsq import SOLVERS, Engine, Linearisation, Loss, Point
 from sfxproc.lsq.dense import dense, normal_matrix
+from sfxproc.lsq.lm import StepMethod
 from sfxproc.lsq.schur import Step, schur_cg
+from sfxproc.lsq.schur_dense import schur_dense
 from tests.lsq.changes import CHANGES, with_silent_lamps
 from tests.problems import LampModel, Written, lamp_data, lamp_problem, on_ranks, written_out
 
 TIGHT = 1e-13
+STEPS: list[StepMethod] = [
+    solver.keywords["step"]
+    for solver in SOLVERS.values()
+    if isinstance(solver, partial) and "step" in solver.keywords
+]
+"""How each solver of the table that takes damped steps finds them."""
 DAMPINGS = [0.0, 1e-3, 1.0, 1e4]
 
 
@@ -47,16 +56,21 @@ def kkt_step(w: Written, damping: float) -> np.ndarray:
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("damping", DAMPINGS)
-def test_one_schur_step_equals_the_dense_kkt_step(
-    change: Callable[[LampModel], LampModel], damping: float
+@pytest.mark.parametrize("method", STEPS)
+def test_one_step_equals_the_dense_kkt_step(
+    method: StepMethod, change: Callable[[LampModel], LampModel], damping: float
 ) -> None:
+    """Shared parameters eliminated or not, by conjugate gradients or a factor."""
     engine, model, point, lin = linearised(change)
-    d = kkt_step(written_out(model, point, Loss()), damping)
-    schur, whole = schur_cg(engine, lin, damping, TIGHT), dense(engine, lin, damping, TIGHT)
-    size = np.abs(d).max()
-    np.testing.assert_allclose(flat(schur), d, rtol=1e-9, atol=1e-9 * size)
-    np.testing.assert_allclose(flat(whole), d, rtol=1e-9, atol=1e-9 * size)
-    assert schur.predicted == pytest.approx(whole.predicted, rel=1e-9)
+    w = written_out(model, point, Loss())
+    d = kkt_step(w, damping)
+    step = method(engine, lin, damping, TIGHT)
+    np.testing.assert_allclose(flat(step), d, rtol=1e-9, atol=1e-9 * np.abs(d).max())
+    assert step.predicted == pytest.approx(-w.gradient @ d - 0.5 * d @ w.H @ d, rel=1e-8)
+
+
+def test_the_table_has_the_steps_this_is_about() -> None:
+    assert {schur_cg, schur_dense, dense} <= set(STEPS)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -102,7 +116,7 @@ def test_a_step_keeps_the_gauge_and_what_is_fixed(
 
 def test_silent_lamps_stay() -> None:
     engine, model, _, lin = linearised(with_silent_lamps)
-    for method in (schur_cg, dense):
+    for method in STEPS:
         step = method(engine, lin, 1e-3, TIGHT)
         assert not step.shared[[2, 5, model.layout.n_shared - 1]].any()
         assert np.count_nonzero(step.shared) == model.layout.n_shared - 3
@@ -121,12 +135,13 @@ def test_single_precision_couplings_change_a_step_little() -> None:
 
 
 @pytest.mark.parametrize("storage", [np.float32, np.float64])
-def test_same_bits_with_any_number_of_threads(storage: type) -> None:
+@pytest.mark.parametrize("method", [schur_cg, schur_dense])
+def test_same_bits_with_any_number_of_threads(method: StepMethod, storage: type) -> None:
     found = []
     for threads in (1, 2, 3):
         engine, model, start = lamp_problem(lamp_data(), threads=threads, storage=storage)
         lin = engine.linearise(model, start, Loss("huber", 2.0))
-        step = schur_cg(engine, lin, 1e-3, 1e-6)
+        step = method(engine, lin, 1e-3, 1e-6)
         found.append((flat(step), step.predicted, lin.objective, lin.chi2, step.cg_iterations))
     for other in found[1:]:
         np.testing.assert_array_equal(other[0], found[0][0])
@@ -134,14 +149,15 @@ def test_same_bits_with_any_number_of_threads(storage: type) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 11])
-def test_same_bits_on_any_number_of_ranks(size: int) -> None:
+@pytest.mark.parametrize("method", [schur_cg, schur_dense])
+def test_same_bits_on_any_number_of_ranks(method: StepMethod, size: int) -> None:
     """Eleven ranks share eight chunks: three have nothing to do."""
     data = lamp_data()
 
     def work(comm: object) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
         engine, model, start = lamp_problem(data, comm, storage=np.float32)  # type: ignore[arg-type]
         lin = engine.linearise(model, start, Loss("huber", 2.0))
-        step = schur_cg(engine, lin, 1e-3, 1e-6)
+        step = method(engine, lin, 1e-3, 1e-6)
         return step.local, step.shared, (step.predicted, lin.objective, lin.chi2)
 
     ((local, shared, numbers),) = on_ranks(1, work)
