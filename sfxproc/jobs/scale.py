@@ -9,6 +9,7 @@ from sfxproc.jobs.reading import read_dataset
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.scale_reference import require_overlap
 from sfxproc.jobs.simulate import simulated_inputs
+from sfxproc.jobs.warm import compile_once
 from sfxproc.lsq import Engine
 from sfxproc.merging.merge import merge
 from sfxproc.models.scale_merge import merge_sums
@@ -24,6 +25,7 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
     threads = threads_of(config.parallel.threads, comm)
     log(f"sfxproc {__version__}, scaling on {comm.size} ranks of {threads} threads")
     steps.require_sense(config)
+    compile_once(comm)
     folder = open_output(config.output, comm)
     reference = steps.reference_of(config)
     inputs = simulated_inputs(config.simulate, config.input, folder, comm, log)
