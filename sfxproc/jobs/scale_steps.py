@@ -123,6 +123,7 @@ def scale_settings(config: ScaleConfig) -> ScaleSettings:
         b_prior_A2=scaling.b_prior_A2,
         gain=scaling.gain,
         variances=scaling.error_model,
+        outliers=scaling.loss != "none",
         min_overlaps=scaling.min_overlaps,
     )
 

@@ -200,8 +200,8 @@ def deviances(  # type: ignore[no-untyped-def]
 def chi2_of_scatter(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, cap
 ):
-    """Σ z and Σ ∂z/∂c² with z = (I_obs − y)²/σ², over the observations with z ≤ cap (the
-    others count as cap)."""
+    """Σ z and Σ ∂z/∂c² with z = (I_obs − y)²/σ², over the observations with z ≤ cap[h] (the
+    others count as cap[h])."""
     chi2 = 0.0
     slope = 0.0
     n = longest(start, first, last)
@@ -214,11 +214,11 @@ def chi2_of_scatter(  # type: ignore[no-untyped-def]
             y[k] *= I[h[k]]
             v = variance_of(y[k], background[i + k], gain, c2)
             z = (observed[i + k] - y[k]) ** 2 / v
-            if z <= cap:
+            if z <= cap[h[k]]:
                 chi2 += z
                 slope -= z * max(y[k], 0.0) ** 2 / v
             else:
-                chi2 += cap
+                chi2 += cap[h[k]]
     return chi2, slope
 
 
@@ -256,6 +256,20 @@ def reflection_sums(start, shared, first, last, local, s2, P, observed, out):  #
             if h != before:
                 out[2, h] += 1.0
             before = h
+
+
+@njit(cache=True, nogil=True)
+def log_sums(start, shared, first, last, local, s2, P, observed, background, out):  # type: ignore[no-untyped-def]
+    """out (2, n_shared) += Σ ln(max(I_obs, √b)/f) and the number of observations."""
+    n = longest(start, first, last)
+    work, f = np.empty((2, n)), np.empty(n)
+    for m in range(first, last):
+        i0, i1 = start[m], start[m + 1]
+        scale_factors(local[m, 0], local[m, 1], s2, P[i0:i1], shared[i0:i1], f[: i1 - i0], work)
+        for i in range(i0, i1):
+            h = shared[i]
+            out[0, h] += np.log(max(observed[i], np.sqrt(background[i])) / f[i - i0])
+            out[1, h] += 1.0
 
 
 @njit(cache=True, nogil=True)

@@ -79,15 +79,15 @@ def rows(
 
 def chi2_of_scatter(
     start: Array, shared: Array, first: int, last: int, local: Array, I: Array, s2: Array,
-    P: Array, observed: Array, background: Array, gain: float, c2: float, cap: float,
+    P: Array, observed: Array, background: Array, gain: float, c2: float, cap: Array,
 ) -> tuple[float, float]:  # fmt: skip
-    """Σ min(z, cap) and Σ ∂z/∂c² over z ≤ cap."""
+    """Σ min(z, cap[h]) and Σ ∂z/∂c² over z ≤ cap[h]."""
     row = Rows(start, shared, first, last, local, s2, P)
     y = row.f * I[row.h]
     v = variance_of(y, background[row.at].astype(np.float64), gain, c2)
     z = (observed[row.at] - y) ** 2 / v
-    slope = np.where(z <= cap, -z * np.maximum(y, 0.0) ** 2 / v, 0.0)
-    return float(np.minimum(z, cap).sum()), float(slope.sum())
+    slope = np.where(z <= cap[row.h], -z * np.maximum(y, 0.0) ** 2 / v, 0.0)
+    return float(np.minimum(z, cap[row.h]).sum()), float(slope.sum())
 
 
 def crystal_ratios(

@@ -30,8 +30,9 @@ SLICES = 64  # of the shared parameters, spread over threads
 @dataclass(frozen=True, eq=False)
 class Covariance:
     """local : (n_local, p, p) covariance blocks of this process's local parameters (0 where
-    fixed). from_local : (n_shared,) what the local parameters add to the variance of each shared
-    one. relative_error : of from_local, 0 where exact."""
+    fixed, infinite where free without any data). from_local : (n_shared,) what the local
+    parameters add to the variance of each shared one. relative_error : of from_local, 0 where
+    exact."""
 
     local: F8
     from_local: F8
@@ -65,4 +66,7 @@ def _exact(engine: Engine, lin: Linearisation) -> tuple[F8, F8]:
     engine.map(fill, SLICES)
     at = np.arange(n_local * p).reshape(n_local, p)
     both = lin.layout.free[:, :, None] & lin.layout.free[:, None, :]
-    return np.where(both, V[at[:, :, None], at[:, None, :]], 0.0), from_local
+    blocks = np.where(both, V[at[:, :, None], at[:, None, :]], 0.0)
+    unknown = lin.layout.free & (np.einsum("mii->mi", lin.C) <= 0.0)
+    blocks[unknown[:, :, None] & np.eye(p, dtype=bool)] = np.inf
+    return blocks, from_local

@@ -32,7 +32,7 @@ class Linearisation:
 
     C (n_local, p, p), g (n_local, p), e (n_rows, p): of this process; priors are in C and g.
     D (n_shared,), q (n_shared,): summed over all processes. objective = ½ Σ ρ + ½ priors;
-    chi2 = Σ r², without priors.
+    chi2 = Σ r², without priors. e lies in memory that the engine's next linearisation overwrites.
     """
 
     layout: Layout

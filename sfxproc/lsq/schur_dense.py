@@ -68,8 +68,8 @@ def schur_matrix(engine: Engine, damped: Damped, pairs: Pairs, e: F8) -> F8:
     n = n_local * p
     if 8 * n * n > MOST_BYTES:
         raise DataError(
-            f"A dense factor for {n_local:,} crystals would need {8e-9 * n * n:.0f} GB of memory. "
-            'Use solver.method = "schur-cg" and scaling.covariance = "sampled", which need none.'
+            f"A dense factor of {n:,} local parameters would need {8e-9 * n * n:.0f} GB of memory. "
+            'The solver "schur-cg" and covariances that are "sampled" need none: choose these.'
         )
     S = np.zeros((n, n))
     slices = np.linspace(0, n_local, max(engine.threads, 1) * 4 + 1).astype(np.int64)

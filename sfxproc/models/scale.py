@@ -29,6 +29,8 @@ F4 = NDArray[np.float32]
 Arguments = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]
 
 LN_G, B = 0, 1
+BOUND = 4.0
+BOUNDED_MEAN = 0.9205  # E[min(z, BOUND)] of z ~ χ² with one degree of freedom
 PULL_CAP = 36.0  # squared pull beyond which an observation says nothing more about the scatter
 SMALLEST_SCATTER, LARGEST_SCATTER = 1e-3, 10.0
 SCATTER_ACCURACY = 1e-4  # of χ²/dof
@@ -40,11 +42,12 @@ AT_REST = 1e-3  # relative change of the scatter
 class ErrorModel:
     """gain: counts' variance per unit of intensity. scatter: c, the unexplained relative scatter,
     found anew at each refresh as long as refits are left: a solver that is to converge needs an
-    error model that comes to rest."""
+    error model that comes to rest. outliers : whether some are to be expected."""
 
     gain: float = 1.0
     scatter: float = 0.0
     refits: int = 0
+    outliers: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +55,9 @@ class ScaleModel:
     """The scaling model of this process's crystals.
 
     observed, background : (n_rows,) float32. partiality : (n_rows,) float32 or empty for full
-    intensities. s2 : (n_shared,). set_of_reflection : (n_shared,) the connected
-    set it is in. dof : of the whole job.
+    intensities. s2 : (n_shared,). set_of_reflection : (n_shared,) the connected set it is in.
+    share : (n_shared,) about what part of an observation's variance its residual keeps.
+    dof : of the whole job.
     """
 
     layout: Layout
@@ -63,6 +67,7 @@ class ScaleModel:
     partiality: F4
     s2: F8
     set_of_reflection: NDArray[np.int32]
+    share: F8
     dof: float
     errors: ErrorModel
 
@@ -118,20 +123,27 @@ class ScaleModel:
         """c with χ²(c) = dof; 0 if the counting statistics explain everything, LARGEST_SCATTER if
         nothing does (strong observations where the model has y ≤ 0).
 
+        Where outliers are expected, squared pulls count up to BOUND only, and the target is what
+        normal deviates give then: a few outliers must not be taken for scatter of all.
+
         Newton's method on 1/χ², which is nearly linear in c² where the scatter dominates.
         """
-        if self._chi2(point, 0.0)[0] <= self.dof:
+        if self.errors.outliers:
+            cap, target = BOUND * self.share, BOUNDED_MEAN * self.dof
+        else:
+            cap, target = np.full(len(self.share), PULL_CAP), self.dof
+        if self._chi2(point, 0.0, cap)[0] <= target:
             return 0.0
         c2 = max(self.errors.scatter, SMALLEST_SCATTER) ** 2
         for _ in range(MOST_SCATTER_STEPS):
-            chi2, slope = self._chi2(point, c2)
-            excess = chi2 / self.dof - 1.0
+            chi2, slope = self._chi2(point, c2, cap)
+            excess = chi2 / target - 1.0
             if abs(excess) < SCATTER_ACCURACY or slope == 0.0:
                 break
             c2 = min(max(c2 - excess * chi2 / slope, 0.1 * c2), LARGEST_SCATTER**2)
         return float(np.sqrt(c2))
 
-    def _chi2(self, point: Point, c2: float) -> tuple[float, float]:
+    def _chi2(self, point: Point, c2: float, cap: F8) -> tuple[float, float]:
         """χ² of the whole job at squared scatter c2, large pulls capped, and its slope in c2."""
 
         model = replace(self, errors=replace(self.errors, scatter=float(np.sqrt(c2))))
@@ -139,7 +151,7 @@ class ScaleModel:
 
         def chunk(c: int) -> tuple[float, float]:
             arguments = model.arguments(point, bounds[c], bounds[c + 1])
-            found: tuple[float, float] = kernels.chi2_of_scatter(*arguments, PULL_CAP)
+            found: tuple[float, float] = kernels.chi2_of_scatter(*arguments, cap)
             return found
 
         per_chunk = np.array(self.engine.map(chunk, len(bounds) - 1)).reshape(-1, 2)

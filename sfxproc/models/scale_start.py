@@ -31,6 +31,7 @@ class ScaleSettings:
     gain: float | None
     variances: Literal["given", "counting", "scatter"]
     min_overlaps: int
+    outliers: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +89,16 @@ def scale_problem(
         )
     model = ScaleModel(
         layout, engine, observed, background, partiality,
-        np.asarray(reflections.s2, dtype=np.float64), parts.shared, 0.0,
-        ErrorModel(gain, refits=MOST_REFITS if settings.variances == "scatter" else 0),
+        np.asarray(reflections.s2, dtype=np.float64), parts.shared, np.ones(len(reflections)), 0.0,
+        ErrorModel(
+            gain,
+            refits=MOST_REFITS if settings.variances == "scatter" else 0,
+            outliers=settings.outliers,
+        ),
     )  # fmt: skip
     local = start_scales(model)
     sums = reflection_sums(model, local)
+    model = replace(model, share=1.0 - 1.0 / np.maximum(sums[2], 1.0))
     n_overlaps = np.empty(n_crystals, dtype=np.int64)
 
     def count(c: int) -> None:
@@ -109,6 +115,8 @@ def scale_problem(
         weight[:, B] = free[:, B] / settings.b_prior_A2**2
     local = np.nan_to_num(local)
     intensity = np.divide(sums[0], sums[1], out=np.zeros_like(sums[0]), where=sums[1] > 0)
+    if settings.outliers:
+        intensity = geometric_means(model, local)
     model = finish(model, free, weight)
     return ScaleProblem(model, Point(local, intensity), reasons, n_overlaps, parts.sizes)
 
@@ -121,7 +129,8 @@ def finish(model: ScaleModel, free: NDArray[np.bool_], prior_weight: F8) -> Scal
     n_free = engine.dots(layout, ones, ones).sum() - engine.gauge_count(layout)
     rows = np.diff(layout.start[layout.chunk]).astype(np.float64)[:, None]
     n_rows = engine.sums.scalars(rows)[0]
-    return replace(model, layout=layout, dof=max(float(n_rows - n_free - layout.n_shared), 1.0))
+    dof = max(float(n_rows - n_free - layout.n_shared), 1.0)
+    return replace(model, layout=layout, dof=dof)
 
 
 def gain_of(engine: Engine, layout: Layout, observed: Any, variance: Any) -> float:
@@ -173,6 +182,24 @@ def start_scales(model: ScaleModel) -> F8:
     total, count = engine.dots(layout, both, np.ones_like(both))
     local[:, LN_G] = np.where(known, ln_g - total / max(count, 1.0), np.nan)
     return local
+
+
+def geometric_means(model: ScaleModel, local: F8) -> F8:
+    """(n_shared,) start values of I that outliers cannot pull far: geometric means of I_obs/f,
+    observations below their background's sigma raised to it."""
+    layout = model.layout
+    partial = np.zeros((len(layout.chunk) - 1, 2, layout.n_shared))
+
+    def chunk(c: int) -> None:
+        kernels.log_sums(
+            layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], local, model.s2,
+            model.partiality, model.observed, model.background, partial[c],
+        )  # fmt: skip
+
+    model.engine.map(chunk, len(layout.chunk) - 1)
+    n = layout.n_shared
+    total, count = model.engine.sums.shared(partial.reshape(len(partial), 2 * n)).reshape(2, n)
+    return np.where(count > 0, np.exp(total / np.maximum(count, 1.0)), 0.0)
 
 
 def reflection_sums(model: ScaleModel, local: F8) -> F8:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sfxproc.errors import LaunchError
 
+NAP_s = 0.002
 LINGER_s = 0.5  # for a message to pass the launcher, which drops what it holds on an abort
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -103,8 +104,10 @@ class MpiComm:
         self.size: int = self._comm.Get_size()
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
-        self._comm.Barrier()
+        """Wait for all ranks, without taking a processor from those that still work."""
+        request = self._comm.Ibarrier()
+        while not request.Test():
+            time.sleep(NAP_s)
 
     def bcast(self, value: Any) -> Any:
         """Rank 0's value, on all ranks."""

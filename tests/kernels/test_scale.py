@@ -220,14 +220,16 @@ def test_partiality_multiplies_the_prediction() -> None:
 def test_chi2_of_scatter(gain: float, c2: float) -> None:
     x = stills(partial=True)
     arguments = model_of(x, 0, 6, gain, c2)
-    expected = scale_numpy.chi2_of_scatter(*arguments, 4.0)
-    np.testing.assert_allclose(scale.chi2_of_scatter(*arguments, 4.0), expected, rtol=1e-12)
-    uncapped = scale_numpy.chi2_of_scatter(*arguments, np.inf)[0]
+    cap = np.linspace(1.0, 4.0, len(x.I))
+    expected = scale_numpy.chi2_of_scatter(*arguments, cap)
+    np.testing.assert_allclose(scale.chi2_of_scatter(*arguments, cap), expected, rtol=1e-12)
+    uncapped = scale_numpy.chi2_of_scatter(*arguments, np.full(len(x.I), np.inf))[0]
     assert expected[0] < uncapped  # the cap is met
 
 
 def test_slope_of_chi2_in_the_scatter() -> None:
-    x, cap = stills(), np.inf
+    x = stills()
+    cap = np.full(len(x.I), np.inf)
     ends = [scale.chi2_of_scatter(*model_of(x, 0, 6, 1.0, c2), cap)[0] for c2 in (0.0099, 0.0101)]
     slope = scale.chi2_of_scatter(*model_of(x, 0, 6, 1.0, 0.01), cap)[1]
     assert slope == pytest.approx((ends[1] - ends[0]) / 2e-4, rel=1e-3)
