@@ -2,8 +2,8 @@
 
     python peer_scitbx.py problem.npz solution.npz TOLERANCE PLAIN_ITERATIONS
 
-Started cold with curvatures it runs away or ends in a false minimum; PLAIN_ITERATIONS without
-them come first. It stops when the target falls by less than TOLERANCE of itself in 5 iterations.
+PLAIN_ITERATIONS without curvatures come first: started cold with them it can end short of the
+minimum. It stops when the target falls by less than TOLERANCE of itself in 5 iterations.
 """
 
 import sys

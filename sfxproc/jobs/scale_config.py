@@ -27,8 +27,8 @@ class Scaling(Section, frozen=True):
     partiality: Literal["ignore", "recorded"] = "ignore"
     gain: Positive | None = None
     error_model: Literal["given", "counting", "scatter"] = "scatter"
-    loss: Literal["none", "huber", "cauchy"] = "none"
-    loss_scale: Positive = 3.0
+    loss: Literal["none", "huber", "cauchy"] = "cauchy"
+    loss_scale: Positive = 4.0
     min_overlaps: Count = 3
     covariance: Literal["auto", "exact", "sampled"] = "auto"
 

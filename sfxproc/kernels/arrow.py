@@ -66,6 +66,50 @@ def sum_by_component(chunk, component, a, out):  # type: ignore[no-untyped-def]
                     out[c, component[m], k] += a[m, k]
 
 
+@njit(cache=True, nogil=True)
+def invert_blocks(blocks, free, smallest, out):  # type: ignore[no-untyped-def]
+    """out[m] = inverse of blocks[m] over its free parameters, zero elsewhere, by Cholesky.
+
+    In unit diagonal; a block with a pivot below `smallest` is taken as its diagonal.
+    """
+    n, p = free.shape
+    scale, L, x = np.empty(p), np.empty((p, p)), np.empty(p)
+    for m in range(n):
+        for s in range(p):
+            diagonal = abs(blocks[m, s, s])
+            scale[s] = 1.0 / np.sqrt(diagonal) if free[m, s] and diagonal > 0.0 else 0.0
+        definite = True
+        for s in range(p):
+            for t in range(s + 1):
+                v = blocks[m, s, t] * scale[s] * scale[t]
+                for u in range(t):
+                    v -= L[s, u] * L[t, u]
+                if t < s:
+                    L[s, t] = v / L[t, t]
+                elif scale[s] == 0.0:
+                    L[s, s] = 1.0
+                elif v >= smallest:
+                    L[s, s] = np.sqrt(v)
+                else:
+                    definite = False
+                    L[s, s] = 1.0
+        for s in range(p):
+            if not definite:
+                out[m, s, s] = scale[s] * scale[s]
+                continue
+            for t in range(p):  # L x = column s of 1, then Lᵀ x = that
+                v = 1.0 if t == s else 0.0
+                for u in range(t):
+                    v -= L[t, u] * x[u]
+                x[t] = v / L[t, t]
+            for t in range(p - 1, -1, -1):
+                v = x[t]
+                for u in range(t + 1, p):
+                    v -= L[u, t] * x[u]
+                x[t] = v / L[t, t]
+                out[m, s, t] = x[t] * scale[s] * scale[t]
+
+
 @njit(cache=True, nogil=True, inline="always")
 def random_bit(seed, block, row):  # type: ignore[no-untyped-def]
     """A bit that looks random, of three numbers: splitmix64 (Steele et al. 2014)."""

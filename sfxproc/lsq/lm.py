@@ -16,11 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
 
-import numpy as np
-
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import Loss, Model, Point
-from sfxproc.lsq.result import Iteration, Result
+from sfxproc.lsq.result import Iteration, Result, counts
 from sfxproc.lsq.schur import Step, schur_cg
 
 StepMethod = Callable[[Engine, Linearisation, float, float], Step]
@@ -60,6 +58,7 @@ class LevenbergMarquardt:
         model = model.refreshed(point)
         lin = engine.linearise(model, point, self.loss)
         iterations: list[Iteration] = []
+        best = lin.objective
         not_finite = "Stopped: the objective is not a finite number."
         converged, termination = False, "" if isfinite(lin.objective) else not_finite
         while not termination:
@@ -73,12 +72,14 @@ class LevenbergMarquardt:
             accepted = isfinite(objective) and bool(objective <= lin.objective)
             before, used = lin, damping
             if accepted:
-                point, growth = trial, 2.0
+                point, best, growth = trial, objective, 2.0
                 damping = max(damping * max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), MIN_DAMPING)
-                adapted = model.refreshed(point)
-                known = objective if adapted is model else None
-                model = adapted
-                lin = engine.linearise(model, point, self.loss, known)
+                if not tiny:  # nothing more is asked of the last point
+                    adapted = model.refreshed(point)
+                    known = objective if adapted is model else None
+                    model = adapted
+                    lin = engine.linearise(model, point, self.loss, known)
+                    best = lin.objective
             else:
                 damping, growth = damping * growth, growth * 2.0
             iterations.append(
@@ -103,19 +104,7 @@ class LevenbergMarquardt:
                     f"Stopped after {self.max_iterations} iterations, before convergence; raise "
                     "solver.max_iterations to go on."
                 )
-        n_residuals, n_parameters = self._counts(engine, lin)
         return Result(
-            point, model, converged, termination, lin.objective, lin.chi2, n_residuals,
-            n_parameters, tuple(iterations), time.monotonic() - began,
+            point, model, converged, termination, best, lin.chi2, *counts(engine, lin),
+            tuple(iterations), time.monotonic() - began,
         )  # fmt: skip
-
-    @staticmethod
-    def _counts(engine: Engine, lin: Linearisation) -> tuple[int, int]:
-        """Residuals and free parameters of the whole job, the gauge taken off."""
-        layout = lin.layout
-        rows = layout.start[layout.chunk[1:]] - layout.start[layout.chunk[:-1]]
-        free = np.concatenate([[0], np.cumsum(layout.free.sum(axis=1))])[layout.chunk]
-        per_chunk = np.stack([rows, np.diff(free)], axis=1).astype(np.float64)
-        n_rows, n_free = engine.sums.scalars(per_chunk)
-        n_parameters = int(n_free) + int(np.count_nonzero(lin.D)) - engine.gauge_count(layout)
-        return int(n_rows), n_parameters

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import Model, Point
 
 
@@ -29,7 +33,8 @@ class Result:
 
     model carries the weights of the last point; n_residuals and n_parameters are of the whole
     job (priors not counted, gauge taken off), so that chi2 / (n_residuals − n_parameters) ≈ 1
-    for a model that fits.
+    for a model that fits; chi2 is that at the start of the last step, a hair from the end.
+    extra : further numbers that a method has to tell of itself.
     """
 
     point: Point
@@ -42,6 +47,7 @@ class Result:
     n_parameters: int
     iterations: tuple[Iteration, ...]
     seconds: float
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def dof(self) -> int:
@@ -62,7 +68,19 @@ class Result:
             "n_iterations": len(self.iterations),
             "n_cg_iterations": sum(i.cg_iterations for i in self.iterations),
             "seconds": self.seconds,
+            "extra": dict(self.extra),
             "iterations": [
                 {f: getattr(i, f) for f in Iteration.__dataclass_fields__} for i in self.iterations
             ],
         }
+
+
+def counts(engine: Engine, lin: Linearisation) -> tuple[int, int]:
+    """Residuals and free parameters of the whole job, the gauge taken off."""
+    layout = lin.layout
+    rows = layout.start[layout.chunk[1:]] - layout.start[layout.chunk[:-1]]
+    free = np.concatenate([[0], np.cumsum(layout.free.sum(axis=1))])[layout.chunk]
+    per_chunk = np.stack([rows, np.diff(free)], axis=1).astype(np.float64)
+    n_rows, n_free = engine.sums.scalars(per_chunk)
+    n_parameters = int(n_free) + int(np.count_nonzero(lin.D)) - engine.gauge_count(layout)
+    return int(n_rows), n_parameters

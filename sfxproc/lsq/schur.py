@@ -22,12 +22,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sfxproc.kernels.arrow import arrow_kernels
+from sfxproc.kernels.arrow import arrow_kernels, invert_blocks
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import F8, Layout
 
 MAX_CG_ITERATIONS = 500
+SMALLEST_PIVOT = 1e-6  # of a block in unit diagonal
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,21 +212,12 @@ def schur_blocks(engine: Engine, damped: Damped) -> F8:
     return out
 
 
-def block_inverses(blocks: F8, free: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> F8:
+def block_inverses(blocks: F8, free: NDArray[np.bool_]) -> F8:
     """Inverses of symmetric blocks within their free parameters, made safely positive.
 
-    A block that is not positive definite (a crystal that only its own reflections hold) is
+    A block that is not positive definite (one that only its own shared parameters hold) is
     replaced by its diagonal: the preconditioner need only be roughly right.
     """
-    p = blocks.shape[1]
-    diagonal = np.arange(p)
-    both = free[:, :, None] & free[:, None, :]
-    safe = np.where(both, blocks, 0.0)
-    size = np.abs(safe[:, diagonal, diagonal])
-    scale = 1.0 / np.sqrt(np.where(size > 0, size, 1.0))
-    unit = safe * scale[:, :, None] * scale[:, None, :]
-    unit[:, diagonal, diagonal] = np.where(free & (size > 0), unit[:, diagonal, diagonal], 1.0)
-    smallest = np.linalg.eigvalsh(unit)[:, 0]
-    unit[smallest < 1e-6] = np.eye(p)
-    inverse = np.linalg.inv(unit) * scale[:, :, None] * scale[:, None, :]
-    return np.where(both, inverse, 0.0)
+    out = np.zeros_like(blocks)
+    invert_blocks(blocks, free, SMALLEST_PIVOT, out)
+    return out

@@ -101,12 +101,14 @@ class Factor:
 
     @classmethod
     def of(cls, S: F8, layout: Layout) -> Factor:
-        """Factor S in place. Where it is not positive definite beyond the gauge (parameters that
-        the data do not determine), a small multiple of the diagonal is added."""
+        """Factor S in place; shared parameters, if any, follow the local ones. Where it is not
+        positive definite beyond the gauge (parameters that the data do not determine), a small
+        multiple of the diagonal is added."""
         scale = 1.0 / np.sqrt(np.diag(S))
         S *= scale[:, None]
         S *= scale
-        N = gauge_rows(layout.free, layout.component, layout.n_components, layout.gauge) * scale
+        N = gauge_rows(layout.free, layout.component, layout.n_components, layout.gauge)
+        N = np.pad(N, ((0, 0), (0, len(S) - N.shape[1]))) * scale
         for row in N:
             held = np.flatnonzero(row)
             S[np.ix_(held, held)] += np.outer(row[held], row[held]) / (row @ row)

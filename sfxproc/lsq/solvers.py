@@ -8,11 +8,13 @@ from typing import Protocol
 
 from sfxproc.lsq.dense import dense
 from sfxproc.lsq.engine import Engine
+from sfxproc.lsq.lbfgs import Lbfgs
 from sfxproc.lsq.lm import LevenbergMarquardt
 from sfxproc.lsq.problem import Model, Point
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import schur_cg
 from sfxproc.lsq.schur_dense import schur_dense
+from sfxproc.lsq.sparse import SparseCholesky
 
 
 class Solver(Protocol):
@@ -32,5 +34,8 @@ class Solver(Protocol):
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "schur-cg": partial(LevenbergMarquardt, step=schur_cg),
     "schur-dense": partial(LevenbergMarquardt, step=schur_dense),
-    "dense": partial(LevenbergMarquardt, step=dense),
+    "lm-dense-stepwise": partial(LevenbergMarquardt, step=dense),
+    "lm-sparse": SparseCholesky,
+    "lbfgs": partial(Lbfgs, curvatures=False),
+    "lbfgs-curvatures": partial(Lbfgs, curvatures=True),
 }

@@ -19,7 +19,7 @@ import pytest
         (("selection.d_min_A=-1",), ("selection.d_min_A = -1", "above 0")),
         (("selection.d_min_A=low",), ("selection.d_min_A", "must be a number")),
         (("parallel.threads=-1",), ("parallel.threads = -1", "at least 0")),
-        (("solver.method=cg",), ('solver.method = "cg"', '"schur-cg"', '"dense"')),
+        (("solver.method=cg",), ('solver.method = "cg"', '"schur-cg"', '"lm-sparse"')),
         (("symmetry.space_group=P9",), ("space_group", "'P9'", "1 to 230")),
         (("symmetry.space_group=P 43 21 3",), ("'P 43 21 3'", 'Did you mean "P 43 21 2"')),
         (("symmetry.space_group=P63",), ("P 63", "requires γ = 120°", "Correct space_group")),
@@ -193,5 +193,6 @@ def test_merged_data_as_input(job: Path, command: Any, sets: Any) -> None:
 
 def test_the_program_itself_says_it_on_standard_error(job: Path, program: Any, sets: Any) -> None:
     done = program("run", job, *sets("input.paths=none.h5"), cwd=job.parent)
-    assert (done.status, done.out) == (2, "")
+    assert done.status == 2
+    assert "sfxproc: " not in done.out
     assert done.err.startswith("sfxproc: input.paths: 'none.h5': there is no 'none.h5'")

@@ -267,11 +267,11 @@ def test_robust_losses_stand_outliers(job: Path, scale: Scale) -> None:
 def test_dense_and_conjugate_gradients_agree(job: Path, scale: Scale) -> None:
     write_h5(job.parent / "tiny.h5", simulate_stills(TINY).stills)
     tight = ("input.paths=tiny.h5", "solver.tolerance=1e-14", "scaling.error_model=counting")
-    found = [scale(m, *tight, f"solver.method={m}") for m in ("schur-cg", "dense")]
+    found = [scale(m, *tight, f"solver.method={m}") for m in ("schur-cg", "lm-dense-stepwise")]
     intensity = [f.master["intensity"] for f in found]
     np.testing.assert_allclose(intensity[0], intensity[1], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(found[0].frames["ln_G"], found[1].frames["ln_G"], atol=1e-6)
-    assert found[1].statistics["solver"]["method"] == "dense"
+    assert found[1].statistics["solver"]["method"] == "lm-dense-stepwise"
 
 
 def test_without_b_factors(scale: Scale) -> None:

@@ -191,3 +191,26 @@ def test_mirror(n: int) -> None:
     expected = np.tril(S) + np.tril(S, -1).T
     covariance.mirror(S)
     np.testing.assert_array_equal(S, expected)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 5])
+def test_inverses_of_blocks(p: int) -> None:
+    rng = np.random.default_rng(p)
+    J = rng.normal(size=(50, 8, p))
+    blocks = np.einsum("nij,nik->njk", J, J)
+    free = rng.random((50, p)) < 0.8
+    found = np.zeros_like(blocks)
+    arrow.invert_blocks(blocks, free, 1e-9, found)
+    for block, used, inverse in zip(blocks, free, found, strict=True):
+        f = np.flatnonzero(used)
+        expected = np.zeros((p, p))
+        expected[np.ix_(f, f)] = np.linalg.inv(block[np.ix_(f, f)])
+        np.testing.assert_allclose(inverse, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_a_block_that_is_not_definite_is_taken_as_its_diagonal() -> None:
+    blocks = np.array([[[1.0, 2.0], [2.0, 4.0]], [[0.0, 0.0], [0.0, 4.0]]])
+    found = np.zeros_like(blocks)
+    arrow.invert_blocks(blocks, np.ones((2, 2), dtype=bool), 1e-6, found)
+    np.testing.assert_array_equal(found[0], np.diag([1.0, 0.25]))
+    np.testing.assert_array_equal(found[1], np.diag([0.0, 0.25]))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.linalg import null_space
 
+from sfxproc.errors import DataError
 from sfxproc.lsq import SOLVERS, Engine, Linearisation, Loss, Point
 from sfxproc.lsq.dense import dense, normal_matrix
 from sfxproc.lsq.lm import StepMethod
@@ -172,5 +173,5 @@ def test_dense_refuses_what_does_not_fit_before_it_takes_the_memory() -> None:
     engine, model, start = lamp_problem(lamp_data())
     lin = engine.linearise(model, start, Loss())
     huge = replace(lin, layout=replace(lin.layout, n_shared=10**7))
-    with pytest.raises(ValueError, match="too many"):
+    with pytest.raises(DataError, match="GB"):
         dense(engine, huge, 1e-3, TIGHT)
