@@ -93,6 +93,15 @@ def join(nodes: dict[tuple[int, int], NDArray[Any]], n_chunks: int) -> NDArray[A
     return nodes[0, n_chunks]
 
 
+def exact_sum(values: NDArray[Any]) -> float:
+    """The exactly rounded sum; infinite or NaN where an addend is, or the sum overflows."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # too large, or +∞ and −∞
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.sum(values))
+
+
 @dataclass(frozen=True)
 class ChunkSums:
     """Totals over the chunks of all ranks, the same bits on any rank count."""
@@ -125,7 +134,7 @@ class ChunkSums:
     def scalars(self, partial: F8) -> F8:
         """Sum (own chunks, k) over all chunks, exactly rounded, on every rank."""
         everything = self.comm.allgather_rows(partial)
-        return np.array([math.fsum(column) for column in everything.T])
+        return np.array([exact_sum(column) for column in everything.T])
 
     def agreed(self, value: float) -> float:
         """Rank 0's value."""

@@ -15,6 +15,7 @@ from sfxproc.parallel.chunks import (
     ROWS_PER_SHARED,
     Chunks,
     ChunkSums,
+    exact_sum,
     join,
     owned,
     plan_chunks,
@@ -162,3 +163,9 @@ def test_every_crystal_is_in_a_chunk(rows: list[int]) -> None:
     assert chunks.bounds[0] == 0
     assert chunks.bounds[-1] == len(rows)
     assert np.all(np.diff(chunks.bounds) >= 0)
+
+
+def test_sums_that_overflow_are_not_finite() -> None:
+    assert exact_sum(np.array([1e308, 1e308])) == np.inf
+    assert np.isnan(exact_sum(np.array([np.inf, -np.inf, 1.0])))
+    assert exact_sum(np.array([1e16, 1.0, -1e16])) == 1.0
