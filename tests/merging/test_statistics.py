@@ -280,7 +280,7 @@ def test_summary_says_how_good_the_data_are(
         }
     )
     assert text.startswith(
-        "1234 reflections to 1.90 Å from 498 crystals: completeness 99.1 %, multiplicity 12.3, "
+        "1,234 reflections to 1.90 Å from 498 crystals: completeness 99.1 %, multiplicity 12.3, "
         "CC½ 0.987 ("
     )
     assert end in text
