@@ -134,3 +134,14 @@ def test_fill_in_command() -> None:
     assert ended.returncode == 0, ended.stderr
     for printed in ("55,964", "1,672,461", "3,618,497", "14,171,257", "66,346,347"):
         assert printed in ended.stdout
+
+
+def test_sigmas_mean_something() -> None:
+    done = benchmarks("sigmas", "--cases", "200 × 150")
+    assert done.returncode == 0, done.stderr
+    cells = [cell.strip() for cell in done.stdout.splitlines()[2].split("|")[1:-1]]
+    z = [float(cell) for cell in cells[3:9]]
+    # 2,500 reflections, 625 of them strong: errors of 0.014 and 0.028
+    assert all(abs(value - 1.0) < 0.09 for value in z)
+    assert z[2] <= z[0]  # uncertain scales make sigmas larger, pulls smaller
+    assert z[4] == pytest.approx(z[2], rel=0.01)

@@ -41,13 +41,14 @@ def components(
     parent = engine.sums.told(parent)
 
     holds = np.diff(start) > 0
-    root = np.full(len(start) - 1, -1, dtype=np.int64)
-    root[holds] = parent[shared[start[:-1][holds]]]
-    counts = np.bincount(root[holds], minlength=n_shared).astype(np.float64)
-    counts = engine.sums.scalars(counts[None, :]) if n_shared else counts
-    held = np.flatnonzero(counts)
-    order = held[np.argsort(-counts[held], kind="stable")]
-    number = np.full(n_shared, -1, dtype=np.int32)
+    roots, of_shared = np.unique(parent, return_inverse=True)
+    local = np.full(len(start) - 1, -1, dtype=np.int64)
+    local[holds] = of_shared[shared[start[:-1][holds]]]
+    own = np.bincount(local[holds], minlength=len(roots)).astype(np.float64)
+    counts = engine.sums.scalars(own[None, :]) if len(roots) else own
+    order = np.argsort(-counts, kind="stable")
+    order = order[: np.count_nonzero(counts)]
+    number = np.full(len(roots), -1, dtype=np.int32)
     number[order] = np.arange(len(order))
-    local = np.where(root >= 0, number[np.maximum(root, 0)], -1).astype(np.int32)
-    return Components(local, number[parent], counts[order].astype(np.int64))
+    by_block = np.where(holds, number[np.maximum(local, 0)] if len(roots) else -1, -1)
+    return Components(by_block.astype(np.int32), number[of_shared], counts[order].astype(np.int64))

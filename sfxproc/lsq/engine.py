@@ -20,6 +20,7 @@ from sfxproc.kernels.arrow import (
 )
 from sfxproc.lsq.problem import F8, Array, Layout, Loss, Model, Point, Sums
 
+KEPT_ROWS = 2  # of partial sums that stay in memory from call to call
 BATCH_ROWS = 16384  # rows evaluated at once: their Jacobian stays in cache
 LOSSES = {"none": NO_LOSS, "huber": HUBER, "cauchy": CAUCHY}
 
@@ -70,9 +71,21 @@ class Engine:
             held = self._workspace[name] = np.empty(shape, dtype)
         return held
 
-    def partial(self, layout: Layout, name: str) -> Array:
-        """Partial sums, one row of shared numbers a chunk; to be zeroed by the chunk's thread."""
-        return self.buffer(name, (len(layout.chunk) - 1, layout.n_shared))
+    def shared_sums(self, layout: Layout, rows: int, fill: Callable[[int, Array], None]) -> F8:
+        """(rows, n_shared) what fill(chunk, out) adds to a zeroed `out` of that shape, summed over
+        the chunks of all processes."""
+        n_chunks, width = len(layout.chunk) - 1, rows * layout.n_shared
+        keep = rows <= KEPT_ROWS
+        partial = self.buffer(f"sums{rows}", (n_chunks, width)) if keep else np.empty(
+            (n_chunks, width)
+        )  # fmt: skip
+
+        def chunk(c: int) -> None:
+            partial[c] = 0.0
+            fill(c, partial[c].reshape(rows, layout.n_shared))
+
+        self.map(chunk, n_chunks)
+        return self.sums.shared(partial).reshape(rows, layout.n_shared)
 
     def linearise(
         self, model: Model, point: Point, loss: Loss, objective: float | None = None
@@ -86,36 +99,28 @@ class Engine:
         n, p = layout.n_local, len(layout.parameters)
         C, g = np.zeros((n, p, p)), np.zeros((n, p))
         e = self.buffer("e", (layout.n_rows, p), self.storage)
-        D, q = self.partial(layout, "D"), self.partial(layout, "q")
+        per_chunk = np.zeros((len(layout.chunk) - 1, 2))
         accumulate = arrow_kernels(p).accumulate
 
-        def chunk(c: int) -> tuple[float, float]:
-            D[c] = 0.0
-            q[c] = 0.0
-            rho = chi2 = 0.0
+        def fill(c: int, out: Array) -> None:
             for first, last in batches(layout, c):
                 rows = int(layout.start[last] - layout.start[first])
                 r, a, s = np.empty(rows), np.empty((rows, p)), np.empty(rows)
                 d = np.empty(0 if skip else rows)
                 model.rows(point, first, last, r, d, a, s)
-                added = accumulate(
+                per_chunk[c] += accumulate(
                     layout.start, layout.shared, first, last, r, r if skip else d, a, s,
-                    LOSSES[loss.kind], loss.scale, C, g, e, D[c], q[c],
+                    LOSSES[loss.kind], loss.scale, C, g, e, out[0], out[1],
                 )  # fmt: skip
-                rho += added[0]
-                chi2 += added[1]
-            return rho, chi2
 
-        per_chunk = np.array(self.map(chunk, len(layout.chunk) - 1)).reshape(-1, 2)
+        D, q = self.shared_sums(layout, 2, fill)
         rho, chi2 = (float(total) for total in self.sums.scalars(per_chunk))
         pull = point.local - layout.prior_centre
         g += layout.prior_weight * pull
         C[:, range(p), range(p)] += layout.prior_weight
         if objective is None:
             objective = 0.5 * (rho + self._prior(layout, pull))
-        return Linearisation(
-            layout, C, g, e, self.sums.shared(D), self.sums.shared(q), objective, chi2
-        )
+        return Linearisation(layout, C, g, e, D, q, objective, chi2)
 
     def objective(self, model: Model, point: Point, loss: Loss) -> float:
         """½ Σ ρ(d) + ½ priors."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sfxproc.kernels.arrow import arrow_kernels
 from sfxproc.lsq.covariance import Covariance
 from sfxproc.lsq.engine import LOSSES, Engine, Linearisation, batches
-from sfxproc.lsq.problem import F8, Loss, Model, Point
+from sfxproc.lsq.problem import F8, Array, Loss, Model, Point
 from sfxproc.lsq.schur import Damped, SchurSystem, conjugate_gradients, gather, scatter
 
 SAMPLES = 8
@@ -79,33 +79,27 @@ def noise(engine: Engine, model: Model, point: Point, loss: Loss, seed: int) -> 
     before = engine.sums.place(layout.n_local)
     kernel = arrow_kernels(p).noise
     g = np.zeros((layout.n_local, p))
-    partial = engine.partial(layout, "q")
 
-    def chunk(c: int) -> None:
-        partial[c] = 0.0
+    def fill(c: int, out: Array) -> None:
         for first, last in batches(layout, c):
             n = int(layout.start[last] - layout.start[first])
             r, d, a, s = np.empty(n), np.empty(n), np.empty((n, p)), np.empty(n)
             model.rows(point, first, last, r, d, a, s)
             kernel(
                 layout.start, layout.shared, first, last, d, a, s, LOSSES[loss.kind],
-                loss.scale, layout.prior_weight, seed, before, g, partial[c],
+                loss.scale, layout.prior_weight, seed, before, g, out[0],
             )  # fmt: skip
 
-    engine.map(chunk, len(layout.chunk) - 1)
-    return g, engine.sums.shared(partial)
+    return g, engine.shared_sums(layout, 1, fill)[0]
 
 
 def local_spread(engine: Engine, lin: Linearisation, V: F8) -> F8:
     """(n_shared,) Σᵢ eᵢᵀ V_m eᵢ."""
     layout = lin.layout
     kernel = arrow_kernels(V.shape[1]).spread
-    partial = engine.partial(layout, "D")
 
-    def chunk(c: int) -> None:
-        partial[c] = 0.0
+    def fill(c: int, out: Array) -> None:
         first, last = layout.chunk[c], layout.chunk[c + 1]
-        kernel(layout.start, layout.shared, first, last, lin.e, V, partial[c])
+        kernel(layout.start, layout.shared, first, last, lin.e, V, out[0])
 
-    engine.map(chunk, len(layout.chunk) - 1)
-    return engine.sums.shared(partial)
+    return np.asarray(engine.shared_sums(layout, 1, fill)[0])

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sfxproc.kernels.arrow import arrow_kernels, invert_blocks
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import F8, Layout
+from sfxproc.lsq.problem import F8, Array, Layout
 
 MAX_CG_ITERATIONS = 500
 SMALLEST_PIVOT = 1e-6  # of a block in unit diagonal
@@ -172,15 +172,12 @@ def scatter(engine: Engine, lin: Linearisation, v: F8) -> F8:
     """(n_shared,) Eᵀ v: Σ over the rows of each shared parameter of eᵢ·v_m."""
     layout = lin.layout
     kernel = arrow_kernels(v.shape[1]).scatter
-    partial = engine.partial(layout, "D")
 
-    def chunk(c: int) -> None:
-        partial[c] = 0.0
+    def fill(c: int, out: Array) -> None:
         first, last = layout.chunk[c], layout.chunk[c + 1]
-        kernel(layout.start, layout.shared, first, last, lin.e, v, partial[c])
+        kernel(layout.start, layout.shared, first, last, lin.e, v, out[0])
 
-    engine.map(chunk, len(layout.chunk) - 1)
-    return engine.sums.shared(partial)
+    return np.asarray(engine.shared_sums(layout, 1, fill)[0])
 
 
 def gather(engine: Engine, lin: Linearisation, u: F8) -> F8:

@@ -13,6 +13,7 @@ from sfxproc.data import ReflectionSums
 from sfxproc.kernels import scale as kernels
 from sfxproc.lsq import Loss, Point
 from sfxproc.lsq.engine import LOSSES
+from sfxproc.lsq.problem import Array
 from sfxproc.models.scale import ScaleModel
 
 F8 = NDArray[np.float64]
@@ -27,35 +28,31 @@ def merge_sums(
     correlation of a crystal's J with the mean ⟨I⟩, NaN if undefined.
     """
     layout, engine = model.layout, model.engine
-    n_chunks, n = len(layout.chunk) - 1, layout.n_shared
-    partial = np.zeros((n_chunks, 3, 2, layout.n_shared))
 
-    def accumulate(c: int) -> None:
+    def accumulate(c: int, out: Array) -> None:
         kernels.weighted_sums(
             *model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), half,
-            LOSSES[loss.kind], loss.scale, partial[c, 0], partial[c, 1], partial[c, 2],
+            LOSSES[loss.kind], loss.scale, out[0:2], out[2:4], out[4:6],
         )  # fmt: skip
 
-    engine.map(accumulate, n_chunks)
-    weight, weighted, count = engine.sums.shared(partial.reshape(n_chunks, 6 * n)).reshape(3, 2, n)
+    sums = engine.shared_sums(layout, 6, accumulate)
+    weight, weighted, number = sums[0:2], sums[2:4], sums[4:6]
     total_weight = weight.sum(axis=0)
     mean = np.full(layout.n_shared, np.nan)
     np.divide(weighted.sum(axis=0), total_weight, out=mean, where=total_weight > 0)
-
-    spread = np.zeros((n_chunks, 2, layout.n_shared))
     moments = np.empty((layout.n_local, 6))
 
-    def deviate(c: int) -> None:
+    def deviate(c: int, out: Array) -> None:
         kernels.deviations(
             layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], point.local,
-            model.s2, model.partiality, model.observed, mean, half, spread[c, 0],
-            spread[c, 1], moments,
+            model.s2, model.partiality, model.observed, mean, half, out[0], out[1], moments,
         )  # fmt: skip
 
-    engine.map(deviate, n_chunks)
-    total, deviation = engine.sums.shared(spread.reshape(n_chunks, 2 * n)).reshape(2, n)
-    sums = ReflectionSums(weight, weighted, count, total, deviation)
-    return sums, _correlations(moments)
+    total, deviation = engine.shared_sums(layout, 2, deviate)
+    return (
+        ReflectionSums(weight, weighted, number, total, deviation),
+        _correlations(moments),
+    )
 
 
 def _correlations(moments: F8) -> F8:

@@ -12,6 +12,7 @@ from sfxproc.data import Observations, Reason, Reflections
 from sfxproc.kernels import scale as kernels
 from sfxproc.lsq import Engine, Layout, Point
 from sfxproc.lsq.components import components
+from sfxproc.lsq.problem import Array
 from sfxproc.models.scale import LN_G, B, ErrorModel, ScaleModel
 
 F8 = NDArray[np.float64]
@@ -188,31 +189,25 @@ def geometric_means(model: ScaleModel, local: F8) -> F8:
     """(n_shared,) start values of I that outliers cannot pull far: geometric means of I_obs/f,
     observations below their background's sigma raised to it."""
     layout = model.layout
-    partial = np.zeros((len(layout.chunk) - 1, 2, layout.n_shared))
 
-    def chunk(c: int) -> None:
+    def fill(c: int, out: Array) -> None:
         kernels.log_sums(
             layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], local, model.s2,
-            model.partiality, model.observed, model.background, partial[c],
+            model.partiality, model.observed, model.background, out,
         )  # fmt: skip
 
-    model.engine.map(chunk, len(layout.chunk) - 1)
-    n = layout.n_shared
-    total, count = model.engine.sums.shared(partial.reshape(len(partial), 2 * n)).reshape(2, n)
+    total, count = model.engine.shared_sums(layout, 2, fill)
     return np.where(count > 0, np.exp(total / np.maximum(count, 1.0)), 0.0)
 
 
 def reflection_sums(model: ScaleModel, local: F8) -> F8:
     """(3, n_shared) of the whole job: Σ I_obs, Σ f, number of crystals; see the kernel."""
     layout = model.layout
-    partial = np.zeros((len(layout.chunk) - 1, 3, layout.n_shared))
 
-    def chunk(c: int) -> None:
+    def fill(c: int, out: Array) -> None:
         kernels.reflection_sums(
             layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], local, model.s2,
-            model.partiality, model.observed, partial[c],
+            model.partiality, model.observed, out,
         )  # fmt: skip
 
-    model.engine.map(chunk, len(layout.chunk) - 1)
-    n = layout.n_shared
-    return model.engine.sums.shared(partial.reshape(len(partial), 3 * n)).reshape(3, n)
+    return model.engine.shared_sums(layout, 3, fill)

@@ -19,8 +19,8 @@ from sfxproc.parallel.comm import Comm
 
 F8 = NDArray[np.float64]
 
-FEWEST, MOST = 8, 64
-ROWS_PER_SHARED = 2  # rows a chunk should hold for each shared number it sums
+FEWEST, MOST = 4, 64
+ROWS_PER_SHARED = 4  # rows a chunk should hold for each shared number it sums
 
 
 @dataclass(frozen=True)
