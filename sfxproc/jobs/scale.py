@@ -25,9 +25,9 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
     threads = threads_of(config.parallel.threads, comm)
     log(f"sfxproc {__version__}, scaling on {comm.size} ranks of {threads} threads")
     steps.require_sense(config)
-    compile_once(comm)
     folder = open_output(config.output, comm)
     reference = steps.reference_of(config)
+    compile_once(comm)
     inputs = simulated_inputs(config.simulate, config.input, folder, comm, log)
     data = read_dataset(
         inputs, config.symmetry, config.selection, steps.columns_wanted(config), comm, log

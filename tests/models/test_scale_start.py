@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfxproc.data import Reason
-from sfxproc.lsq import LevenbergMarquardt
+from sfxproc.lsq import LevenbergMarquardt, Loss
 from sfxproc.models.scale import LN_G, B
 from sfxproc.parallel.chunks import Chunks
 from tests.models.stills import StillData, scaling_of, still_data
@@ -155,3 +155,16 @@ def test_no_crystal_at_all() -> None:
     _, problem = scaling_of(empty)
     assert len(problem.reasons) == 0
     assert not problem.start.shared.any()
+
+
+def test_forty_bytes_an_observation_are_enough() -> None:
+    """The table that was read and all that the solver keeps of the length of the data."""
+    data = still_data(200, 500, 60)
+    engine, problem = scaling_of(data)
+    model, observations = problem.model, data.observations
+    assert np.shares_memory(model.observed, observations.intensity)
+    assert observations.reflection is not None
+    assert np.shares_memory(model.layout.shared, observations.reflection)
+    lin = engine.linearise(model, problem.start, Loss())
+    total = observations.nbytes + model.background.nbytes + model.partiality.nbytes + lin.e.nbytes
+    assert total <= 40 * len(observations)
