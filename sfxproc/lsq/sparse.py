@@ -14,7 +14,8 @@ root of D and beside it the factor of the Schur complement: below the diagonal a
 non-zeros, the most where every two blocks have something in common. A minimum-degree ordering
 finds no better one and takes many times as long as the factor, so none is looked for.
 
-The factor is SuperLU's with pivots on the diagonal (Demmel et al., SIAM J. Matrix Anal. Appl. 20
+The factor is CHOLMOD's where it is installed (Chen et al., ACM Trans. Math. Softw. 35 (2008) 22),
+otherwise SuperLU's with pivots on the diagonal (Demmel et al., SIAM J. Matrix Anal. Appl. 20
 (1999) 720). Three tiers: the structure once per solve, the values once per step, the damping on
 the diagonal. The gauge N d = 0 is held by
 
@@ -42,6 +43,11 @@ from sfxproc.lsq.problem import F8, Array, Layout, Loss, Model, Point, gauge_row
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import Damped, Step, complete
 from sfxproc.lsq.whole import own_part, whole, whole_layout
+
+try:
+    from sksparse import cholmod
+except ImportError:
+    cholmod = None
 
 MOST_BYTES = 8_000_000_000
 BYTES = 24  # a non-zero of the factor: two triangles of values and of places
@@ -135,7 +141,18 @@ def below_diagonal(H: csc_matrix) -> int:
 
 
 def factoriser(pattern: Pattern) -> Callable[[F8], Solve]:
-    """Of the values of a pattern, a factor that solves; SuperLU wants both triangles."""
+    """Of the values of a pattern, a factor that solves: by CHOLMOD where it is installed
+    (`pip install 'sfxproc[cholmod]'`), else by SuperLU, which wants both triangles."""
+    if cholmod is not None:
+        size = len(pattern.begin) - 1
+        lower = csc_matrix((np.ones(len(pattern.row)), pattern.row, pattern.begin), (size, size))
+        symbolic = cholmod.analyze(lower, ordering_method="natural")
+
+        def supernodal(values: F8) -> Solve:
+            lower.data = values
+            return symbolic.cholesky(lower)  # type: ignore[no-any-return]
+
+        return supernodal
     both = pattern.both(np.arange(1.0, len(pattern.row) + 1.0))
     source = both.data.astype(np.int64) - 1
 
@@ -220,4 +237,5 @@ class SparseCholesky:
             )
         step = partial(sparse_step, structure)
         solver = LevenbergMarquardt(step, self.loss, self.max_iterations, self.tolerance)
-        return replace(solver.solve(engine, model, start, progress), extra=nonzeros)
+        extra = nonzeros | {"cholmod": float(cholmod is not None)}
+        return replace(solver.solve(engine, model, start, progress), extra=extra)
