@@ -23,7 +23,7 @@ from sfxproc.report.log import Log
 def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
     """Do the job."""
     threads = threads_of(config.parallel.threads, comm)
-    log(f"sfxproc {__version__}, scaling on {comm.size} ranks of {threads} threads")
+    log(f"sfxproc {__version__}, scaling; ranks: {comm.size}, threads of each: {threads}")
     steps.require_sense(config)
     folder = open_output(config.output, comm)
     reference = steps.reference_of(config)
