@@ -347,20 +347,27 @@ def statistics_of(
         "error_model": {
             "gain": solution.model.errors.gain,
             "scatter": solution.model.errors.scatter,
-            "scale_variance_share": scale_share(merged),
+            **naive_sigmas(merged),
             "scale_variance_error": solution.covariance.relative_error,
         },
         "solver": {"method": config.solver.method, **result.as_dict()},
     }
 
 
-def scale_share(merged: Merged) -> float:
-    """Mean share of σ²(I) that comes from the uncertainty of the scales."""
-    sigma = merged.reflections.sigma
-    assert sigma is not None
+def naive_sigmas(merged: Merged) -> dict[str, float]:
+    """How σ(I) would be if the scales were known: ⟨I/σ⟩ then, and the mean share of σ² that
+    their uncertainty makes."""
+    table = merged.reflections
+    assert table.intensity is not None
+    assert table.sigma is not None
     assert merged.scale_variance is not None
-    known = np.isfinite(sigma)
-    return float(np.mean(merged.scale_variance[known] / sigma[known] ** 2))
+    known = np.isfinite(table.sigma)
+    total, from_scales = table.sigma[known] ** 2, merged.scale_variance[known]
+    naive = np.sqrt(total - from_scales)
+    return {
+        "mean_i_over_naive_sigma": float(np.mean(table.intensity[known] / naive)),
+        "scale_variance_share": float(np.mean(from_scales / total)),
+    }
 
 
 def tell_statistics(told: dict[str, Any], log: Log) -> None:
