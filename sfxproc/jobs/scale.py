@@ -48,9 +48,9 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
     )
     merged = merge(data.reflections, sums, solution.covariance.from_local)
     frames = steps.frame_columns(data, problem, solution, crystal_cc, comm)
-    told = steps.statistics_of(config, data, merged, result, solution, reference)
-    steps.tell_statistics(told, log)
     if comm.rank == 0:
+        told = steps.statistics_of(config, data, merged, result, solution, reference)
+        steps.tell_statistics(told, log)
         sentence = steps.closing_sentence(told, folder)
         write_results(folder, data, Results(merged, frames, told), config, sentence, log)
     comm.barrier()

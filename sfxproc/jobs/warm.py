@@ -17,7 +17,7 @@ from sfxproc.models.scale_merge import merge_sums
 from sfxproc.models.scale_start import ScaleSettings, scale_problem
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import Comm, SerialComm
-from sfxproc.symmetry import reflections, space_group, unique_keys
+from sfxproc.symmetry import possible, reflections, s_squared, space_group, unique_keys
 
 N_CRYSTALS, N_HKL = 16, 60
 
@@ -36,6 +36,8 @@ def solve_tiny() -> None:
     group, cell = space_group("P 1"), np.array([20.0, 20.0, 20.0, 90.0, 90.0, 90.0])
     h = np.arange(N_HKL)
     hkl = np.stack([h % 5 + 1, h // 5 % 5, h // 25], axis=1).astype(np.int16)
+    s_squared(hkl, cell)
+    possible(group, cell, 2.0, None, anomalous=True)
     keys = np.sort(unique_keys(group, hkl, True))
     unique = reflections(group, cell, keys)
     observations = made_up(unique)
@@ -43,7 +45,12 @@ def solve_tiny() -> None:
     chunks = plan_chunks(np.full(N_CRYSTALS, N_HKL), len(unique), comm)
     engine = Engine(ChunkSums(comm, chunks))
     settings = ScaleSettings(
-        b_factor=True, b_prior_A2=10.0, gain=None, variances="scatter", min_overlaps=3
+        b_factor=True,
+        b_prior_A2=10.0,
+        gain=None,
+        variances="scatter",
+        min_overlaps=3,
+        outliers=True,
     )
     problem = scale_problem(engine, observations, chunks.local_bounds, unique, settings)
     loss = Loss()
