@@ -75,7 +75,11 @@ class Table:
         return len(next(iter(self.columns().values())))
 
     def take(self, rows: Mask | Ints | slice) -> Self:
-        """The table of the chosen rows (boolean mask, indices or slice), in their order."""
+        """The table of the chosen rows (boolean mask, indices or slice), in their order; itself
+        where a mask chooses all."""
+        mask = isinstance(rows, np.ndarray) and rows.dtype == np.bool_
+        if mask and len(rows) == len(self) and np.all(rows):  # type: ignore[arg-type]
+            return self
         columns: dict[str, Any] = {name: c[rows] for name, c in self.columns().items()}
         return replace(self, **columns)  # type: ignore[type-var]
 
