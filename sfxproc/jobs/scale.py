@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sfxproc import __version__
+from sfxproc.jobs import scale_report as report
 from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.outputs import Results, open_output, write_results
 from sfxproc.jobs.reading import read_dataset
@@ -32,7 +33,7 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
     data = read_dataset(
         inputs, config.symmetry, config.selection, steps.columns_wanted(config), comm, log
     )
-    steps.tell_data(data, log)
+    report.tell_data(data, log)
     if reference is not None:
         require_overlap(data, reference, config.symmetry)
     engine = Engine(ChunkSums(comm, data.chunks), threads)
@@ -47,11 +48,11 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
         solution.model, solution.point, steps.loss_of(config), steps.own_halves(data)
     )
     merged = merge(data.reflections, sums, solution.covariance.from_local)
-    frames = steps.frame_columns(data, problem, solution, crystal_cc, comm)
+    frames = report.frame_columns(data, problem, solution, crystal_cc, comm)
     if comm.rank == 0:
-        told = steps.statistics_of(config, data, merged, result, solution, reference)
-        steps.tell_statistics(told, log)
-        sentence = steps.closing_sentence(told, folder)
+        told = report.statistics_of(config, data, merged, result, solution, reference)
+        report.tell_statistics(told, log)
+        sentence = report.closing_sentence(told, folder)
         write_results(folder, data, Results(merged, frames, told), config, sentence, log)
     comm.barrier()
 

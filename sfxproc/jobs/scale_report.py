@@ -1,0 +1,164 @@
+"""What the scaling job tells: lines of the log, columns of frames.h5, statistics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import Merged, Reason, ReferenceSet, Status
+from sfxproc.jobs.reading import Dataset
+from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.jobs.scale_steps import Solution
+from sfxproc.lsq import Result
+from sfxproc.merging.statistics import statistics, summary_sentence
+from sfxproc.models.scale import LN_G, B
+from sfxproc.models.scale_start import ScaleProblem
+from sfxproc.parallel.comm import Comm
+from sfxproc.report.log import Log
+from sfxproc.report.terminal import counts_table, statistics_table
+from sfxproc.symmetry import possible
+
+F8 = NDArray[np.float64]
+
+
+def tell_data(data: Dataset, log: Log) -> None:
+    """What was read and what was left out."""
+    used = int(np.count_nonzero(data.status != Status.LEFT_OUT))
+    log(
+        f"{data.n_images:,} images, {len(data.crystals):,} crystals ({used:,} used); "
+        f"{n_used(data):,} of {n_read(data):,} observations used, of {len(data.reflections):,} "
+        f"unique reflections to {data.reflections.d_A.min():.2f} Å in {data.space_group.hm}, cell "
+        f"{' '.join(f'{v:.2f}' for v in data.cell)}"
+    )
+    _show_counts("Observations left out", {r.text: n for r, n in data.left_out.items()}, log)
+    _show_counts("Crystals left out", crystal_reasons(data), log)
+
+
+def _show_counts(title: str, counts: dict[str, int], log: Log) -> None:
+    if counts:
+        table = counts_table(title, counts)
+        table.min_width = len(title) + 1  # or rich breaks the title
+        log.show(table)
+
+
+def n_used(data: Dataset) -> int:
+    """Observations that take part."""
+    return int(data.n_observations.sum())
+
+
+def n_read(data: Dataset) -> int:
+    """Rows of the input files, used or left out."""
+    return n_used(data) + sum(data.left_out.values())
+
+
+def crystal_reasons(data: Dataset) -> dict[str, int]:
+    """Number of crystals by reason, those without one not counted."""
+    return {
+        Reason(int(r)).text: int(n)
+        for r, n in zip(*np.unique(data.reason, return_counts=True), strict=True)
+        if r != Reason.NONE
+    }
+
+
+def frame_columns(
+    data: Dataset, problem: ScaleProblem, solution: Solution, crystal_cc: F8, comm: Comm
+) -> dict[str, NDArray[Any]]:
+    """The columns of frames.h5, for all crystals of the job; NaN where a crystal was left out."""
+    own = {
+        "n_overlaps": problem.n_overlaps,
+        "ln_G": solution.point.local[:, LN_G],
+        "sigma_ln_G": solution.local_sigma[:, LN_G],
+        "B_A2": solution.point.local[:, B],
+        "sigma_B_A2": solution.local_sigma[:, B],
+        "cc_to_merge": crystal_cc,
+    }
+    gathered = {name: comm.allgather_rows(values) for name, values in own.items()}
+    left_out = data.status == Status.LEFT_OUT
+    for name, values in gathered.items():
+        if name != "n_overlaps":
+            gathered[name] = np.where(left_out, np.nan, values)
+    return {
+        "status": data.status,
+        "reason": data.reason,
+        "n_observations": data.n_observations,
+        **gathered,
+    }
+
+
+def statistics_of(
+    config: ScaleConfig,
+    data: Dataset,
+    merged: Merged,
+    result: Result,
+    solution: Solution,
+    reference: ReferenceSet | None,
+) -> dict[str, Any]:
+    """Everything that statistics.json tells."""
+    unique = data.reflections
+    # a hair wider than the data, so that rounding does not cut the reflections at the edge
+    d_min_A = (config.selection.d_min_A or float(unique.d_A.min())) * (1.0 - 1e-6)
+    d_max_A = (config.selection.d_max_A or float(unique.d_A.max())) * (1.0 + 1e-6)
+    told = statistics(
+        merged,
+        possible(data.space_group, data.cell, d_min_A, d_max_A, config.symmetry.anomalous),
+        n_shells=config.output.n_shells,
+        d_min_A=d_min_A,
+        d_max_A=d_max_A,
+        reference=None if reference is None else reference.reflections,
+        n_crystals=int(np.count_nonzero(data.status != Status.LEFT_OUT)),
+    )
+    status = Counter(Status(int(s)).name.lower() for s in data.status)
+    return {
+        **told,
+        "space_group": data.space_group.hm,
+        "unit_cell": [float(v) for v in data.cell],
+        "crystals": {
+            "n_images": data.n_images,
+            "n_crystals": len(data.crystals),
+            "status": dict(status),
+            "reasons": crystal_reasons(data),
+        },
+        "observations": {
+            "read": n_read(data),
+            "used": n_used(data),
+            "left_out": {r.text: n for r, n in data.left_out.items()},
+        },
+        "error_model": {
+            "gain": solution.model.errors.gain,
+            "scatter": solution.model.errors.scatter,
+            **naive_sigmas(merged),
+            "scale_variance_error": solution.covariance.relative_error,
+        },
+        "solver": {"method": config.solver.method, **result.as_dict()},
+    }
+
+
+def naive_sigmas(merged: Merged) -> dict[str, float]:
+    """How σ(I) would be if the scales were known: ⟨I/σ⟩ then, and the mean share of σ² that
+    their uncertainty makes."""
+    table = merged.reflections
+    assert table.intensity is not None
+    assert table.sigma is not None
+    assert merged.scale_variance is not None
+    known = np.isfinite(table.sigma)
+    total, from_scales = table.sigma[known] ** 2, merged.scale_variance[known]
+    naive = np.sqrt(total - from_scales)
+    return {
+        "mean_i_over_naive_sigma": float(np.mean(table.intensity[known] / naive)),
+        "scale_variance_share": float(np.mean(from_scales / total)),
+    }
+
+
+def tell_statistics(told: dict[str, Any], log: Log) -> None:
+    """The table of shells."""
+    log.show(statistics_table(told))
+
+
+def closing_sentence(told: dict[str, Any], folder: Path) -> str:
+    """How good the data are and where they lie."""
+    converged = "" if told["solver"]["converged"] else " The refinement did NOT converge."
+    return f"{summary_sentence(told)}{converged} Results are in '{folder}'."
