@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,80 +51,170 @@ class ScaleProblem:
     set_sizes: NDArray[np.int64]
 
 
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What the whole job tells about each crystal before anything is refined.
+
+    gain : see ErrorModel. expected : (n_shared,) mean intensity of the resolution shell of each
+    reflection. seen : (n_shared,) crystals that show it.
+    """
+
+    gain: float
+    expected: F8
+    seen: F8
+
+
 def scale_problem(
     engine: Engine,
     observations: Observations,
     chunk: NDArray[np.int64],
     reflections: Reflections,
     settings: ScaleSettings,
+    facts: Facts | None = None,
 ) -> ScaleProblem:
     """Set up the scaling of this process's crystals.
 
     observations must be grouped by crystal and, within a crystal, sorted by reflection. chunk :
     (n_chunks + 1,) the crystals at which chunks begin, the last one their number. A crystal
     without positive signal, or with fewer than min_overlaps reflections in common with others,
-    keeps its start values.
+    keeps its start values. facts : those of the job that the crystals are a block of; without,
+    they are the whole job.
     """
+    model = bare_model(engine, observations, chunk, reflections)
+    parts = components(engine, model.layout.start, model.layout.shared, len(reflections))
+    layout = replace(model.layout, component=parts.local, n_components=len(parts.sizes))
+    model = replace(model, layout=layout, set_of_reflection=parts.shared)
+    gain_sums, sums = survey(model)
+    whole = facts is None
+    if facts is None:
+        facts = facts_of(gain_sums, sums, model.s2, settings)
+    model, local, n_overlaps = prepared(model, facts, settings)
+    model = replace(model, share=1.0 - 1.0 / np.maximum(sums[2], 1.0))
+    reasons = np.full(layout.n_local, Reason.NONE, dtype=np.uint8)
+    reasons[n_overlaps < settings.min_overlaps] = Reason.TOO_FEW_OVERLAPS
+    reasons[np.isnan(local[:, LN_G])] = Reason.NO_SIGNAL
+    if whole:
+        local = centred_start(model, local)
+    local = np.nan_to_num(local)
+    if settings.outliers:
+        intensity = geometric_means(model, local)
+    else:
+        total, factors, _ = reflection_sums(model, local)
+        intensity = np.divide(total, factors, out=np.zeros_like(total), where=factors > 0)
+    model = finish(model, reasons == Reason.NONE, settings)
+    return ScaleProblem(model, Point(local, intensity), reasons, n_overlaps, parts.sizes)
+
+
+def bare_model(
+    engine: Engine, observations: Observations, chunk: NDArray[np.int64], reflections: Reflections
+) -> ScaleModel:
+    """The model before anything is known: variances as given, all crystals in one set."""
     assert observations.reflection is not None
     n_crystals = int(chunk[-1])
     start = np.searchsorted(observations.crystal, np.arange(n_crystals + 1)).astype(np.int64)
     shared = np.ascontiguousarray(observations.reflection, dtype=np.int32)
     no_priors = np.zeros((n_crystals, 2))
-    parts = components(engine, start, shared, len(reflections))
     layout = Layout(
         start, shared, len(reflections), chunk, ("ln_G", "B_A2"), (LN_G, B),
-        np.ones((n_crystals, 2), dtype=bool), no_priors, no_priors, parts.local, len(parts.sizes),
+        np.ones((n_crystals, 2), dtype=bool), no_priors, no_priors,
+        np.zeros(n_crystals, dtype=np.int32),
     )  # fmt: skip
-    observed = np.ascontiguousarray(observations.intensity, dtype=np.float32)
-    variance = np.ascontiguousarray(observations.variance, dtype=np.float32)
     partiality = np.empty(0, dtype=np.float32)
     if observations.partiality is not None:
         partiality = np.ascontiguousarray(observations.partiality, dtype=np.float32)
-    if settings.variances == "given":
-        gain, background = 0.0, variance
-    else:
-        gain = settings.gain or gain_of(engine, layout, observed, variance)
-        background = np.maximum(
-            variance - np.float32(gain) * np.maximum(observed, 0),
-            np.float32(BACKGROUND_FLOOR) * variance,
-        )
-    model = ScaleModel(
-        layout, engine, observed, background, partiality,
-        np.asarray(reflections.s2, dtype=np.float64), parts.shared, np.ones(len(reflections)), 0.0,
-        ErrorModel(
-            gain,
-            refits=MOST_REFITS if settings.variances == "scatter" else 0,
-            outliers=settings.outliers,
-        ),
+    return ScaleModel(
+        layout, engine, np.ascontiguousarray(observations.intensity, dtype=np.float32),
+        np.ascontiguousarray(observations.variance, dtype=np.float32), partiality,
+        np.asarray(reflections.s2, dtype=np.float64), np.zeros(len(reflections), np.int32),
+        np.ones(len(reflections)), 0.0, ErrorModel(0.0),
     )  # fmt: skip
-    local = start_scales(model)
-    sums = reflection_sums(model, local)
-    model = replace(model, share=1.0 - 1.0 / np.maximum(sums[2], 1.0))
-    n_overlaps = np.empty(n_crystals, dtype=np.int64)
 
-    def count(c: int) -> None:
-        kernels.overlaps(start, shared, chunk[c], chunk[c + 1], sums[2], n_overlaps)
 
-    engine.map(count, len(chunk) - 1)
-    reasons = np.full(n_crystals, Reason.NONE, dtype=np.uint8)
-    reasons[n_overlaps < settings.min_overlaps] = Reason.TOO_FEW_OVERLAPS
-    reasons[np.isnan(local[:, LN_G])] = Reason.NO_SIGNAL
-    refined = reasons == Reason.NONE
+def survey(model: ScaleModel) -> tuple[F8, F8]:
+    """Sums over all of a bare model's observations that `facts_of` needs: (6,) for the gain and
+    (3, n_shared) of the reflections. Those of several blocks of crystals can be added."""
+    layout = model.layout
+
+    def chunk(c: int) -> F8:
+        out = np.zeros(6)
+        rows = slice(*layout.start[layout.chunk[c : c + 2]])
+        kernels.gain_sums(model.observed[rows], model.background[rows], STRONG, out)
+        return out
+
+    per_chunk = np.array(model.engine.map(chunk, len(layout.chunk) - 1)).reshape(-1, 6)
+    gain_sums = np.asarray(model.engine.sums.scalars(per_chunk))
+    return gain_sums, reflection_sums(model, np.zeros((layout.n_local, 2)))
+
+
+def facts_of(gain_sums: F8, sums: F8, s2: F8, settings: ScaleSettings) -> Facts:
+    """Facts from the sums over the whole job that `survey` makes."""
+    gain = 0.0
+    if settings.variances != "given":
+        gain = settings.gain or gain_of(gain_sums)
+    expected = np.empty(len(s2))
+    order = np.argsort(s2, kind="stable")
+    for shell in np.array_split(order, min(SHELLS, max(len(s2) // 10, 1))):
+        expected[shell] = sums[0][shell].sum() / max(sums[1][shell].sum(), 1e-300)
+    expected = np.maximum(expected, 1e-6 * np.abs(expected).max(initial=0.0))
+    return Facts(gain, expected, sums[2])
+
+
+def prepared(
+    model: ScaleModel, facts: Facts, settings: ScaleSettings
+) -> tuple[ScaleModel, F8, NDArray[np.int64]]:
+    """The model with its variances split; start values (n_crystals, 2) of ln G and B, NaN where a
+    crystal has no signal; and the number of its reflections that other crystals show."""
+    model = split_variances(model, facts, settings)
+    layout = model.layout
+    n_overlaps = np.empty(layout.n_local, dtype=np.int64)
+    ratio = np.empty(layout.n_local)
+
+    def look(c: int) -> None:
+        place = layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1]
+        kernels.overlaps(*place, facts.seen, n_overlaps)
+        kernels.crystal_ratios(*place, model.observed, model.partiality, facts.expected, ratio)
+
+    model.engine.map(look, len(layout.chunk) - 1)
+    known = np.isfinite(ratio)
+    ln_g = np.where(known, np.log(np.where(known, ratio, 1.0)), np.nan)
+    return model, np.stack([ln_g, np.zeros(layout.n_local)], axis=1), n_overlaps
+
+
+def split_variances(model: ScaleModel, facts: Facts, settings: ScaleSettings) -> ScaleModel:
+    """A bare model with the counting part of the variances taken off, where that is to follow
+    the model."""
+    if settings.variances == "given":
+        return model
+    variance, gain = model.background, np.float32(facts.gain)
+    background = np.maximum(
+        variance - gain * np.maximum(model.observed, 0), np.float32(BACKGROUND_FLOOR) * variance
+    )
+    errors = ErrorModel(
+        facts.gain,
+        refits=MOST_REFITS if settings.variances == "scatter" else 0,
+        outliers=settings.outliers,
+    )
+    return replace(model, background=background, errors=errors)
+
+
+def centred_start(model: ScaleModel, local: F8) -> F8:
+    """Start values with the mean ln G of the crystals that have one at zero."""
+    known = np.isfinite(local[:, LN_G])
+    both = np.stack([np.where(known, local[:, LN_G], 0.0), known * 1.0], axis=1)
+    total, count = model.engine.dots(model.layout, both, np.ones_like(both))
+    return local - np.array([total / max(count, 1.0), 0.0])
+
+
+def finish(model: ScaleModel, refined: NDArray[np.bool_], settings: ScaleSettings) -> ScaleModel:
+    """The model with its free parameters and priors, and the degrees of freedom they leave.
+
+    refined : (n_crystals,) whose parameters are free.
+    """
     free = np.stack([refined, refined & settings.b_factor], axis=1)
-    weight = np.zeros((n_crystals, 2))
+    weight = np.zeros(free.shape)
     if settings.b_prior_A2 is not None:
         weight[:, B] = free[:, B] / settings.b_prior_A2**2
-    local = np.nan_to_num(local)
-    intensity = np.divide(sums[0], sums[1], out=np.zeros_like(sums[0]), where=sums[1] > 0)
-    if settings.outliers:
-        intensity = geometric_means(model, local)
-    model = finish(model, free, weight)
-    return ScaleProblem(model, Point(local, intensity), reasons, n_overlaps, parts.sizes)
-
-
-def finish(model: ScaleModel, free: NDArray[np.bool_], prior_weight: F8) -> ScaleModel:
-    """The model with its free parameters and priors, and the degrees of freedom they leave."""
-    layout = replace(model.layout, free=free, prior_weight=prior_weight)
+    layout = replace(model.layout, free=free, prior_weight=weight)
     engine = model.engine
     ones = free.astype(np.float64)
     n_free = engine.dots(layout, ones, ones).sum() - engine.gauge_count(layout)
@@ -134,55 +224,19 @@ def finish(model: ScaleModel, free: NDArray[np.bool_], prior_weight: F8) -> Scal
     return replace(model, layout=layout, dof=dof)
 
 
-def gain_of(engine: Engine, layout: Layout, observed: Any, variance: Any) -> float:
+def gain_of(sums: F8) -> float:
     """Counts' variance per unit of intensity: the slope of σ² against I.
 
     Fitted over strong observations, where σ² = gain·I + background, with equal relative errors.
     1 if they are too few or tell nothing. A wrong gain does not bias the variances, which are
-    right in the mean for any.
+    right in the mean for any. sums : (6,) of `kernels.scale.gain_sums`.
     """
-
-    def chunk(c: int) -> F8:
-        out = np.zeros(6)
-        rows = slice(*layout.start[layout.chunk[c : c + 2]])
-        kernels.gain_sums(observed[rows], variance[rows], STRONG, out)
-        return out
-
-    sums = np.array(engine.map(chunk, len(layout.chunk) - 1)).reshape(-1, 6)
-    n, w, wx, wxx, wv, wxv = engine.sums.scalars(sums)
+    n, w, wx, wxx, wv, wxv = sums
     spread = wxx * w - wx * wx
     if n < 100 or spread <= 1e-9 * wxx * w:
         return 1.0
     slope = float((wxv * w - wx * wv) / spread)
     return slope if slope > 0.0 else 1.0
-
-
-def start_scales(model: ScaleModel) -> F8:
-    """(n_crystals, 2) ln G from each crystal's mean against the mean of its resolution shells;
-    B = 0. NaN where the summed intensity is not positive. Centred on mean ln G = 0."""
-    engine, layout = model.engine, model.layout
-    local = np.zeros((layout.n_local, 2))
-    sums = reflection_sums(model, local)
-    order = np.argsort(model.s2, kind="stable")
-    expected = np.empty(layout.n_shared)
-    for shell in np.array_split(order, min(SHELLS, max(layout.n_shared // 10, 1))):
-        expected[shell] = sums[0][shell].sum() / max(sums[1][shell].sum(), 1e-300)
-    expected = np.maximum(expected, 1e-6 * np.abs(expected).max(initial=0.0))
-    ratio = np.empty(layout.n_local)
-
-    def chunk(c: int) -> None:
-        kernels.crystal_ratios(
-            layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], model.observed,
-            model.partiality, expected, ratio,
-        )  # fmt: skip
-
-    engine.map(chunk, len(layout.chunk) - 1)
-    known = np.isfinite(ratio)
-    ln_g = np.log(np.where(known, ratio, 1.0))
-    both = np.stack([ln_g * known, known * 1.0], axis=1)
-    total, count = engine.dots(layout, both, np.ones_like(both))
-    local[:, LN_G] = np.where(known, ln_g - total / max(count, 1.0), np.nan)
-    return local
 
 
 def geometric_means(model: ScaleModel, local: F8) -> F8:
