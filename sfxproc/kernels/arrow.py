@@ -46,6 +46,14 @@ def sum_rho(d, loss, k):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def rho_by_block(start, first, last, d, loss, k, out):  # type: ignore[no-untyped-def]
+    """out[m] = Σ ρ(dᵢ) over the rows of local blocks first … last−1, of which d holds the rows."""
+    base = start[first]
+    for m in range(first, last):
+        out[m] = sum_rho(d[start[m] - base : start[m + 1] - base], loss, k)
+
+
+@njit(cache=True, nogil=True)
 def dot_by_chunk(chunk, a, b, out):  # type: ignore[no-untyped-def]
     """out[c, k] = Σ_{m in chunk c} a[m, k]·b[m, k], in order of m."""
     for c in range(len(chunk) - 1):

@@ -44,6 +44,12 @@ def sum_rho(d: Array, loss: int, k: float) -> float:
     return float(rho_and_weight(d, loss, k)[0].sum())
 
 
+def rho_by_block(start: Array, first: int, last: int, d: Array, loss: int, k: float) -> Array:
+    """Σ ρ(dᵢ) of each of the blocks first … last−1."""
+    block = blocks_of(start, first, last) - first
+    return summed(block, rho_and_weight(d, loss, k)[0], last - first)
+
+
 def dot_by_chunk(chunk: Array, a: Array, b: Array) -> Array:
     """(n_chunks, p) sums of a·b over the blocks of each chunk."""
     before = np.concatenate([np.zeros((1, a.shape[1])), np.cumsum(a * b, axis=0)])

@@ -24,7 +24,15 @@ from sfxproc.kernels.arrow import arrow_kernels
 from sfxproc.lsq.covariance import Covariance
 from sfxproc.lsq.engine import LOSSES, Engine, Linearisation, batches
 from sfxproc.lsq.problem import F8, Array, Loss, Model, Point
-from sfxproc.lsq.schur import Damped, SchurSystem, conjugate_gradients, gather, scatter
+from sfxproc.lsq.schur import (
+    Damped,
+    SchurSystem,
+    block_inverses,
+    conjugate_gradients,
+    gather,
+    scatter,
+    schur_blocks,
+)
 
 SAMPLES = 8
 CG_TOLERANCE = 1e-2
@@ -70,6 +78,15 @@ def sampled(
         spread * factor[strata],
         float(np.median(error[expected > 0])) if np.any(expected > 0) else 0.0,
     )
+
+
+def uncorrelated(engine: Engine, lin: Linearisation) -> tuple[F8, F8]:
+    """What the samples calibrate: S_m⁻¹ (n_local, p, p) and the sums Σᵢ eᵢᵀ S_m⁻¹ eᵢ (n_shared,)
+    over the process's blocks. Correlations between blocks, a small part where each shared
+    parameter has many rows, are left out."""
+    damped = Damped.of(lin, 0.0)
+    V = block_inverses(damped.C - schur_blocks(engine, damped), lin.layout.free)
+    return V, local_spread(engine, lin, V)
 
 
 def noise(engine: Engine, model: Model, point: Point, loss: Loss, seed: int) -> tuple[F8, F8]:

@@ -49,6 +49,10 @@ class ErrorModel:
     refits: int = 0
     outliers: bool = False
 
+    def target(self, dof: float) -> float:
+        """What the capped χ² of a whole job should be."""
+        return BOUNDED_MEAN * dof if self.outliers else dof
+
 
 @dataclass(frozen=True, eq=False)
 class ScaleModel:
@@ -105,12 +109,8 @@ class ScaleModel:
 
         ln_k, b : (n_components,), one each for every connected set of crystals.
         """
-        layout = self.layout
-        shift = np.stack([ln_k, b], axis=1)
-        by_crystal = np.where(layout.component[:, None] >= 0, shift[layout.component], 0.0)
-        ln_k_h, b_h = ln_k[self.set_of_reflection], b[self.set_of_reflection]
-        shared = point.shared * np.exp(2.0 * b_h * self.s2 - ln_k_h)
-        return Point(point.local + by_crystal, shared)
+        sets = self.layout.component, self.set_of_reflection
+        return shifted(point, np.stack([ln_k, b], axis=1), *sets, self.s2)
 
     def centred(self, point: Point) -> Point:
         """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set."""
@@ -128,24 +128,28 @@ class ScaleModel:
 
         Newton's method on 1/χ², which is nearly linear in c² where the scatter dominates.
         """
-        if self.errors.outliers:
-            cap, target = BOUND * self.share, BOUNDED_MEAN * self.dof
-        else:
-            cap, target = np.full(len(self.share), PULL_CAP), self.dof
-        if self._chi2(point, 0.0, cap)[0] <= target:
+        target = self.errors.target(self.dof)
+        if self._chi2(point, 0.0)[0] <= target:
             return 0.0
         c2 = max(self.errors.scatter, SMALLEST_SCATTER) ** 2
         for _ in range(MOST_SCATTER_STEPS):
-            chi2, slope = self._chi2(point, c2, cap)
-            excess = chi2 / target - 1.0
-            if abs(excess) < SCATTER_ACCURACY or slope == 0.0:
+            chi2, slope = self._chi2(point, c2)
+            if abs(chi2 / target - 1.0) < SCATTER_ACCURACY or slope == 0.0:
                 break
-            c2 = min(max(c2 - excess * chi2 / slope, 0.1 * c2), LARGEST_SCATTER**2)
+            c2 = nearer(c2, chi2, slope, target)
         return float(np.sqrt(c2))
 
-    def _chi2(self, point: Point, c2: float, cap: F8) -> tuple[float, float]:
-        """χ² of the whole job at squared scatter c2, large pulls capped, and its slope in c2."""
+    def scatter_sums(self, point: Point) -> F8:
+        """(3,) χ² without scatter, χ² and its slope at the present one, for `next_errors`; those
+        of several blocks of crystals can be added."""
+        c2 = max(self.errors.scatter, SMALLEST_SCATTER) ** 2
+        return np.array([self._chi2(point, 0.0)[0], *self._chi2(point, c2)])
 
+    def _chi2(self, point: Point, c2: float) -> tuple[float, float]:
+        """χ² of the whole job at squared scatter c2, large pulls capped, and its slope in c2."""
+        cap = BOUND * self.share
+        if not self.errors.outliers:
+            cap = np.full(len(self.share), PULL_CAP)
         model = replace(self, errors=replace(self.errors, scatter=float(np.sqrt(c2))))
         bounds = self.layout.chunk
 
@@ -157,3 +161,36 @@ class ScaleModel:
         per_chunk = np.array(self.engine.map(chunk, len(bounds) - 1)).reshape(-1, 2)
         chi2, slope = self.engine.sums.scalars(per_chunk)
         return float(chi2), float(slope)
+
+
+def shifted(point: Point, shift: F8, of_crystal: Any, of_reflection: Any, s2: F8) -> Point:
+    """The same model values with ln G and B of each connected set of crystals shifted.
+
+    shift : (n_sets, 2) of ln G and B. of_crystal (n_crystals,), of_reflection (n_shared,) : the
+    set each is in; −1, of crystals, for none.
+    """
+    by_crystal = np.where(of_crystal[:, None] >= 0, shift[of_crystal], 0.0)
+    ln_k, b = shift[of_reflection].T
+    return Point(point.local + by_crystal, point.shared * np.exp(2.0 * b * s2 - ln_k))
+
+
+def nearer(c2: float, chi2: float, slope: float, target: float) -> float:
+    """A squared scatter nearer to χ² = target, by a Newton step on 1/χ²."""
+    return min(max(c2 - (chi2 / target - 1.0) * chi2 / slope, 0.1 * c2), LARGEST_SCATTER**2)
+
+
+def next_errors(errors: ErrorModel, sums: F8, dof: float) -> ErrorModel:
+    """The error model one step nearer to χ² = dof of the whole job, from `scatter_sums` over it."""
+    if errors.refits <= 0:
+        return errors
+    without, chi2, slope = (float(v) for v in sums)
+    target = errors.target(dof)
+    c2 = max(errors.scatter, SMALLEST_SCATTER) ** 2
+    if without <= target:
+        scatter = 0.0
+    else:
+        scatter = (
+            float(np.sqrt(nearer(c2, chi2, slope, target))) if slope != 0.0 else errors.scatter
+        )
+    at_rest = abs(scatter - errors.scatter) <= AT_REST * scatter
+    return replace(errors, scatter=scatter, refits=0 if at_rest else errors.refits - 1)

@@ -27,7 +27,14 @@ def merge_sums(
     half : (n_crystals,) 0 or 1; −1 leaves a crystal out. The second is (n_crystals,), the
     correlation of a crystal's J with the mean ⟨I⟩, NaN if undefined.
     """
-    layout, engine = model.layout, model.engine
+    sums = weighted_sums(model, point, loss, half)
+    (total, deviation), agreement = deviations(model, point, mean_intensity(sums), half)
+    return ReflectionSums(sums[0:2], sums[2:4], sums[4:6], total, deviation), agreement
+
+
+def weighted_sums(model: ScaleModel, point: Point, loss: Loss, half: NDArray[np.int8]) -> F8:
+    """(6, n_shared): Σ w of both half sets, Σ wJ of both, numbers of J of both."""
+    layout = model.layout
 
     def accumulate(c: int, out: Array) -> None:
         kernels.weighted_sums(
@@ -35,11 +42,20 @@ def merge_sums(
             LOSSES[loss.kind], loss.scale, out[0:2], out[2:4], out[4:6],
         )  # fmt: skip
 
-    sums = engine.shared_sums(layout, 6, accumulate)
-    weight, weighted, number = sums[0:2], sums[2:4], sums[4:6]
-    total_weight = weight.sum(axis=0)
-    mean = np.full(layout.n_shared, np.nan)
-    np.divide(weighted.sum(axis=0), total_weight, out=mean, where=total_weight > 0)
+    return model.engine.shared_sums(layout, 6, accumulate)
+
+
+def mean_intensity(sums: F8) -> F8:
+    """(n_shared,) ⟨I⟩ of both half sets together from their weighted sums, NaN without weight."""
+    weight = sums[0:2].sum(axis=0)
+    mean = np.full(len(weight), np.nan)
+    np.divide(sums[2:4].sum(axis=0), weight, out=mean, where=weight > 0)
+    return mean
+
+
+def deviations(model: ScaleModel, point: Point, mean: F8, half: NDArray[np.int8]) -> tuple[F8, F8]:
+    """(2, n_shared) Σ J and Σ |J − ⟨I⟩|, and each own crystal's correlation with the mean."""
+    layout = model.layout
     moments = np.empty((layout.n_local, 6))
 
     def deviate(c: int, out: Array) -> None:
@@ -48,11 +64,7 @@ def merge_sums(
             model.s2, model.partiality, model.observed, mean, half, out[0], out[1], moments,
         )  # fmt: skip
 
-    total, deviation = engine.shared_sums(layout, 2, deviate)
-    return (
-        ReflectionSums(weight, weighted, number, total, deviation),
-        _correlations(moments),
-    )
+    return model.engine.shared_sums(layout, 2, deviate), _correlations(moments)
 
 
 def _correlations(moments: F8) -> F8:

@@ -142,7 +142,7 @@ def survey(model: ScaleModel) -> tuple[F8, F8]:
         return out
 
     per_chunk = np.array(model.engine.map(chunk, len(layout.chunk) - 1)).reshape(-1, 6)
-    gain_sums = np.asarray(model.engine.sums.scalars(per_chunk))
+    gain_sums = model.engine.sums.scalars(per_chunk)
     return gain_sums, reflection_sums(model, np.zeros((layout.n_local, 2)))
 
 
@@ -202,7 +202,8 @@ def centred_start(model: ScaleModel, local: F8) -> F8:
     known = np.isfinite(local[:, LN_G])
     both = np.stack([np.where(known, local[:, LN_G], 0.0), known * 1.0], axis=1)
     total, count = model.engine.dots(model.layout, both, np.ones_like(both))
-    return local - np.array([total / max(count, 1.0), 0.0])
+    mean: F8 = np.array([total / max(count, 1.0), 0.0])
+    return local - mean
 
 
 def finish(model: ScaleModel, refined: NDArray[np.bool_], settings: ScaleSettings) -> ScaleModel:

@@ -48,6 +48,17 @@ def test_rho_and_weight(loss: int, k: float) -> None:
     )
 
 
+@pytest.mark.parametrize("loss", [arrow.NO_LOSS, arrow.HUBER, arrow.CAUCHY])
+def test_rho_by_block(loss: int) -> None:
+    start = np.array([0, 3, 3, 8, 12])
+    d = np.random.default_rng(5).normal(scale=4.0, size=9)
+    out = np.full(4, -1.0)
+    arrow.rho_by_block(start, 1, 4, d, loss, 2.0, out)
+    twin = arrow_numpy.rho_by_block(start, 1, 4, d, loss, 2.0)
+    np.testing.assert_allclose(out, [-1.0, *twin], rtol=1e-14)
+    assert twin[0] == 0.0
+
+
 def test_dot_by_chunk() -> None:
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=(2, 11, 3))
