@@ -9,12 +9,12 @@ import textwrap
 import time
 from typing import TYPE_CHECKING
 
-from sfxproc.errors import LaunchError, UserError
+from sfxproc import signals
+from sfxproc.errors import LaunchError, Stopped, UserError
 
 if TYPE_CHECKING:
     from sfxproc.parallel.comm import Comm
 
-INTERRUPTED = 130
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 PATIENCE_s = 2.0
@@ -24,8 +24,11 @@ PATIENCE_s = 2.0
 def main() -> None:
     """Run the command line; exit with its status.
 
-    0 done, 1 a bug (with traceback) or a closed pipe, 2 a user's mistake, 130 interrupted.
+    0 done, 1 a bug (with traceback) or a closed pipe, 2 a user's mistake, 75 a job stopped by a
+    signal (to be gone on with), 130 interrupted.
     """
+    if sys.argv[1:2] == ["run"]:
+        signals.install()
     # Before NumPy is loaded: our threads each call BLAS on their own, and its last bits would
     # depend on how many threads it takes.
     for name in BLAS_VARIABLES:
@@ -36,12 +39,14 @@ def main() -> None:
         app(prog_name="sfxproc")
     except UserError as error:
         sys.exit(_end(str(error), error.exit_status))
+    except signals.StopNow as stop:
+        sys.exit(_end(str(stop), Stopped.exit_status))
     except KeyboardInterrupt:
-        sys.exit(_end("interrupted", INTERRUPTED))
+        sys.exit(_end("interrupted", signals.INTERRUPTED))
     except SystemExit as done:
-        if done.code != INTERRUPTED:
+        if done.code != signals.INTERRUPTED:
             raise
-        sys.exit(_end("interrupted", INTERRUPTED))
+        sys.exit(_end("interrupted", signals.INTERRUPTED))
     except BrokenPipeError:
         # what reads our output has enough; keep Python from failing again when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,6 +55,7 @@ def main() -> None:
 
 def _end(message: str, status: int) -> int:
     """Tell the message once for all ranks, end the others, and return the status."""
+    signals.ignore()
     comm, rank = _where()
     if rank > 0 and comm.size == 1:
         return status  # the launch itself failed, on all ranks alike: rank 0 tells it

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sfxproc import __version__
+from sfxproc import __version__, signals
 from sfxproc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,14 +58,19 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write into an existing output folder.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a job that was stopped, if there is one.")
+    ] = False,
 ) -> None:
     """Do the job a file describes."""
     from sfxproc.parallel.comm import world
     from sfxproc.report.log import open_log
 
     comm = world()
-    settings = [*(overrides or []), *(["output.overwrite=true"] if overwrite else [])]
+    flags = {"output.overwrite=true": overwrite, "output.resume=true": resume}
+    settings = [*(overrides or []), *(setting for setting, given in flags.items() if given)]
     job, config = _load(job_file, settings)
+    signals.loaded()
     log = open_log(comm.rank)
     job.run(config, comm, log)
 
@@ -216,3 +221,56 @@ def _numbers(text: str, option: str) -> list[float]:
             f"{option} '{text}': expected numbers divided by spaces, in quotes, for example "
             f'{option} "79.1 79.1 38.2 90 90 90".'
         ) from None
+
+
+@app.command()
+def slurm(
+    job_file: JobFile,
+    nodes: Annotated[int | None, typer.Option(min=1, help="How many.")] = None,
+    ntasks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks of each.")] = None,
+    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="Threads of a rank.")] = None,
+    mem_per_cpu: Annotated[str | None, typer.Option(metavar="SIZE", help="Such as 2G.")] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Limit, such as 2:00:00 (hours first).")
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="Who pays.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Which nodes.")] = None,
+    template: Annotated[
+        Literal["job", "array", "requeue"],
+        typer.Option(help="One job, one on each data set, or one that queues itself again."),
+    ] = "job",
+    list_file: Annotated[
+        Path | None,
+        typer.Option("--list", metavar="FILE", help="Data sets of an array, one a line."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print a batch script for SLURM: `sfxproc slurm my.toml --nodes 2 | sbatch`."""
+    from sfxproc.jobs.slurm import batch_script
+
+    _, config = _load(job_file, overrides or [])
+    options = {
+        "nodes": nodes,
+        "ntasks-per-node": ntasks_per_node,
+        "cpus-per-task": cpus_per_task,
+        "mem-per-cpu": mem_per_cpu,
+        "time": time,
+        "account": account,
+        "partition": partition,
+    }
+    script, warnings = batch_script(template, job_file, config, overrides or [], options, list_file)
+    for warning in warnings:
+        typer.echo(f"sfxproc: {warning}", err=True)
+    typer.echo(script, nl=False)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder of a job.")],
+) -> None:
+    """Tell how far a job is. Exit status 0: finished; 1: not yet; 2: not a job's folder."""
+    from sfxproc.jobs.status import status_of
+
+    told = status_of(folder)
+    typer.echo(told.text)
+    raise typer.Exit(0 if told.finished else 1)

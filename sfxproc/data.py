@@ -40,6 +40,7 @@ class Reason(IntEnum):
     TOO_FEW_OBSERVATIONS = 3
     TOO_FEW_OVERLAPS = 4
     NO_SIGNAL = 5
+    TASK_FAILED = 6  # what was to be done with them failed twice; the log says how
     # observations
     NOT_FINITE = 20
     VARIANCE_NOT_POSITIVE = 21
@@ -158,6 +159,21 @@ class Observations(Table):
     x_px: Floats | None = None
     y_px: Floats | None = None
     s2: Floats | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Table):
+    """What the solver needs of observations, sorted by crystal and reflection.
+
+    crystal, reflection : (n,) int32, counted from the first of some crystals and in a table of
+    unique reflections. intensity, variance and, where recorded, partiality : (n,) float32.
+    """
+
+    crystal: Ints
+    reflection: Ints
+    intensity: Floats
+    variance: Floats
+    partiality: Floats | None = None
 
 
 OPTIONAL_COLUMNS = ("partiality", "panel", "x_px", "y_px")

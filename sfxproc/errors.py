@@ -28,3 +28,9 @@ class LaunchError(UserError):
 
 class DataError(UserError):
     """The data were read but the job cannot be done with them."""
+
+
+class Stopped(UserError):
+    """A signal asked the job to end, and its state was kept: no mistake, but told like one."""
+
+    exit_status = 75  # EX_TEMPFAIL: to be started again

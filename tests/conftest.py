@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from sfxproc import signals
 
 # the matrices of tests are small: threads of the linear algebra library would only wait for
 # each other (read when numpy is first imported, which is after this)
@@ -20,3 +23,10 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"experimental data not found at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _signals_of_the_tests() -> Iterator[None]:
+    """What a job run in this process does with signals must not outlive it."""
+    yield
+    signals.restore()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from sfxproc.parallel.comm import Comm, SerialComm
 
 Array = NDArray[Any]
 T = TypeVar("T")
+Mail = queue.SimpleQueue  # what one rank sent to another
 
 
 # ---- ranks -------------------------------------------------------------------------------------
@@ -27,9 +30,12 @@ T = TypeVar("T")
 class PretendComm:
     """One of several ranks that are threads of this process; as strict about shapes as MPI."""
 
-    def __init__(self, rank: int, slots: list[Any], meet: threading.Barrier) -> None:
+    def __init__(
+        self, rank: int, slots: list[Any], meet: threading.Barrier, mail: dict[Any, Mail]
+    ) -> None:
         self.rank, self.size = rank, len(slots)
-        self._slots, self._meet = slots, meet
+        self._slots, self._meet, self._mail = slots, meet, mail
+        self.received = 0  # arrays
 
     def barrier(self) -> None:
         self._meet.wait()
@@ -67,6 +73,32 @@ class PretendComm:
     def exchange(self, parts: list[Array]) -> list[Array]:
         return [row[self.rank].copy() for row in self.allgather(parts)]
 
+    def send_array(self, array: Array, dest: int) -> None:
+        self._mail["array", self.rank, dest].put(array.copy())
+
+    def receive_array(self, array: Array, source: int) -> Array:
+        sent = self._mail["array", source, self.rank].get(timeout=60)
+        assert (sent.shape, sent.dtype) == (array.shape, array.dtype)
+        assert array.flags.c_contiguous
+        self.received += 1
+        array[...] = sent
+        return array
+
+    def any_true(self, flag: bool) -> bool:
+        return any(self.allgather(flag))
+
+    def send_object(self, value: Any, dest: int) -> None:
+        self._mail["object", self.rank, dest].put(pickle.dumps(value))
+
+    def receive_object(self, source: int) -> Any:
+        return pickle.loads(self._mail["object", source, self.rank].get(timeout=60))
+
+    def probe(self) -> int | None:
+        for rank in range(self.size):
+            if not self._mail["object", rank, self.rank].empty():
+                return rank
+        return None
+
     def abort(self, status: int) -> None:
         self._meet.abort()
 
@@ -76,10 +108,13 @@ def on_ranks(size: int, work: Callable[[Comm], T]) -> list[T]:
     if size == 1:
         return [work(SerialComm())]
     slots, meet = [None] * size, threading.Barrier(size, timeout=120)
+    mail = {
+        (k, a, b): Mail() for k in ("array", "object") for a in range(size) for b in range(size)
+    }
 
     def one(rank: int) -> T:
         try:
-            return work(PretendComm(rank, slots, meet))
+            return work(PretendComm(rank, slots, meet, mail))
         except BaseException:
             meet.abort()
             raise
@@ -87,7 +122,7 @@ def on_ranks(size: int, work: Callable[[Comm], T]) -> list[T]:
     with ThreadPoolExecutor(size) as pool:
         futures = [pool.submit(one, rank) for rank in range(size)]
     errors = [e for f in futures if (e := f.exception()) is not None]
-    told = [e for e in errors if not isinstance(e, threading.BrokenBarrierError)]
+    told = [e for e in errors if not isinstance(e, threading.BrokenBarrierError | queue.Empty)]
     if errors:
         raise (told or errors)[0]
     return [f.result() for f in futures]

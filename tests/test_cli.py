@@ -13,20 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import sfxproc.__main__ as entry
 import sfxproc.jobs
 from sfxproc.data import Merged
-from sfxproc.errors import DataError, LaunchError
-from sfxproc.formats.inputs import list_inputs, read_input
+from sfxproc.errors import DataError, LaunchError, Stopped
 from sfxproc.formats.mtz_merged import write_merged
 from sfxproc.formats.truth import read_truth
 from sfxproc.jobs.settings import Input, Output, Section
-from sfxproc.jobs.simulate import simulated_inputs
-from sfxproc.parallel.comm import SerialComm
-from sfxproc.report.log import ConsoleLog
-from sfxproc.simulate.stills import StillsSettings
+from sfxproc.signals import StopNow
 from sfxproc.symmetry import possible, space_group
 
 
@@ -122,9 +117,11 @@ def test_a_job_gets_its_config_and_is_heard(
     assert [line.split(" s  ")[1] for line in ended.lines] == ["at work", "All is well."]
 
 
-def test_overwrite_is_a_setting(demo: Demo, job_file: Path, command: Command) -> None:
-    assert command("run", job_file, "--overwrite").status == 0
-    assert demo.configs[0].output.overwrite
+@pytest.mark.parametrize("name", ["overwrite", "resume"])
+def test_a_flag_is_a_setting(name: str, demo: Demo, job_file: Path, command: Command) -> None:
+    assert command("run", job_file, f"--{name}").status == 0
+    output = demo.configs[0].output
+    assert (output.overwrite, output.resume) == (name == "overwrite", name == "resume")
 
 
 @pytest.mark.parametrize(
@@ -163,10 +160,16 @@ def test_messages_are_folded_to_the_terminal(monkeypatch: pytest.MonkeyPatch) ->
     assert "\n  item" in folded
 
 
-def test_an_interruption_is_one_line_and_130(demo: Demo, job_file: Path, command: Command) -> None:
-    demo.fault = KeyboardInterrupt()
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [(KeyboardInterrupt(), 130), (Stopped("interrupted"), 75), (StopNow("interrupted"), 75)],
+)
+def test_an_interruption_is_one_line(
+    fault: BaseException, status: int, demo: Demo, job_file: Path, command: Command
+) -> None:
+    demo.fault = fault
     ended = command("run", job_file)
-    assert (ended.status, ended.err) == (130, "sfxproc: interrupted")
+    assert (ended.status, ended.err) == (status, "sfxproc: interrupted")
 
 
 def test_a_bug_keeps_its_traceback(
@@ -276,17 +279,6 @@ def test_simulated_stills_can_be_shown(tmp_path: Path, command: Command) -> None
         "–4.0", "columns panel, x_px, y_px", "columns missing partiality",
     ):  # fmt: skip
         assert part in ended.out
-
-
-def test_a_job_may_simulate_its_inputs(tmp_path: Path) -> None:
-    given, log = Input(["a.h5"], strict=True), ConsoleLog(Console(quiet=True))
-    assert simulated_inputs(None, given, tmp_path, SerialComm(), log) is given
-    settings = StillsSettings(n_crystals=2, d_min_A=5.0)
-    inputs = simulated_inputs(settings, Input(strict=True), tmp_path, SerialComm(), log)
-    assert inputs == Input([str(tmp_path / "simulated.h5")], strict=True)
-    (file,) = list_inputs(inputs.paths, [], tmp_path)
-    assert read_input(file, (), True).n_images == 2
-    assert (tmp_path / "simulated.truth.h5").is_file()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sfxproc.data import Crystals, Detector, Floats, Observations, Stills
+from sfxproc.formats import peek
 from sfxproc.formats.atomic import atomic
 from sfxproc.formats.base import Format
 from sfxproc.formats.crystfel_stream import (
@@ -178,4 +179,4 @@ def _panel_names(detector: Detector) -> list[str]:
     return [f"p{i}" for i in range(len(names))]
 
 
-FORMAT = Format("CrystFEL stream", (".stream",), read, write)
+FORMAT = Format("CrystFEL stream", (".stream",), read, write, peek.stream)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Ints, Mask, Observations, Reason, Stills
 from sfxproc.errors import InputError
+from sfxproc.formats import peek
 from sfxproc.formats.base import Format, Request
 from sfxproc.formats.dials_expt import (
     Experiments,
@@ -175,4 +176,4 @@ def _optional(table: ReflectionTable, rows: Ints, wanted: frozenset[str]) -> dic
     return found
 
 
-FORMAT = Format("DIALS", (".expt", ".refl"), read, write)
+FORMAT = Format("DIALS", (".expt", ".refl"), read, write, peek.dials)

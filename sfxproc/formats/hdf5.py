@@ -1,15 +1,18 @@
 """Native HDF5: one file holds one `Stills`, every column bit for bit.
 
-Layout: attributes program = "sfxproc", content = "stills", version, n_images, header; groups
-`crystals`, `observations` and, where known, `detector`, with one dataset a column. Text is UTF-8
-of variable length. The functions for tables also serve `frames.h5`.
+Layout: attributes program = "sfxproc", content = "stills", version, n_images, header and, where
+there are any, counts and notes as JSON; groups `crystals`, `observations` and, where known,
+`detector`, with one dataset a column. Text is UTF-8 of variable length. The functions for tables
+also serve `frames.h5`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import json
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Crystals, Detector, Observations, Stills, Table, TableT
+from sfxproc.data import Crystals, Detector, Observations, Reason, Stills, Table, TableT
 from sfxproc.errors import InputError
+from sfxproc.formats import peek
 from sfxproc.formats.atomic import atomic
 from sfxproc.formats.base import Format, Request
 
@@ -91,8 +95,8 @@ def write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
         group.create_dataset(name, data=values, chunks=chunks)
 
 
-def read_array(group: h5py.Group, name: str) -> NDArray[Any]:
-    """The dataset `name` of a group; raises InputError if it is missing."""
+def read_array(group: h5py.Group, name: str, rows: slice | None = None) -> NDArray[Any]:
+    """The dataset `name` of a group, or some rows of it; raises InputError if it is missing."""
     item = group.get(name)
     if not isinstance(item, h5py.Dataset):
         place = f"{group.name.rstrip('/')}/{name}"
@@ -100,9 +104,10 @@ def read_array(group: h5py.Group, name: str) -> NDArray[Any]:
             f"'{group.file.filename}' lacks the dataset '{place}': it was changed or not written "
             "to its end. Write it again, or name it in input.exclude."
         )
+    wanted = ... if rows is None else rows
     if h5py.check_string_dtype(item.dtype):
-        return np.asarray(item.asstr(errors="surrogateescape")[...], dtype=object)
-    return np.asarray(item[...])
+        return np.asarray(item.asstr(errors="surrogateescape")[wanted], dtype=object)
+    return np.asarray(item[wanted])
 
 
 def write_table(group: h5py.Group, table: Table) -> None:
@@ -112,9 +117,13 @@ def write_table(group: h5py.Group, table: Table) -> None:
 
 
 def read_table(
-    parent: h5py.Group, name: str, kind: type[TableT], wanted: Collection[str] | None = None
+    parent: h5py.Group,
+    name: str,
+    kind: type[TableT],
+    wanted: Collection[str] | None = None,
+    rows: slice | None = None,
 ) -> TableT:
-    """The table of type `kind` in the group `name`.
+    """The table of type `kind` in the group `name`, or some of its rows.
 
     Optional columns are read where the file has them: all of them, or only those in `wanted`.
     Raises InputError for a missing group or column and for columns of unequal length.
@@ -129,7 +138,7 @@ def read_table(
     for f in fields(kind):  # type: ignore[arg-type]
         optional = f.default is None
         if not optional or (f.name in group and (wanted is None or f.name in wanted)):
-            columns[f.name] = read_array(group, f.name)
+            columns[f.name] = read_array(group, f.name, rows)
     try:
         return kind(**columns)
     except ValueError as error:
@@ -139,10 +148,17 @@ def read_table(
         ) from error
 
 
+# ---- stills ----------------------------------------------------------------------------------
+
+
 def write(path: Path, stills: Stills) -> None:
     """Write one file atomically. Raises OutputError if the folder cannot be written to."""
     with create(path, "stills") as handle:
         handle.attrs.update(n_images=stills.n_images, header=stills.header)
+        if stills.counts:
+            handle.attrs["counts"] = json.dumps({r.name: int(n) for r, n in stills.counts.items()})
+        if stills.notes:
+            handle.attrs["notes"] = json.dumps(stills.notes)
         write_table(handle.create_group("crystals"), stills.crystals)
         write_table(handle.create_group("observations"), stills.observations)
         if stills.detector is not None:
@@ -157,23 +173,117 @@ def read(path: Path, request: Request) -> Stills:
     """
     with open_native(path, "stills") as handle:
         crystals = read_table(handle, "crystals", Crystals)
-        observations = read_table(handle, "observations", Observations, request.columns)
-        row = observations.crystal
-        ordered = not len(row) or (
-            row[0] >= 0 and row[-1] < len(crystals) and not np.any(row[1:] < row[:-1])
-        )
-        if not ordered:
-            raise InputError(
-                f"'{path}': the dataset '/observations/crystal' is damaged: it must never decrease "
-                f"and point at one of {len(crystals)} crystals. Write the file again."
-            )
         return Stills(
             crystals,
-            observations,
+            _observations(handle, path, request.columns, (0, len(crystals)), None),
             n_images=int(handle.attrs.get("n_images", len(crystals))),
             detector=read_table(handle, "detector", Detector) if "detector" in handle else None,
+            counts=_counts(handle),
+            notes=_notes(handle),
             header=str(handle.attrs.get("header", "")),
         )
 
 
-FORMAT = Format("native HDF5", (".h5", ".hdf5"), read, write)
+@dataclass(frozen=True, eq=False)
+class Head:
+    """What a file of stills holds, without its observations: `columns` names those they have."""
+
+    crystals: Crystals
+    columns: frozenset[str]
+    n_images: int
+    has_detector: bool
+    counts: Mapping[Reason, int]
+    notes: tuple[str, ...]
+
+
+def read_head(path: Path) -> Head:
+    """Read all but the observations of one file. Raises InputError as `read` does."""
+    with open_native(path, "stills") as handle:
+        crystals = read_table(handle, "crystals", Crystals)
+        none = read_table(handle, "observations", Observations, rows=slice(0, 0))
+        lengths = {len(handle["observations"][name]) for name in none.columns()}
+        if len(lengths) > 1:
+            raise InputError(
+                f"'{path}', group 'observations', is damaged: its columns have from {min(lengths)} "
+                f"to {max(lengths)} rows. Write it again, or name it in input.exclude."
+            )
+        return Head(
+            crystals,
+            frozenset(none.columns()),
+            n_images=int(handle.attrs.get("n_images", len(crystals))),
+            has_detector="detector" in handle,
+            counts=_counts(handle),
+            notes=_notes(handle),
+        )
+
+
+def read_detector(path: Path) -> Detector:
+    """Read the detector of one file that has it. Raises InputError as `read` does."""
+    with open_native(path, "stills") as handle:
+        return read_table(handle, "detector", Detector)
+
+
+def read_cuts(path: Path, most_rows: int) -> NDArray[np.int64]:
+    """Where to cut the observations of a file that has passed `read_head` into runs of crystals.
+
+    Returns (n_runs + 1, 2): crystal and row at which each run begins, and the numbers of crystals
+    and rows. A run has most_rows rows and at most those of one crystal more; few rows are read to
+    find it. Raises InputError for crystals out of order.
+    """
+    with open_native(path, "stills") as handle:
+        column = handle["observations/crystal"]
+        n_crystals = len(handle["crystals/wavelength_A"])
+        cuts = [(0, 0)]
+        for target in range(most_rows, len(column), most_rows):
+            crystal = int(column[target])
+            if not cuts[-1][0] <= crystal < n_crystals:
+                raise _disordered(path, n_crystals)
+            row = bisect_left(column, crystal, lo=cuts[-1][1])
+            if row > cuts[-1][1]:
+                cuts.append((crystal, row))
+        return np.array([*cuts, (n_crystals, len(column))], dtype=np.int64)
+
+
+def read_rows(
+    path: Path, columns: Collection[str], crystals: tuple[int, int], rows: tuple[int, int]
+) -> Observations:
+    """Rows first … last − 1, which must be of the crystals first … last − 1.
+
+    `crystal` counts from the first crystal of the file; columns are the optional ones wanted.
+    Raises InputError as `read` does.
+    """
+    with open_native(path, "stills") as handle:
+        return _observations(handle, path, columns, crystals, slice(*rows))
+
+
+def _observations(
+    handle: h5py.File,
+    path: Path,
+    columns: Collection[str],
+    crystals: tuple[int, int],
+    rows: slice | None,
+) -> Observations:
+    observations = read_table(handle, "observations", Observations, columns, rows)
+    row = observations.crystal
+    inside = not len(row) or (row[0] >= crystals[0] and row[-1] < crystals[1])
+    if not inside or np.any(row[1:] < row[:-1]):
+        raise _disordered(path, crystals[1] - crystals[0])
+    return observations
+
+
+def _disordered(path: Path, n_crystals: int) -> InputError:
+    return InputError(
+        f"'{path}': the dataset '/observations/crystal' is damaged: it must never decrease and "
+        f"point at one of {n_crystals} crystals. Write the file again."
+    )
+
+
+def _counts(handle: h5py.File) -> dict[Reason, int]:
+    return {Reason[name]: n for name, n in json.loads(handle.attrs.get("counts", "{}")).items()}
+
+
+def _notes(handle: h5py.File) -> tuple[str, ...]:
+    return tuple(json.loads(handle.attrs.get("notes", "[]")))
+
+
+FORMAT = Format("native HDF5", (".h5", ".hdf5"), read, write, peek.native)

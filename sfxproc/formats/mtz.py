@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Crystals, Floats, Ints, Observations, Stills
 from sfxproc.errors import InputError, OutputError
+from sfxproc.formats import peek
 from sfxproc.formats.atomic import atomic
 from sfxproc.formats.base import Format, Request
 from sfxproc.symmetry import cells_from_A, reciprocal_matrix
@@ -278,4 +279,4 @@ def _set(batch: gemmi.Mtz.Batch, words: slice, values: Floats) -> None:
         batch.floats[i] = value
 
 
-FORMAT_UNMERGED = Format("unmerged MTZ", (".mtz",), read_unmerged, write_unmerged)
+FORMAT_UNMERGED = Format("unmerged MTZ", (".mtz",), read_unmerged, write_unmerged, peek.mtz)

@@ -24,15 +24,16 @@ from sfxproc.formats.atomic import write_text
 from sfxproc.formats.crystfel_hkl import symbol, write_hkl
 from sfxproc.formats.frames import write_frames
 from sfxproc.formats.mtz_merged import write_half, write_merged
-from sfxproc.jobs.reading import Dataset
+from sfxproc.jobs.selection import Inventory
 from sfxproc.jobs.settings import Output
-from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
 
 RESULTS = (
     "merged.mtz", "merged.hkl", "half1.mtz", "half2.mtz", "half1.hkl", "half2.hkl", "frames.h5",
     "statistics.json", "job.resolved.toml", "log.txt", "DONE",
 )  # fmt: skip
+CHECKPOINT = "checkpoint"
+OWNER = f"{CHECKPOINT}/job.json"
 VERSIONS = ("numpy", "scipy", "numba", "gemmi", "h5py")
 
 
@@ -45,56 +46,73 @@ class Results:
     statistics: Mapping[str, Any]
 
 
-def open_output(settings: Output, comm: Comm) -> Path:
-    """Claim the output folder. Raises OutputError if it exists (and must not be overwritten) or
-    cannot be written to. With overwrite, the DONE of an earlier job is removed from it at once,
-    its results only when new ones are there to take their place."""
+def claim_output(settings: Output) -> None:
+    """Claim the output folder, on one rank. Raises OutputError if it must not or cannot be written
+    to. The DONE of an earlier job is removed from it at once, as is its checkpoint unless it is
+    to be gone on with, its results only when new ones are there to take their place."""
     folder = Path(settings.folder)
-    problem: str | None = None
-    if comm.rank == 0:
-        try:
-            problem = _claim(folder, settings.overwrite)
-        except OSError as error:
-            problem = (
-                f"Cannot write to output.folder '{folder}': {error.strerror or error}. Choose "
-                "another folder or correct its permissions."
-            )
-    problem = comm.bcast(problem)
-    if problem:
+    if problem := refusal(settings):
         raise OutputError(problem)
-    return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+        (folder / "DONE").unlink(missing_ok=True)
+        if (folder / CHECKPOINT).exists() and not (settings.resume and was_stopped(folder)):
+            shutil.rmtree(folder / CHECKPOINT)
+        for path in (*folder.glob(".*.part"), *folder.glob(f"{CHECKPOINT}/**/.*.part")):
+            path.unlink(missing_ok=True)  # of a process that was killed
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write to output.folder '{folder}': {error.strerror or error}. Choose another "
+            "folder or correct its permissions."
+        ) from error
+    if free < 1 << 20:
+        raise OutputError(
+            f"The disk of output.folder '{folder}' is full; free some space or choose another."
+        )
 
 
-def refusal(folder: Path, overwrite: bool) -> str | None:
+def was_stopped(folder: Path) -> bool:
+    """Whether this is the output folder of a job that can be gone on with."""
+    return (folder / OWNER).exists()
+
+
+def refusal(settings: Output) -> str | None:
     """Why results must not go to this folder; None if they may."""
+    folder = Path(settings.folder)
     above = next((p for p in folder.parents if p.exists()), folder)
     what = folder if folder.exists() else above
     if not what.is_dir():
         return f"output.folder '{folder}': '{what}' is a file, not a folder. Choose another name."
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    # without its owner's name a checkpoint has nothing that counts
+    empty = not folder.is_dir() or all(path.name == CHECKPOINT for path in folder.iterdir())
+    if was_stopped(folder):
+        if settings.resume or settings.overwrite:
+            return None
         return (
-            f"output.folder '{folder}' exists and is not empty. Choose another with `--set "
-            "output.folder=NAME`, or replace its results with --overwrite."
+            f"output.folder '{folder}' holds a job that was stopped. Go on with it by --resume, "
+            "choose another folder with `--set output.folder=NAME`, or begin anew with --overwrite."
         )
-    return None
-
-
-def _claim(folder: Path, overwrite: bool) -> str | None:
-    if problem := refusal(folder, overwrite):
-        return problem
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".writable"
-    probe.touch()
-    probe.unlink()
-    (folder / "DONE").unlink(missing_ok=True)
-    if shutil.disk_usage(folder).free < 1 << 20:
-        return f"The disk of output.folder '{folder}' is full; free some space or choose another."
-    return None
+    if empty or settings.overwrite:
+        return None
+    if settings.resume:
+        return (
+            f"output.folder '{folder}' holds files but no job that can be gone on with. Choose "
+            "another folder with `--set output.folder=NAME`, or replace what is there with "
+            "--overwrite."
+        )
+    return (
+        f"output.folder '{folder}' exists and is not empty. Choose another with `--set "
+        "output.folder=NAME`, or replace its results with --overwrite."
+    )
 
 
 def write_results(
     folder: Path,
-    dataset: Dataset,
+    dataset: Inventory,
     results: Results,
     config: msgspec.Struct,
     sentence: str,
@@ -150,7 +168,7 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
 
 
-def _provenance(dataset: Dataset) -> str:
+def _provenance(dataset: Inventory) -> str:
     """Versions and inputs with their sizes, as a comment."""
     libraries = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     lines = [f"sfxproc {__version__}, Python {platform.python_version()}, {libraries}", "inputs:"]

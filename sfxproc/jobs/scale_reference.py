@@ -5,27 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sfxproc.data import Ints, ReferenceSet
 from sfxproc.errors import DataError
-from sfxproc.jobs.reading import Dataset
+from sfxproc.jobs.selection import Inventory
 from sfxproc.jobs.settings import Symmetry
-from sfxproc.lsq import Point
 from sfxproc.merging.compare import fit_scale, match
-from sfxproc.models.scale import ScaleModel
 from sfxproc.symmetry import cell_fits
+
+F8 = NDArray[np.float64]
 
 MIN_COMMON = 20
 """Fewer reflections in common do not fix scale and B."""
 
 
-def _in_common(data: Dataset, reference: ReferenceSet) -> tuple[Ints, Ints]:
+def _in_common(data: Inventory, reference: ReferenceSet) -> tuple[Ints, Ints]:
     """Rows of the data's and the reference's reflections with the same hkl."""
     unsigned = np.zeros_like(data.reflections.friedel)
     return match(replace(data.reflections, friedel=unsigned), reference.reflections)
 
 
-def require_overlap(data: Dataset, reference: ReferenceSet, symmetry: Symmetry) -> None:
+def require_overlap(data: Inventory, reference: ReferenceSet, symmetry: Symmetry) -> None:
     """Raise DataError if the reference is of another cell or has too little in common."""
     tolerances = symmetry.length_tolerance_percent, symmetry.angle_tolerance_deg
     if not cell_fits(reference.cell[None], data.cell, *tolerances)[0]:
@@ -47,20 +48,29 @@ def require_overlap(data: Dataset, reference: ReferenceSet, symmetry: Symmetry) 
         )
 
 
-def reference_scale(
-    point: Point, model: ScaleModel, number: int, data: Dataset, reference: ReferenceSet
-) -> tuple[float, float]:
-    """ln k and B with I ≈ k·exp(−2 B s²)·I_reference for one connected set of crystals.
+def reference_scales(
+    intensity: F8, of_reflection: Ints, n_sets: int, data: Inventory, reference: ReferenceSet
+) -> F8:
+    """(n_sets, 2) ln k and B with I ≈ k·exp(−2 B s²)·I_reference for each connected set of
+    crystals: what their ln G and B must be shifted by.
 
-    (0, 0) for a set with too little in common, DataError if that is the largest one.
+    intensity : (n_reflections,). of_reflection : (n_reflections,) the set each is in. (0, 0) for a
+    set with too little in common; DataError if that is the largest one.
     """
+    sets = range(n_sets)
+    return np.array([_scale_of(intensity, of_reflection, n, data, reference) for n in sets])
+
+
+def _scale_of(
+    intensity: F8, of_reflection: Ints, number: int, data: Inventory, reference: ReferenceSet
+) -> tuple[float, float]:
     i, j = _in_common(data, reference)
-    inside = model.set_of_reflection[i] == number
+    inside = of_reflection[i] == number
     i, j = i[inside], j[inside]
     theirs = reference.reflections
     assert theirs.intensity is not None
     scale = fit_scale(
-        point.shared[i], None, theirs.intensity[j],
+        intensity[i], None, theirs.intensity[j],
         None if theirs.sigma is None else theirs.sigma[j], data.reflections.s2[i],
     )  # fmt: skip
     if scale is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Merged, Reason, ReferenceSet, Status
-from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.scale_config import ScaleConfig
-from sfxproc.jobs.scale_steps import Solution
-from sfxproc.lsq import Result
+from sfxproc.jobs.selection import Inventory
 from sfxproc.merging.statistics import statistics, summary_sentence
-from sfxproc.models.scale import LN_G, B
-from sfxproc.models.scale_start import ScaleProblem
-from sfxproc.parallel.comm import Comm
+from sfxproc.models.scale import LN_G, B, ErrorModel
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table, statistics_table
 from sfxproc.symmetry import possible
@@ -25,7 +22,7 @@ from sfxproc.symmetry import possible
 F8 = NDArray[np.float64]
 
 
-def tell_data(data: Dataset, log: Log) -> None:
+def tell_data(data: Inventory, log: Log) -> None:
     """What was read and what was left out."""
     used = int(np.count_nonzero(data.status != Status.LEFT_OUT))
     log(
@@ -45,17 +42,17 @@ def _show_counts(title: str, counts: dict[str, int], log: Log) -> None:
         log.show(table)
 
 
-def n_used(data: Dataset) -> int:
+def n_used(data: Inventory) -> int:
     """Observations that take part."""
     return int(data.n_observations.sum())
 
 
-def n_read(data: Dataset) -> int:
+def n_read(data: Inventory) -> int:
     """Rows of the input files, used or left out."""
     return n_used(data) + sum(data.left_out.values())
 
 
-def crystal_reasons(data: Dataset) -> dict[str, int]:
+def crystal_reasons(data: Inventory) -> dict[str, int]:
     """Number of crystals by reason, those without one not counted."""
     return {
         Reason(int(r)).text: int(n)
@@ -65,39 +62,40 @@ def crystal_reasons(data: Dataset) -> dict[str, int]:
 
 
 def frame_columns(
-    data: Dataset, problem: ScaleProblem, solution: Solution, crystal_cc: F8, comm: Comm
+    data: Inventory, n_overlaps: NDArray[np.int64], local: F8, sigma: F8, crystal_cc: F8
 ) -> dict[str, NDArray[Any]]:
-    """The columns of frames.h5, for all crystals of the job; NaN where a crystal was left out."""
-    own = {
-        "n_overlaps": problem.n_overlaps,
-        "ln_G": solution.point.local[:, LN_G],
-        "sigma_ln_G": solution.local_sigma[:, LN_G],
-        "B_A2": solution.point.local[:, B],
-        "sigma_B_A2": solution.local_sigma[:, B],
+    """The columns of frames.h5, for all crystals of the job; NaN where a crystal was left out.
+
+    local, sigma : (n_crystals, 2) of ln G and B; the others (n_crystals,).
+    """
+    refined = {
+        "ln_G": local[:, LN_G],
+        "sigma_ln_G": sigma[:, LN_G],
+        "B_A2": local[:, B],
+        "sigma_B_A2": sigma[:, B],
         "cc_to_merge": crystal_cc,
     }
-    gathered = {name: comm.allgather_rows(values) for name, values in own.items()}
     left_out = data.status == Status.LEFT_OUT
-    for name, values in gathered.items():
-        if name != "n_overlaps":
-            gathered[name] = np.where(left_out, np.nan, values)
     return {
         "status": data.status,
         "reason": data.reason,
         "n_observations": data.n_observations,
-        **gathered,
+        "n_overlaps": n_overlaps,
+        **{name: np.where(left_out, np.nan, values) for name, values in refined.items()},
     }
 
 
 def statistics_of(
     config: ScaleConfig,
-    data: Dataset,
+    data: Inventory,
     merged: Merged,
-    result: Result,
-    solution: Solution,
     reference: ReferenceSet | None,
+    errors: ErrorModel,
+    scale_variance_error: float,
+    solver: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that statistics.json tells."""
+    """Everything that statistics.json tells. solver : what it says of itself;
+    scale_variance_error : relative, of what uncertain scales add to variances."""
     unique = data.reflections
     # a hair wider than the data, so that rounding does not cut the reflections at the edge
     d_min_A = (config.selection.d_min_A or float(unique.d_A.min())) * (1.0 - 1e-6)
@@ -128,12 +126,12 @@ def statistics_of(
             "left_out": {r.text: n for r, n in data.left_out.items()},
         },
         "error_model": {
-            "gain": solution.model.errors.gain,
-            "scatter": solution.model.errors.scatter,
+            "gain": errors.gain,
+            "scatter": errors.scatter,
             **naive_sigmas(merged),
-            "scale_variance_error": solution.covariance.relative_error,
+            "scale_variance_error": scale_variance_error,
         },
-        "solver": {"method": config.solver.method, **result.as_dict()},
+        "solver": dict(solver),
     }
 
 

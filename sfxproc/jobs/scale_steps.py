@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxproc import signals
 from sfxproc.data import Reason, ReferenceSet, Status
 from sfxproc.errors import ConfigError, DataError, OutputError
 from sfxproc.formats.inputs import list_inputs, missing_file
 from sfxproc.formats.reference import read_reference
+from sfxproc.jobs.checkpoints import JobCheckpoint, arrays_of, state_of, stop_wanted, stopped
 from sfxproc.jobs.compare import in_group, same_laue_group
+from sfxproc.jobs.estimate import estimate, needs_table
 from sfxproc.jobs.outputs import refusal
 from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.scale_config import ScaleConfig
-from sfxproc.jobs.scale_reference import reference_scale
-from sfxproc.lsq import SOLVERS, Engine, Iteration, Loss, Point, Result
+from sfxproc.jobs.scale_reference import reference_scales
+from sfxproc.jobs.selection import Inventory
+from sfxproc.lsq import SOLVERS, Engine, Iteration, LevenbergMarquardt, Loss, Point, Result
 from sfxproc.lsq.covariance import Covariance, exact
+from sfxproc.lsq.lm import State
 from sfxproc.lsq.sampled import sampled
 from sfxproc.merging.halves import half_of
-from sfxproc.models.scale import ScaleModel
+from sfxproc.models.scale import ErrorModel, ScaleModel
 from sfxproc.models.scale_start import ScaleProblem, ScaleSettings
-from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table
 from sfxproc.symmetry import require_cell, space_group
 
 F8 = NDArray[np.float64]
+InventoryT = TypeVar("InventoryT", bound=Inventory)
 
 EXACT_PARAMETERS = 2000  # of crystals; beyond this covariances are sampled
 STRATA = 20  # shells of equal numbers of reflections, for calibrating sampled variances
+
+SOLVE = "lm"  # key of the solver's state in the checkpoint
 
 TOLD_ALL, TOLD_EVERY = 10, 10
 """Of the solver's iterations the first TOLD_ALL are told, then each TOLD_EVERYth."""
@@ -72,17 +80,20 @@ def require_sense(config: ScaleConfig) -> None:
 
 
 def check(config: ScaleConfig, log: Log) -> str:
-    """Validate without reading data: settings, input files, reference, output folder."""
+    """Validate without reading data: settings, input files, reference, output folder; and tell what
+    the job will need."""
     require_sense(config)
     folder = Path(config.output.folder)
-    if problem := refusal(folder, config.output.overwrite):
+    if problem := refusal(config.output):
         raise OutputError(problem)
     if config.reference.path is not None:
         reference_of(config)
+    if config.simulate is None:
+        files = list_inputs(config.input.paths, config.input.exclude, Path.cwd())
+        log.show(counts_table("Inputs", {f.label: f.format.name for f in files}))
+    log.show(needs_table(estimate(config), max(config.parallel.threads, 1)))
     if config.simulate is not None:
         return f"The job is valid: {config.simulate.n_crystals} stills would be simulated."
-    files = list_inputs(config.input.paths, config.input.exclude, Path.cwd())
-    log.show(counts_table("Inputs", {f.label: f.format.name for f in files}))
     return f"The job is valid: {len(files)} input files, results would go to '{folder}'."
 
 
@@ -130,20 +141,25 @@ def loss_of(config: ScaleConfig) -> Loss:
     return Loss(config.scaling.loss, config.scaling.loss_scale)
 
 
-def with_fixed(data: Dataset, problem: ScaleProblem, comm: Comm, log: Log) -> Dataset:
+def with_fixed(
+    data: InventoryT,
+    own: NDArray[np.uint8],
+    n_overlaps: NDArray[np.int64],
+    set_sizes: NDArray[np.int64],
+    log: Log,
+) -> InventoryT:
     """The data with the crystals marked that keep their start values.
 
+    own : (n_crystals,) why each does, if it does. set_sizes : crystals in each connected set.
     Raises DataError if no crystal shares enough reflections with others to be scaled.
     """
-    own = comm.allgather_rows(problem.reasons)
     status, reason = data.status.copy(), data.reason.copy()
     fixed = (status == Status.USED) & (own != Reason.NONE)
     status[fixed], reason[fixed] = Status.FIXED, own[fixed]
     if not np.any(status == Status.USED):
-        overlaps = comm.allgather_rows(problem.n_overlaps)
         raise DataError(
             f"No crystal has enough reflections in common with the others to be scaled (the best "
-            f"has {int(overlaps.max(initial=0))}; scaling.min_overlaps asks for more). The data "
+            f"has {int(n_overlaps.max(initial=0))}; scaling.min_overlaps asks for more). The data "
             "are too few, or symmetry.space_group is of too low symmetry."
         )
     if fixed.any():
@@ -151,19 +167,24 @@ def with_fixed(data: Dataset, problem: ScaleProblem, comm: Comm, log: Log) -> Da
             f"{int(fixed.sum()):,} crystals keep their start scale: too few reflections in common "
             "with others, or no signal."
         )
-    refined_sets = [int(n) for n in problem.set_sizes if n > 1]
-    if len(refined_sets) > 1:
+    sets = [int(n) for n in set_sizes if n > 1]
+    if len(sets) > 1:
         log(
-            f"WARNING: the crystals fall into {len(refined_sets)} sets without any reflection in "
-            f"common (of {', '.join(str(n) for n in refined_sets[:5])} crystals"
-            f"{' …' if len(refined_sets) > 5 else ''}). Each has a scale of its own, and their "
-            "merged intensities cannot be compared; give a reference.path to join them."
+            f"WARNING: the crystals fall into {len(sets)} sets without any reflection in common "
+            f"(of {', '.join(str(n) for n in sets[:5])} crystals{' …' if len(sets) > 5 else ''}). "
+            "Each has a scale of its own, and their merged intensities cannot be compared; give a "
+            "reference.path to join them."
         )
     return replace(data, status=status, reason=reason)
 
 
-def solve(engine: Engine, problem: ScaleProblem, config: ScaleConfig, log: Log) -> Result:
-    """Refine all scales and intensities together."""
+def solve(
+    engine: Engine, problem: ScaleProblem, config: ScaleConfig, checkpoint: JobCheckpoint, log: Log
+) -> Result:
+    """Refine all scales and intensities together, from where a checkpoint has them if it does.
+
+    Raises Stopped if a signal asked for it; only Levenberg–Marquardt keeps its state before.
+    """
     solver = SOLVERS[config.solver.method](
         loss=loss_of(config),
         max_iterations=config.solver.max_iterations,
@@ -175,9 +196,46 @@ def solve(engine: Engine, problem: ScaleProblem, config: ScaleConfig, log: Log) 
             refused = "" if i.accepted else ", step refused"
             log(f"iteration {i.number:3d}: objective {i.objective:.6g}{refused}")
 
-    result = solver.solve(engine, problem.model, problem.start, tell)
+    if isinstance(solver, LevenbergMarquardt):
+        state = kept_state(engine, problem.model, checkpoint, log)
+
+        def keep(state: State) -> None:
+            if checkpoint.asked():
+                keep_state(engine, state, checkpoint)
+                if stop_wanted(checkpoint.comm):
+                    raise stopped(checkpoint.folder, f"after iteration {len(state.iterations)}")
+
+        with signals.deferred():
+            result = solver.solve(
+                engine, problem.model, problem.start, tell, state=state, keep=keep
+            )
+    else:
+        result = solver.solve(engine, problem.model, problem.start, tell)
     log(f"{len(result.iterations)} iterations. {result.termination}")
     return result
+
+
+def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint) -> None:
+    """Keep where the solve stands, its error model too. On all ranks."""
+    assert isinstance(state.model, ScaleModel)
+    arrays = arrays_of(state, engine)
+    if arrays is not None:
+        arrays["errors"] = np.array(astuple(state.model.errors), dtype=np.float64)
+    checkpoint.save(SOLVE, arrays)
+
+
+def kept_state(
+    engine: Engine, model: ScaleModel, checkpoint: JobCheckpoint, log: Log
+) -> State | None:
+    """Where an earlier run of the job kept that its solve stood; None if it did not."""
+    arrays = checkpoint.load(SOLVE, log)
+    if arrays is None:
+        return None
+    gain, scatter, refits, outliers = arrays["errors"].tolist()
+    errors = ErrorModel(gain, scatter, int(refits), bool(outliers))
+    state = state_of(arrays, replace(model, errors=errors), engine)
+    log(f"resumed after iteration {len(state.iterations)}")
+    return state
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,11 +265,10 @@ def in_gauge(
     model = result.model
     point = model.centred(result.point)
     if reference is not None:
-        scales = [
-            reference_scale(point, model, number, data, reference)
-            for number in range(model.layout.n_components)
-        ]
-        ln_k, b = (np.array(values) for values in zip(*scales, strict=True))
+        scales = reference_scales(
+            point.shared, model.set_of_reflection, model.layout.n_components, data, reference
+        )
+        ln_k, b = scales.T
         point = model.gauged(point, ln_k, b)
     return Solution(point, model, covariance_of(engine, model, point, config))
 

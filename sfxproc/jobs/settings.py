@@ -59,15 +59,27 @@ class Solver(Section, frozen=True):
 
 
 class Parallel(Section, frozen=True):
-    """How the work is spread. threads = 0 takes all processors this rank may use."""
+    """How the work is spread. threads = 0 takes all processors this rank may use; the others are
+    of strategy "blocks"."""
 
-    strategy: Literal["global"] = "global"
+    strategy: Literal["global", "blocks"] = "global"
     threads: Annotated[int, Meta(ge=0)] = 0
+    block_size: Annotated[int, Meta(ge=2)] = 2000
+    overlap: Annotated[int, Meta(ge=0)] = 1000
+    rounds: Count = 8
+    rounds_mode: Literal["newton", "average"] = "newton"
+    round_tolerance_sigma: Positive = 0.002
 
 
 class Output(Section, frozen=True):
-    """Where results go; an existing folder is refused unless overwrite is set."""
+    """Where results go; an existing folder is refused unless overwrite or resume is set.
+
+    resume : go on with a job that was stopped there. checkpoint_interval_s : how often its state
+    is kept, if it lasts that long.
+    """
 
     folder: str = "out"
     overwrite: bool = False
+    resume: bool = False
+    checkpoint_interval_s: NotNegative = 5.0
     n_shells: Annotated[int, Meta(ge=1, le=100)] = 10

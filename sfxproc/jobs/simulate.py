@@ -13,8 +13,8 @@ from sfxproc.errors import InputError, OutputError
 from sfxproc.formats import FORMATS
 from sfxproc.formats.reference import intensities_from_model, read_reference
 from sfxproc.formats.truth import truth_path, write_truth
+from sfxproc.jobs.checkpoints import JobCheckpoint
 from sfxproc.jobs.settings import Input
-from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 
@@ -92,13 +92,18 @@ def simulate(
 
 
 def simulated_inputs(
-    settings: StillsSettings | None, inputs: Input, folder: Path, comm: Comm, log: Log
+    settings: StillsSettings | None, inputs: Input, checkpoint: JobCheckpoint, log: Log
 ) -> Input:
-    """The inputs as they are, or those simulated into the folder if there are settings for it."""
+    """The inputs as they are, or those simulated into the job's folder if there are settings for
+    it; a job that goes on keeps those that it has."""
     if settings is None:
         return inputs
-    out = folder / "simulated.h5"
-    if comm.rank == 0:
-        log(simulate(out, settings, None, True, log))
-    comm.barrier()
+    out = checkpoint.folder / "simulated.h5"
+    if checkpoint.comm.rank == 0:
+        checkpoint.begin()
+        if checkpoint.resumed and out.exists() and truth_path(out).exists():
+            log(f"the input was simulated before: '{out}'")
+        else:
+            log(simulate(out, settings, None, True, log))
+    checkpoint.comm.barrier()
     return msgspec.structs.replace(inputs, paths=[str(out)])

@@ -32,23 +32,32 @@ def components(
     """Components of the whole job; local blocks without rows belong to none."""
     parent = np.arange(n_shared, dtype=np.int32)
     join_blocks(start, shared, parent)
-    gathered = engine.sums.gathered(parent)
-    if gathered is not None:
-        parent = np.arange(n_shared, dtype=np.int32)
-        for label in gathered.reshape(-1, n_shared):
-            join_labels(label, parent)
-        flatten(parent)
-    parent = engine.sums.told(parent)
+    flatten(parent)
+    parent = engine.sums.joined(parent, merge_labels)
 
     holds = np.diff(start) > 0
     roots, of_shared = np.unique(parent, return_inverse=True)
     local = np.full(len(start) - 1, -1, dtype=np.int64)
     local[holds] = of_shared[shared[start[:-1][holds]]]
-    own = np.bincount(local[holds], minlength=len(roots)).astype(np.float64)
-    counts = engine.sums.scalars(own[None, :]) if len(roots) else own
+    counts = engine.sums.joined(np.bincount(local[holds], minlength=len(roots)), add_to)
     order = np.argsort(-counts, kind="stable")
     order = order[: np.count_nonzero(counts)]
     number = np.full(len(roots), -1, dtype=np.int32)
     number[order] = np.arange(len(order))
     by_block = np.where(holds, number[np.maximum(local, 0)] if len(roots) else -1, -1)
-    return Components(by_block.astype(np.int32), number[of_shared], counts[order].astype(np.int64))
+    return Components(by_block.astype(np.int32), number[of_shared], counts[order])
+
+
+def merge_labels(label: Labels, other: Labels) -> None:
+    """Join the components that two labellings tell: what either connects is connected.
+
+    Labels are the smallest members before and after, so they do not depend on what is merged
+    first.
+    """
+    join_labels(other, label)
+    flatten(label)
+
+
+def add_to(total: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+    """total += other; exact, hence the same in any order."""
+    total += other

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from sfxproc.kernels.arrow import (
 )
 from sfxproc.lsq.problem import F8, Array, Layout, Loss, Model, Point, Sums
 
-KEPT_ROWS = 2  # of partial sums that stay in memory from call to call
 BATCH_ROWS = 16384  # rows evaluated at once: their Jacobian stays in cache
 LOSSES = {"none": NO_LOSS, "huber": HUBER, "cauchy": CAUCHY}
 
@@ -57,12 +57,23 @@ class Engine:
     _pool: ThreadPoolExecutor | None = field(default=None, repr=False)
 
     def map(self, work: Callable[[int], T], count: int) -> list[T]:
-        """work(0), …, work(count − 1), spread over the threads; results in order."""
+        """work(0), …, work(count − 1), each by the next thread that is free; results in order."""
         if self.threads == 1 or count < 2:
             return [work(i) for i in range(count)]
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads)
-        return list(self._pool.map(work, range(count)))
+        out: list[Any] = [None] * count
+        numbers = iter(range(count))  # shared: each number goes to one thread
+
+        def thread(_: int) -> None:
+            try:
+                for i in numbers:
+                    out[i] = work(i)
+            finally:
+                deque(numbers, 0)  # after an error the others need not go on
+
+        list(self._pool.map(thread, range(min(self.threads, count))))
+        return out
 
     def buffer(self, name: str, shape: tuple[int, ...], dtype: type = np.float64) -> Array:
         """An array kept from call to call, contents undefined."""
@@ -74,18 +85,11 @@ class Engine:
     def shared_sums(self, layout: Layout, rows: int, fill: Callable[[int, Array], None]) -> F8:
         """(rows, n_shared) what fill(chunk, out) adds to a zeroed `out` of that shape, summed over
         the chunks of all processes."""
-        n_chunks, width = len(layout.chunk) - 1, rows * layout.n_shared
-        keep = rows <= KEPT_ROWS
-        partial = self.buffer(f"sums{rows}", (n_chunks, width)) if keep else np.empty(
-            (n_chunks, width)
-        )  # fmt: skip
-
-        def chunk(c: int) -> None:
-            partial[c] = 0.0
-            fill(c, partial[c].reshape(rows, layout.n_shared))
-
-        self.map(chunk, n_chunks)
-        return self.sums.shared(partial).reshape(rows, layout.n_shared)
+        shape = (rows, layout.n_shared)
+        total = self.sums.shared(
+            rows * layout.n_shared, lambda c, out: fill(c, out.reshape(shape)), self.map
+        )
+        return total.reshape(shape)
 
     def linearise(
         self, model: Model, point: Point, loss: Loss, objective: float | None = None

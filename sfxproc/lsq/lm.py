@@ -29,6 +29,24 @@ FREE = 1.0  # damping up to which a step is about as long as the problem wants i
 NEGLIGIBLE = 1e-4  # decrease of ½ χ²: the whole step is then within 0.015 of its joint sigma
 
 
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a solve stands between two iterations: all that the next ones depend on.
+
+    model : with its error model as adapted so far. known : the objective at the point where it
+    need not be worked out anew; None where the error model was adapted after the step. seconds :
+    spent so far. The objective of the point is the best one met.
+    """
+
+    point: Point
+    damping: float
+    growth: float
+    model: Model
+    known: float | None = None
+    iterations: tuple[Iteration, ...] = ()
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class LevenbergMarquardt:
     """Settings of the solver.
@@ -51,13 +69,22 @@ class LevenbergMarquardt:
         model: Model,
         start: Point,
         progress: Callable[[Iteration], None] = lambda _: None,
+        *,
+        state: State | None = None,
+        keep: Callable[[State], None] = lambda _: None,
     ) -> Result:
-        """Minimise from a starting point. The result's point is the best one met."""
-        began = time.monotonic()
-        point, damping, growth = start, self.damping, 2.0
-        model = model.refreshed(point)
-        lin = engine.linearise(model, point, self.loss)
-        iterations: list[Iteration] = []
+        """Minimise from a starting point. The result's point is the best one met.
+
+        keep : told where the solve stands after each iteration but the last. state : one of
+        those, to go on from it instead, with the same bits as without the break.
+        """
+        if state is None:
+            state = State(start, self.damping, 2.0, model.refreshed(start))
+        began = time.monotonic() - state.seconds
+        point, damping, growth = state.point, state.damping, state.growth
+        model, known = state.model, state.known
+        lin = engine.linearise(model, point, self.loss, known)
+        iterations = list(state.iterations)
         best = lin.objective
         not_finite = "Stopped: the objective is not a finite number."
         converged, termination = False, "" if isfinite(lin.objective) else not_finite
@@ -104,6 +131,9 @@ class LevenbergMarquardt:
                     f"Stopped after {self.max_iterations} iterations, before convergence; raise "
                     "solver.max_iterations to go on."
                 )
+            else:
+                seconds = time.monotonic() - began
+                keep(State(point, damping, growth, model, known, tuple(iterations), seconds))
         return Result(
             point, model, converged, termination, best, lin.chi2, *counts(engine, lin),
             tuple(iterations), time.monotonic() - began,

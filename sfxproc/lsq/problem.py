@@ -7,6 +7,7 @@ is an arrow. Nothing here knows what the blocks stand for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -109,8 +110,18 @@ class Model(Protocol):
 class Sums(Protocol):
     """How partial results of chunks become totals, with the same bits on any process count."""
 
-    def shared(self, partial: F8) -> F8:
-        """Sum (n_chunks, n) over the chunks of all processes; the partials may be overwritten."""
+    def shared(
+        self,
+        width: int,
+        fill: Callable[[int, F8], None],
+        spread: Callable[[Callable[[int], None], int], object],
+    ) -> F8:
+        """(width,) what fill(chunk, out) adds to a zeroed `out` of that length, summed over the
+        chunks of all processes; spread(work, count) calls work for this process's chunks."""
+
+    def joined(self, array: Array, join: Callable[[Array, Array], object]) -> Array:
+        """The arrays of all processes joined by join(into, other), on all; overwrites them. The
+        result must not depend on the order in which they are joined."""
 
     def scalars(self, partial: F8) -> F8:
         """Sum (n_chunks, k), a few numbers a chunk, over the chunks of all processes."""

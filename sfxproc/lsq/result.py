@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import Model, Point
+from sfxproc.lsq.problem import F8, Model, Point
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,20 @@ class Iteration:
     cg_iterations: int
     accepted: bool
     seconds: float
+
+
+def table_of(iterations: Sequence[Iteration]) -> F8:
+    """(n, 9) the iterations as rows of numbers."""
+    rows = [astuple(i) for i in iterations]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(Iteration.__dataclass_fields__))
+
+
+def iterations_of(table: F8) -> tuple[Iteration, ...]:
+    """The iterations that `table_of` made a table of."""
+    return tuple(
+        Iteration(int(number), objective, chi2, damping, gain, step, int(cg), bool(good), seconds)
+        for number, objective, chi2, damping, gain, step, cg, good, seconds in table.tolist()
+    )
 
 
 @dataclass(frozen=True, eq=False)

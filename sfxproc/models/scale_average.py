@@ -85,6 +85,10 @@ class Averaging:
         """The averages; 0 where no block tells."""
         return Point(_ratio(*self._local), _ratio(self._shared[0], self._shared[1]))
 
+    def information(self) -> F8:
+        """(n_shared,) Σ D of the averaged intensities."""
+        return np.asarray(self._shared[1])
+
     def disagreement(self) -> float:
         """Root mean square of (I_block − average)/σ_block over blocks and reflections."""
         total, weight, squares = self._shared

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Observations, Reason, Reflections
+from sfxproc.data import Observations, Reason, Reflections, Rows
 from sfxproc.kernels import scale as kernels
 from sfxproc.lsq import Engine, Layout, Point
 from sfxproc.lsq.components import components
@@ -66,7 +66,7 @@ class Facts:
 
 def scale_problem(
     engine: Engine,
-    observations: Observations,
+    observations: Observations | Rows,
     chunk: NDArray[np.int64],
     reflections: Reflections,
     settings: ScaleSettings,
@@ -106,7 +106,10 @@ def scale_problem(
 
 
 def bare_model(
-    engine: Engine, observations: Observations, chunk: NDArray[np.int64], reflections: Reflections
+    engine: Engine,
+    observations: Observations | Rows,
+    chunk: NDArray[np.int64],
+    reflections: Reflections,
 ) -> ScaleModel:
     """The model before anything is known: variances as given, all crystals in one set."""
     assert observations.reflection is not None

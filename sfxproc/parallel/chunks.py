@@ -1,26 +1,35 @@
 """Fixed chunks of crystals: the unit of ownership and of every sum.
 
 Chunk borders depend on the data alone. A rank owns a run of neighbouring chunks, and what
-belongs to reflections is summed over chunks along one binary tree (`kernels.tree`), whichever
-rank or thread holds which leaf: results have the same bits at any rank and thread count.
+belongs to reflections is summed over chunks along one binary tree, whichever rank or thread holds
+which leaf: results have the same bits at any rank and thread count.
+
+Leaves of the tree are chunks 0 … K−1, K a power of two. A node (first, count) is the sum of the
+chunks first … first+count−1, count a power of two that divides first; its sibling is
+(first ^ count, count). Siblings are added as soon as both are there, so that little more than a
+row a thread is ever held. A node belongs to the rank of its first leaf.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.kernels.tree import fold
 from sfxproc.parallel.comm import Comm
 
 F8 = NDArray[np.float64]
+Nodes = dict[tuple[int, int], F8]
 
-FEWEST, MOST = 4, 64
+FEWEST, MANY, MOST = 4, 64, 16384
 ROWS_PER_SHARED = 4  # rows a chunk should hold for each shared number it sums
+ROWS_PER_CHUNK = 32768  # beyond MANY chunks, so that what a chunk costs does not show
+KEPT_WIDTHS = 2  # of partial sums whose memory is kept from call to call
 
 
 @dataclass(frozen=True)
@@ -48,49 +57,30 @@ class Chunks:
 
 
 def owned(n_chunks: int, rank: int, size: int) -> tuple[int, int]:
-    """The run of chunks that a rank owns."""
-    return rank * n_chunks // size, (rank + 1) * n_chunks // size
+    """The run of chunks that a rank owns; none where there are more ranks than chunks."""
+    return -(-rank * n_chunks // size), -(-(rank + 1) * n_chunks // size)
+
+
+def owner(chunk: int, n_chunks: int, size: int) -> int:
+    """The rank that owns a chunk."""
+    return chunk * size // n_chunks
 
 
 def plan_chunks(rows_per_crystal: NDArray[Any], n_shared: int, comm: Comm) -> Chunks:
     """Cut the global list of crystals into chunks of about equal numbers of rows.
 
     rows_per_crystal : (n_crystals,) of the whole job, the same on every rank. The number of
-    chunks balances the memory of partial sums (chunks × n_shared) against parallelism.
+    chunks balances the cost of adding up partial sums (chunks × n_shared) against parallelism.
     """
     before = np.concatenate([[0], np.cumsum(rows_per_crystal, dtype=np.int64)])
     total = int(before[-1])
     wanted = total / (ROWS_PER_SHARED * max(n_shared, 1))
-    n_chunks = min(max(1 << max(math.ceil(math.log2(max(wanted, 1.0))), 0), FEWEST), MOST)
+    wanted = min(max(wanted, FEWEST), max(total / ROWS_PER_CHUNK, MANY), MOST)
+    n_chunks = 1 << math.ceil(math.log2(wanted))
     targets = np.arange(n_chunks + 1) * total / n_chunks
     bounds = np.searchsorted(before, targets, side="left").astype(np.int64)
     bounds[0], bounds[-1] = 0, len(rows_per_crystal)
     return Chunks(bounds, *owned(n_chunks, comm.rank, comm.size))
-
-
-def subtrees(first: int, last: int) -> list[tuple[int, int]]:
-    """The largest aligned subtrees (first leaf, number of leaves) that make up first … last−1."""
-    out = []
-    while first < last:
-        count = first & -first or 1 << (last - 1).bit_length()
-        while count > last - first:
-            count //= 2
-        out.append((first, count))
-        first += count
-    return out
-
-
-def join(nodes: dict[tuple[int, int], NDArray[Any]], n_chunks: int) -> NDArray[Any]:
-    """The root of the tree from the subtrees that cover all leaves."""
-    count = 1
-    while count < n_chunks:
-        for first in range(0, n_chunks, 2 * count):
-            if (first, count) in nodes:
-                nodes[first, 2 * count] = nodes.pop((first, count)) + nodes.pop(
-                    (first + count, count)
-                )
-        count *= 2
-    return nodes[0, n_chunks]
 
 
 def exact_sum(values: NDArray[Any]) -> float:
@@ -108,28 +98,87 @@ class ChunkSums:
 
     comm: Comm
     chunks: Chunks
+    _free: dict[int, list[F8]] = field(default_factory=dict, repr=False, compare=False)
 
-    def shared(self, partial: F8) -> F8:
-        """Sum (own chunks, n) over all chunks, on every rank. Overwrites the partials."""
-        n_chunks = len(self.chunks.bounds) - 1
-        own = subtrees(self.chunks.first, self.chunks.last)
-        for first, count in own:
-            fold(partial, first - self.chunks.first, count)
-        if self.comm.size == 1:
-            return np.array(partial[0])
-        rows = partial[[first - self.chunks.first for first, _ in own]]
-        gathered = self.comm.gather_arrays(rows)
-        total = np.empty(partial.shape[1], dtype=partial.dtype)
-        if gathered is not None:
-            nodes = {
-                node: row
-                for rank, part in enumerate(gathered)
-                for node, row in zip(
-                    subtrees(*owned(n_chunks, rank, self.comm.size)), part, strict=True
-                )
-            }
-            total[:] = join(nodes, n_chunks)
-        return self.comm.bcast_array(total)
+    def shared(
+        self,
+        width: int,
+        fill: Callable[[int, F8], None],
+        spread: Callable[[Callable[[int], None], int], object],
+    ) -> F8:
+        """(width,) what fill(chunk, out) adds to a zeroed `out` of that length, summed over all
+        chunks, on every rank.
+
+        fill : for this rank's chunks, counted from its first. spread(work, count) calls work(0) …
+        work(count − 1), about in this order, on any threads.
+        """
+        n_chunks, size = len(self.chunks.bounds) - 1, self.comm.size
+        free = self._rows(width)
+        nodes: Nodes = {}
+        lock = threading.Lock()
+
+        def row() -> F8:
+            with lock:
+                return free.pop() if free else np.empty(width)
+
+        def settle(first: int, count: int, total: F8) -> None:
+            """Add a node to its sibling, and the sum to its own, as long as there is one."""
+            while True:
+                with lock:
+                    sibling = nodes.pop((first ^ count, count), None)
+                    if sibling is None:
+                        nodes[first, count] = total
+                        return
+                total += sibling
+                with lock:
+                    free.append(sibling)
+                first, count = first & ~count, 2 * count
+
+        def leaf(chunk: int) -> None:
+            out = row()
+            out[:] = 0.0
+            fill(chunk, out)
+            settle(self.chunks.first + chunk, 1, out)
+
+        spread(leaf, self.chunks.last - self.chunks.first)
+        # what is left has its siblings on other ranks. All ranks go through the nodes of the tree
+        # in one order, so that none waits for one that waits for it
+        count = 1
+        while count < n_chunks:
+            for first in sorted(f for f, c in nodes if c == count):
+                other = owner(first ^ count, n_chunks, size)
+                if first & count:
+                    total = nodes.pop((first, count))
+                    self.comm.send_array(total, other)
+                    free.append(total)
+                else:
+                    settle(first ^ count, count, self.comm.receive_array(row(), other))
+            count *= 2
+        return self.comm.bcast_array(nodes[0, n_chunks] if nodes else row())
+
+    def _rows(self, width: int) -> list[F8]:
+        """Rows of this width to use again."""
+        if width not in self._free and len(self._free) == KEPT_WIDTHS:
+            self._free.clear()
+        return self._free.setdefault(width, [])
+
+    def joined(
+        self, array: NDArray[Any], join: Callable[[NDArray[Any], NDArray[Any]], object]
+    ) -> NDArray[Any]:
+        """The arrays of all ranks joined by join(into, other), on every rank; overwrites them.
+
+        join : must not depend on order or grouping, which follow the number of ranks. array : of
+        one shape and dtype, contiguous.
+        """
+        rank, size = self.comm.rank, self.comm.size
+        step = 1
+        while step < size and rank % step == 0:
+            if rank & step:
+                self.comm.send_array(array, rank - step)
+            elif rank + step < size:
+                join(array, self.comm.receive_array(np.empty_like(array), rank + step))
+            step *= 2
+        return self.comm.bcast_array(array)
 
     def scalars(self, partial: F8) -> F8:
         """Sum (own chunks, k) over all chunks, exactly rounded, on every rank."""

@@ -7,6 +7,7 @@ overwrite itself; that is refused here.
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import sys
 import time
@@ -21,7 +22,10 @@ from numpy.typing import NDArray
 from sfxproc.errors import LaunchError
 
 NAP_s = 0.002
+PIECE_bytes = 1 << 30  # of one message: MPI counts in 32 bits, and not every MPI knows more
+HEADER, BODY = 1, 2  # tags of the control channel
 LINGER_s = 0.5  # for a message to pass the launcher, which drops what it holds on an abort
+ALONE = "one process has nobody to send to or receive from"
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -51,6 +55,25 @@ class Comm(Protocol):
 
     def exchange(self, parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
         """Send parts[r] to rank r; returns what each rank sent here. Rows of equal shape."""
+
+    def send_array(self, array: NDArray[Any], dest: int) -> None:
+        """Send to another rank, which must be receiving it."""
+
+    def receive_array(self, array: NDArray[Any], source: int) -> NDArray[Any]:
+        """What another rank sends, into an array of its shape and dtype, contiguous."""
+
+    def any_true(self, flag: bool) -> bool:
+        """Whether the flag of any rank is up, on all ranks."""
+
+    def send_object(self, value: Any, dest: int) -> None:
+        """A control message to another rank; arrays in it are not copied. Returns once it has
+        left, which for a large one is when the other rank receives it."""
+
+    def receive_object(self, source: int) -> Any:
+        """The next control message of another rank; waits for it without taking a processor."""
+
+    def probe(self) -> int | None:
+        """A rank whose control message can be received now, or None."""
 
     def abort(self, status: int) -> None:
         """End all ranks at once."""
@@ -89,17 +112,46 @@ class SerialComm:
         """The parts."""
         return parts
 
+    def send_array(self, array: NDArray[Any], dest: int) -> None:
+        """Raises ValueError."""
+        raise ValueError(ALONE)
+
+    def receive_array(self, array: NDArray[Any], source: int) -> NDArray[Any]:
+        """Raises ValueError."""
+        raise ValueError(ALONE)
+
+    def any_true(self, flag: bool) -> bool:
+        """The flag."""
+        return flag
+
+    def send_object(self, value: Any, dest: int) -> None:
+        """Raises ValueError."""
+        raise ValueError(ALONE)
+
+    def receive_object(self, source: int) -> Any:
+        """Raises ValueError."""
+        raise ValueError(ALONE)
+
+    def probe(self) -> int | None:
+        """None: nobody sends."""
+        return None
+
     def abort(self, status: int) -> None:
         """End this process."""
         sys.exit(status)
 
 
 class MpiComm:
-    """Ranks of an MPI job. Arrays travel as buffers, everything else pickled."""
+    """Ranks of an MPI job. Arrays travel as buffers, everything else pickled.
+
+    Made on all ranks at once. Control messages have a channel of their own, so that they never
+    meet those of arrays.
+    """
 
     def __init__(self, mpi: Any) -> None:
         self._mpi = mpi
         self._comm = mpi.COMM_WORLD
+        self._control = mpi.COMM_WORLD.Dup()
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
 
@@ -123,9 +175,10 @@ class MpiComm:
         width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.itemsize
         counts = self._comm.allgather(len(rows))
         out = np.empty((sum(counts), *rows.shape[1:]), dtype=rows.dtype)
-        row = self._mpi.BYTE.Create_contiguous(max(width, 1)).Commit()
-        self._comm.Allgatherv([rows, len(rows), row], [out, counts, row])
-        row.Free()
+        if width:
+            row = self._mpi.BYTE.Create_contiguous(width).Commit()
+            self._comm.Allgatherv([rows, len(rows), row], [out, counts, row])
+            row.Free()
         return out
 
     def gather_arrays(self, array: NDArray[Any]) -> list[NDArray[Any]] | None:
@@ -133,18 +186,17 @@ class MpiComm:
         array = np.ascontiguousarray(array)
         shapes = self._comm.gather(array.shape, root=0)
         if self.rank != 0:
-            self._comm.Send([array, array.nbytes, self._mpi.BYTE], dest=0)
+            self.send_array(array, 0)
             return None
         out = [array]
         for source in range(1, self.size):
-            received = np.empty(shapes[source], dtype=array.dtype)
-            self._comm.Recv([received, received.nbytes, self._mpi.BYTE], source=source)
-            out.append(received)
+            out.append(self.receive_array(np.empty(shapes[source], dtype=array.dtype), source))
         return out
 
     def bcast_array(self, array: NDArray[Any]) -> NDArray[Any]:
         """Rank 0's array, written into everybody's."""
-        self._comm.Bcast([array, array.nbytes, self._mpi.BYTE], root=0)
+        for piece in pieces(array):
+            self._comm.Bcast([piece, self._mpi.BYTE], root=0)
         return array
 
     def exchange(self, parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -153,20 +205,82 @@ class MpiComm:
         template = parts[0]
         received = [np.empty((n, *template.shape[1:]), dtype=template.dtype) for n in counts]
         requests = [
-            self._comm.Irecv([a, a.nbytes, self._mpi.BYTE], source=r)
+            self._comm.Irecv([piece, self._mpi.BYTE], source=r)
             for r, a in enumerate(received)
+            for piece in pieces(a)
         ]
         for r, part in enumerate(parts):
-            part = np.ascontiguousarray(part)
-            self._comm.Send([part, part.nbytes, self._mpi.BYTE], dest=r)
+            self.send_array(part, r)
         self._mpi.Request.Waitall(requests)
         return received
+
+    def send_array(self, array: NDArray[Any], dest: int) -> None:
+        """To another rank."""
+        for piece in pieces(np.ascontiguousarray(array)):
+            self._comm.Send([piece, self._mpi.BYTE], dest=dest)
+
+    def receive_array(self, array: NDArray[Any], source: int) -> NDArray[Any]:
+        """From another rank."""
+        for piece in pieces(array):
+            self._comm.Recv([piece, self._mpi.BYTE], source=source)
+        return array
+
+    def any_true(self, flag: bool) -> bool:
+        """Whether any rank's flag is up."""
+        found = np.array([flag], dtype=np.int32)
+        self._comm.Allreduce(self._mpi.IN_PLACE, found, op=self._mpi.LOR)
+        return bool(found[0])
+
+    def send_object(self, value: Any, dest: int) -> None:
+        """The sizes of what follows, the pickle, then each array's buffer."""
+        buffers: list[pickle.PickleBuffer] = []
+        pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        parts = [np.frombuffer(pickled, np.uint8)]
+        parts += [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
+        sizes = np.array([len(part) for part in parts], dtype=np.int64)
+        requests = [self._control.Isend([sizes, self._mpi.BYTE], dest, HEADER)]
+        for part in parts:
+            for piece in pieces(part):
+                requests.append(self._control.Isend([piece, self._mpi.BYTE], dest, BODY))
+        while not self._mpi.Request.Testall(requests):
+            time.sleep(NAP_s)
+
+    def receive_object(self, source: int) -> Any:
+        """As `send_object` sent it; arrays lie in memory of their own and can be written."""
+        status = self._mpi.Status()
+        while not self._control.Iprobe(source, HEADER, status):
+            time.sleep(NAP_s)
+        sizes = np.empty(status.Get_count(self._mpi.BYTE) // 8, dtype=np.int64)
+        self._control.Recv([sizes, self._mpi.BYTE], source, HEADER)
+        parts = [np.empty(size, dtype=np.uint8) for size in sizes]
+        for part in parts:
+            for piece in pieces(part):
+                self._control.Recv([piece, self._mpi.BYTE], source, BODY)
+        return pickle.loads(parts[0].data, buffers=parts[1:])
+
+    def probe(self) -> int | None:
+        """A rank whose control message has come."""
+        status = self._mpi.Status()
+        if not self._control.Iprobe(self._mpi.ANY_SOURCE, HEADER, status):
+            return None
+        return int(status.Get_source())
 
     def abort(self, status: int) -> None:
         """End all ranks at once."""
         sys.stderr.flush()
         time.sleep(LINGER_s)
         self._comm.Abort(status)
+
+
+def pieces(array: NDArray[Any]) -> list[NDArray[np.uint8]]:
+    """The bytes of a contiguous array in pieces that one message can hold; none if it is empty.
+
+    Raises ValueError if it is not contiguous: what were received into a copy would be lost.
+    """
+    if not array.flags.c_contiguous:
+        raise ValueError("only contiguous arrays travel")
+    flat = array.reshape(-1).view(np.uint8)
+    return [flat[i : i + PIECE_bytes] for i in range(0, len(flat), PIECE_bytes)]
 
 
 def launched_tasks(environment: Mapping[str, str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from sfxproc.lsq import Engine
-from sfxproc.lsq.components import Components, components
+from sfxproc.lsq.components import Components, components, merge_labels
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from tests.problems import on_ranks
 
@@ -56,7 +58,7 @@ def test_components_are_those_of_the_graph(seed: int) -> None:
     assert len(found.sizes) > 2
 
 
-@pytest.mark.parametrize("size", [2, 3, 9])
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 7, 9])
 def test_components_are_the_same_on_any_number_of_ranks(size: int) -> None:
     start, shared = blocks(1)
     (serial,), parts = found_on(1, start, shared), found_on(size, start, shared)
@@ -64,3 +66,31 @@ def test_components_are_the_same_on_any_number_of_ranks(size: int) -> None:
     for part in parts:
         np.testing.assert_array_equal(part.shared, serial.shared)
         np.testing.assert_array_equal(part.sizes, serial.sizes)
+
+
+def test_labels_do_not_depend_on_what_is_merged_first() -> None:
+    """Five labellings in every order, and by pairs; none of them is what all tell together."""
+    start, shared = blocks(3, 40)
+    labels = []
+    for first in range(0, 40, 8):
+        ((one,),) = (found_on(1, start[first : first + 9] - start[first], shared[start[first] :]),)
+        number, at = np.unique(one.shared, return_index=True)
+        label = np.arange(N_SHARED, dtype=np.int32)
+        held = one.shared >= 0
+        label[held] = at[np.searchsorted(number, one.shared[held])]
+        labels.append(label)
+
+    def merged(order: Sequence[np.ndarray]) -> np.ndarray:
+        total = order[0].copy()
+        for other in order[1:]:
+            merge_labels(total, other)
+        return total
+
+    expected = merged(labels)
+    assert all(np.any(expected != label) for label in labels)
+    assert np.all(expected[expected] == expected)
+    assert np.all(expected <= np.arange(N_SHARED))
+    for order in permutations(labels):
+        np.testing.assert_array_equal(merged(order), expected)
+    pairs = [merged(labels[:2]), merged(labels[2:4]), labels[4]]
+    np.testing.assert_array_equal(merged([pairs[2], merged(pairs[:2])]), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -117,14 +118,29 @@ def test_sums_over_components() -> None:
         assert n == 2
 
 
-def test_map_keeps_the_order_and_passes_errors_on() -> None:
-    sums = ChunkSums(SerialComm(), Chunks(np.zeros(9, dtype=np.int64), 0, 8))
-    for threads in (1, 3):
-        engine = Engine(sums, threads)
-        assert engine.map(lambda i: i * i, 20) == [i * i for i in range(20)]
-        assert engine.map(lambda i: i, 0) == []
-        with pytest.raises(ZeroDivisionError):
-            engine.map(lambda i: 1 // (i - 3), 8)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_map_keeps_the_order_and_passes_errors_on(threads: int) -> None:
+    engine = Engine(ChunkSums(SerialComm(), Chunks(np.arange(9), 0, 8)), threads)
+    assert engine.map(lambda i: i * i, 20) == [i * i for i in range(20)]
+    assert engine.map(lambda i: i, 0) == []
+    seen: list[int] = []
+
+    def fails_at_3(i: int) -> None:
+        seen.append(i)
+        if i == 3:
+            raise ZeroDivisionError
+        time.sleep(0.01)
+
+    with pytest.raises(ZeroDivisionError):
+        engine.map(fails_at_3, 1000)
+    assert len(seen) < 1000  # the others do not go on
+
+
+def test_map_gives_each_number_to_one_thread() -> None:
+    engine = Engine(ChunkSums(SerialComm(), Chunks(np.arange(9), 0, 8)), threads=4)
+    seen: list[int] = []
+    engine.map(seen.append, 20_000)
+    assert sorted(seen) == list(range(20_000))
 
 
 def test_a_problem_without_rows() -> None:

@@ -7,6 +7,9 @@ import sys
 
 import numpy as np
 
+import sfxproc.parallel.comm as comm_module
+from sfxproc.kernels.arrow_numpy import fold
+from sfxproc.lsq import Engine
 from sfxproc.parallel.chunks import Chunks, ChunkSums, owned
 from sfxproc.parallel.comm import MpiComm, world
 
@@ -59,19 +62,83 @@ for a, got in enumerate(comm.exchange(parts)):
     assert np.all(got == 10 * a + rank)
 assert all(len(p) == 0 for p in comm.exchange([np.empty((0, 2)) for _ in every]))
 
-for n_chunks in (8, 64):
+# messages in pieces too, none of which end where an element does
+for comm_module.PIECE_bytes in (1 << 30, 1001):
+    # a ring: some receive first, since neither verb returns before the other side is there
+    big = np.arange(70_000.0) + rank
+    to, source, got = (rank + 1) % size, (rank - 1) % size, np.empty(70_000)
+    for sends in (rank % 2 == 0, rank % 2 == 1):
+        if sends:
+            comm.send_array(big, to)
+        else:
+            comm.receive_array(got, source)
+    assert np.array_equal(got, np.arange(70_000.0) + source)
+    assert np.array_equal(comm.bcast_array(big.copy()), np.arange(70_000.0))
+    found = comm.exchange([big[: 5000 * (b + 1)] for b in every])
+    assert all(np.array_equal(g, np.arange(5000.0 * (rank + 1)) + r) for r, g in enumerate(found))
+
+    # control messages, while arrays are on their way between the same ranks
+    fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    mail = {
+        "from": rank, "big": big, "half": big[::2], "none": np.empty((0, 3), np.int16),
+        "fortran": fortran, "flags": np.array([True, False]), "names": np.array(["a", "é"], object),
+    }  # fmt: skip
+    comm.barrier()
+    assert comm.probe() is None
+    comm.barrier()
+    if rank:
+        comm.send_array(big[:5], 0)  # small enough to lie there unreceived
+        comm.send_object(mail, 0)
+        comm.send_object(("second", rank), 0)
+        reply = comm.receive_object(0)
+        assert reply == {"to": rank}
+    else:
+        waiting = set(range(1, size))
+        while waiting:
+            source = comm.probe()
+            if source is None:
+                continue
+            waiting.discard(source)
+            got = comm.receive_object(source)
+            assert got["from"] == source
+            assert np.array_equal(got["big"], np.arange(70_000.0) + source)
+            assert np.array_equal(got["half"], np.arange(70_000.0)[::2] + source)
+            assert got["none"].shape == (0, 3)
+            assert got["none"].dtype == np.int16
+            assert np.array_equal(got["fortran"], fortran)
+            assert list(got["names"]) == ["a", "é"]
+            got["flags"][0] = False  # a receiver's own
+            assert comm.receive_object(source) == ("second", source)
+            comm.send_object({"to": source}, source)
+        for source in range(1, size):
+            assert np.array_equal(comm.receive_array(np.empty(5), source), np.arange(5.0) + source)
+    assert comm.probe() is None
+
+assert not comm.any_true(False)
+assert comm.any_true(rank == size - 1)
+assert comm.any_true(True)
+
+
+def check_sums(n_chunks):
+    """Sums over chunks; also on more ranks than chunks."""
     rng = np.random.default_rng(n_chunks)
     values = rng.normal(size=(n_chunks, 30)) * 10.0 ** rng.uniform(-8, 8, (n_chunks, 30))
     run = owned(n_chunks, rank, size)
     sums = ChunkSums(comm, Chunks(np.arange(n_chunks + 1), *run))
-    root = values.copy()
-    while len(root) > 1:
-        root = root[0::2] + root[1::2]
-    assert np.array_equal(sums.shared(values[slice(*run)].copy()), root[0])
+
+    def fill(chunk, out):
+        out += values[run[0] + chunk]
+
+    assert np.array_equal(sums.shared(30, fill, Engine(sums, threads=2).map), fold(values))
     scalars = sums.scalars(values[slice(*run), :2])
     assert np.array_equal(scalars, comm.bcast(scalars))
     gathered = sums.gathered(np.arange(*run))
     assert gathered is None if rank else np.array_equal(gathered, np.arange(n_chunks))
     assert sums.place(run[1] - run[0]) == run[0]
+    counts = sums.joined(np.arange(5) + rank, lambda into, other: np.add(into, other, out=into))
+    assert np.array_equal(counts, size * np.arange(5) + size * (size - 1) // 2)
 
+
+check_sums(4)
+check_sums(64)
 print("fine")

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sfxproc.kernels.tree import fold
+from sfxproc.kernels.arrow_numpy import fold
+from sfxproc.lsq import Engine
 from sfxproc.parallel.chunks import (
     FEWEST,
+    MANY,
     MOST,
+    ROWS_PER_CHUNK,
     ROWS_PER_SHARED,
     Chunks,
     ChunkSums,
     exact_sum,
-    join,
     owned,
+    owner,
     plan_chunks,
-    subtrees,
 )
 from sfxproc.parallel.comm import SerialComm
 from tests.problems import on_ranks
 
-COUNTS = [8, 16, 32, 64]
+COUNTS = [1, 4, 8, 64]
+SIZES = [1, 2, 3, 4, 5, 7, 9, 19]
+
+Work = Callable[[int], None]
 
 
 def leaves(n_chunks: int, columns: int = 50) -> np.ndarray:
@@ -34,58 +41,139 @@ def leaves(n_chunks: int, columns: int = 50) -> np.ndarray:
     return rng.normal(size=shape) * 10.0 ** rng.uniform(-8, 8, shape)
 
 
+def in_order(work: Work, count: int) -> None:
+    for chunk in range(count):
+        work(chunk)
+
+
+def shuffled(work: Work, count: int) -> None:
+    for chunk in np.random.default_rng(count).permutation(count):
+        work(int(chunk))
+
+
+def threaded(work: Work, count: int) -> None:
+    Engine(ChunkSums(SerialComm(), Chunks(np.arange(2), 0, 1)), threads=4).map(work, count)
+
+
+def shared_sum(comm: Any, values: np.ndarray, spread: Any = in_order) -> np.ndarray:
+    """The sum of the rows of `values`, one a chunk."""
+    first, last = owned(len(values), comm.rank, comm.size)
+    sums = ChunkSums(comm, Chunks(np.arange(len(values) + 1), first, last))
+
+    def fill(chunk: int, out: np.ndarray) -> None:
+        assert not out.any()
+        out += values[first + chunk]
+
+    found = [sums.shared(values.shape[1], fill, spread) for _ in range(2)]  # the memory used again
+    np.testing.assert_array_equal(found[0], found[1])
+    return found[0]
+
+
 @pytest.mark.parametrize("n_chunks", COUNTS)
 def test_ranks_own_all_chunks_once_in_order_and_about_equally(n_chunks: int) -> None:
     for size in range(1, n_chunks + 5):
         runs = [owned(n_chunks, rank, size) for rank in range(size)]
-        assert [c for first, last in runs for c in range(first, last)] == list(range(n_chunks))
+        owners = [(c, r) for r, (first, last) in enumerate(runs) for c in range(first, last)]
+        assert owners == [(c, owner(c, n_chunks, size)) for c in range(n_chunks)]
         numbers = [last - first for first, last in runs]
         assert max(numbers) - min(numbers) <= 1
+        assert runs[0][1] > 0  # the root of the tree is rank 0's
 
 
-@pytest.mark.parametrize("n_chunks", COUNTS)
-def test_subtrees_are_aligned_and_cover_their_run(n_chunks: int) -> None:
-    for first in range(n_chunks + 1):
-        for last in range(first, n_chunks + 1):
-            nodes = subtrees(first, last)
-            assert [c for a, n in nodes for c in range(a, a + n)] == list(range(first, last))
-            for a, n in nodes:
-                assert n & (n - 1) == 0
-                assert a % n == 0
-            for (a, n), (_, m) in pairwise(nodes):
-                # no two of them are the halves of one larger subtree
-                assert not (n == m and a % (2 * n) == 0)
-
-
-@pytest.mark.parametrize("n_chunks", COUNTS)
-def test_subtrees_of_all_ranks_join_to_the_bits_of_one(n_chunks: int) -> None:
-    """For every number of ranks, also more than there are chunks."""
+@pytest.mark.parametrize("spread", [in_order, shuffled, threaded])
+@pytest.mark.parametrize("n_chunks", [*COUNTS, 1024])
+def test_shared_sums_have_the_bits_of_the_tree_in_any_order(n_chunks: int, spread: Any) -> None:
     values = leaves(n_chunks)
-    root = values.copy()
-    fold(root, 0, n_chunks)
-    for size in range(1, n_chunks + 3):
-        partial, nodes = values.copy(), {}
-        for rank in range(size):
-            for first, count in subtrees(*owned(n_chunks, rank, size)):
-                fold(partial, first, count)
-                nodes[first, count] = partial[first].copy()
-        np.testing.assert_array_equal(join(nodes, n_chunks), root[0])
+    np.testing.assert_array_equal(shared_sum(SerialComm(), values, spread), fold(values))
+
+
+@pytest.mark.parametrize("n_chunks", COUNTS)
+@pytest.mark.parametrize("size", SIZES)
+def test_shared_sums_have_the_same_bits_on_any_number_of_ranks(n_chunks: int, size: int) -> None:
+    """Also on more ranks than chunks. No rank receives more than a path of the tree is long."""
+    values = leaves(n_chunks)
+
+    def work(comm: Any) -> tuple[np.ndarray, int]:
+        return shared_sum(comm, values), getattr(comm, "received", 0)
+
+    for total, received in on_ranks(size, work):
+        np.testing.assert_array_equal(total, fold(values))
+        assert received <= 2 * math.log2(n_chunks)  # of two sums
+
+
+def test_the_leaves_tell_orders_apart() -> None:
+    """Adding up from left to right is another sum: the tests above could fail."""
+    values = leaves(64)
+    assert np.any(fold(values) != np.cumsum(values, axis=0)[-1])
+
+
+def test_shared_sums_of_no_columns() -> None:
+    for total in on_ranks(3, lambda comm: shared_sum(comm, np.empty((8, 0)))):
+        assert total.shape == (0,)
+
+
+def test_partial_sums_do_not_grow_with_the_number_of_chunks() -> None:
+    width, n_chunks = 4000, 1024
+    sums = ChunkSums(SerialComm(), Chunks(np.arange(n_chunks + 1), 0, n_chunks))
+
+    def fill(chunk: int, out: np.ndarray) -> None:
+        out += chunk
+
+    tracemalloc.start()
+    for spread in (in_order, threaded):
+        sums.shared(width, fill, spread)
+    rows = tracemalloc.get_traced_memory()[1] / (8 * width)
+    tracemalloc.stop()
+    assert rows < 4 * (1 + math.log2(n_chunks)) + 5
+
+
+def test_memory_is_kept_for_two_widths_only() -> None:
+    sums = ChunkSums(SerialComm(), Chunks(np.arange(9), 0, 8))
+    tracemalloc.start()
+    for width in range(50_000, 50_020):
+        sums.shared(width, lambda chunk, out: None, in_order)
+    rows = tracemalloc.get_traced_memory()[0] / (8 * 50_000)
+    tracemalloc.stop()
+    assert rows < 10
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_joined_is_the_same_on_all_ranks(size: int) -> None:
+    def add(into: np.ndarray, other: np.ndarray) -> None:
+        into += other
+
+    def larger(into: np.ndarray, other: np.ndarray) -> None:
+        np.maximum(into, other, out=into)
+
+    def work(comm: Any) -> tuple[np.ndarray, np.ndarray, int]:
+        sums = ChunkSums(comm, Chunks(np.arange(9), *owned(8, comm.rank, comm.size)))
+        numbers = np.arange(6, dtype=np.int32).reshape(2, 3) + comm.rank
+        values = leaves(size)[comm.rank]
+        return (
+            sums.joined(numbers, add),
+            sums.joined(values, larger),
+            getattr(comm, "received", 0),
+        )
+
+    for added, largest, received in on_ranks(size, work):
+        np.testing.assert_array_equal(
+            added, size * np.arange(6).reshape(2, 3) + size * (size - 1) // 2
+        )
+        assert added.dtype == np.int32
+        np.testing.assert_array_equal(largest, leaves(size).max(axis=0))
+        assert received <= 2 * math.ceil(math.log2(size))
 
 
 @pytest.mark.parametrize("n_chunks", [8, 64])
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
-def test_chunk_sums_have_the_same_bits_on_any_number_of_ranks(n_chunks: int, size: int) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_what_else_is_told_is_the_same_on_any_number_of_ranks(n_chunks: int, size: int) -> None:
     values = leaves(n_chunks)
-    root = values.copy()
-    fold(root, 0, n_chunks)
-    bounds = np.arange(n_chunks + 1)
 
     def work(comm: Any) -> tuple[Any, ...]:
-        chunks = Chunks(bounds, *owned(n_chunks, comm.rank, comm.size))
+        chunks = Chunks(np.arange(n_chunks + 1), *owned(n_chunks, comm.rank, comm.size))
         sums, own = ChunkSums(comm, chunks), slice(chunks.first, chunks.last)
         rows = np.arange(10 * chunks.first, 10 * chunks.last).reshape(-1, 2)
         return (
-            sums.shared(values[own].copy()),
             sums.scalars(values[own, :3]),
             sums.agreed(float(comm.rank)),
             sums.told({"rank": comm.rank}),
@@ -95,9 +183,8 @@ def test_chunk_sums_have_the_same_bits_on_any_number_of_ranks(n_chunks: int, siz
         )
 
     for rank, found in enumerate(on_ranks(size, work)):
-        shared, scalars, agreed, told, gathered, place, expected_place = found
-        np.testing.assert_array_equal(shared, root[0])
-        np.testing.assert_array_equal(scalars, work(SerialComm())[1])
+        scalars, agreed, told, gathered, place, expected_place = found
+        np.testing.assert_array_equal(scalars, work(SerialComm())[0])
         np.testing.assert_allclose(scalars, values[:, :3].sum(axis=0), rtol=1e-9, atol=1e-6)
         assert (agreed, told) == (0.0, {"rank": 0})
         assert place == expected_place
@@ -137,7 +224,7 @@ def test_chunks_hold_about_equal_numbers_of_rows() -> None:
     chunks = plan_chunks(rows, 3000, SerialComm())
     per_chunk = np.add.reduceat(rows, chunks.bounds[:-1])
     assert np.abs(per_chunk - per_chunk.mean()).max() <= 200
-    assert len(per_chunk) == MOST
+    assert len(per_chunk) == MANY
 
 
 @pytest.mark.parametrize(
@@ -146,7 +233,11 @@ def test_chunks_hold_about_equal_numbers_of_rows() -> None:
         (10, 1000, FEWEST),
         (16 * ROWS_PER_SHARED * 1000, 1000, 16),
         (16 * ROWS_PER_SHARED * 1000 + 1, 1000, 32),
+        (MANY * ROWS_PER_CHUNK, 1000, MANY),
+        (MANY * ROWS_PER_CHUNK + 1, 1000, 2 * MANY),
+        (10**9, 10**9 // (100 * ROWS_PER_SHARED), 128),
         (10**9, 1000, MOST),
+        (10**10, 1000, MOST),
         (0, 1000, FEWEST),
         (10, 0, FEWEST),
     ],

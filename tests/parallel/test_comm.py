@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sfxproc.errors import LaunchError
-from sfxproc.parallel.comm import SerialComm, launched_tasks, world
+from sfxproc.parallel.comm import SerialComm, launched_tasks, pieces, world
 
 LAUNCHES = [
     {"PMI_SIZE": "4", "PMI_RANK": "1"},
@@ -32,7 +32,9 @@ ALONE = [
 def mpi(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """An mpi4py whose world has `size` ranks; importing it is noted."""
     state = SimpleNamespace(size=1)
-    communicator = SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: state.size)
+    communicator = SimpleNamespace(
+        Get_rank=lambda: 0, Get_size=lambda: state.size, Dup=lambda: communicator
+    )
 
     class MPI(ModuleType):
         COMM_WORLD = communicator
@@ -113,9 +115,31 @@ def test_serial_verbs() -> None:
     gathered = comm.gather_arrays(rows)
     assert gathered is not None
     np.testing.assert_array_equal(gathered[0], rows)
+    assert [comm.any_true(flag) for flag in (False, True)] == [False, True]
+    assert comm.probe() is None
+    for send in (
+        lambda: comm.send_array(rows, 0),
+        lambda: comm.receive_array(rows, 0),
+        lambda: comm.send_object("x", 0),
+        lambda: comm.receive_object(0),
+    ):
+        with pytest.raises(ValueError, match="nobody"):
+            send()
     with pytest.raises(SystemExit) as ended:
         comm.abort(3)
     assert ended.value.code == 3
+
+
+def test_pieces_are_views_that_cover_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfxproc.parallel.comm.PIECE_bytes", 7)
+    array = np.arange(6, dtype=np.int16).reshape(2, 3)
+    found = pieces(array)
+    assert [len(piece) for piece in found] == [7, 5]
+    assert b"".join(piece.tobytes() for piece in found) == array.tobytes()
+    assert all(np.shares_memory(piece, array) for piece in found)
+    assert pieces(array[:0]) == pieces(np.empty((3, 0))) == []
+    with pytest.raises(ValueError, match="contiguous"):
+        pieces(array.T)
 
 
 def test_pretended_ranks_fail_where_mpi_would() -> None:

@@ -35,7 +35,7 @@ def launched(
     )
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 7])
 def test_verbs_and_sums(size: int) -> None:
     ended = launched(size, "ranks_verbs.py", str(size))
     assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,178 @@
+"""How far a job is, told by its output folder alone: `sfxproc status FOLDER`.
+
+A running job rewrites `checkpoint/progress.json` now and then; `DONE` and the last line of
+`log.txt` tell that and how it ended. Nobody asks the scheduler or the processes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from sfxproc.errors import InputError, OutputError
+from sfxproc.formats.atomic import write_text
+
+PROGRESS = Path("checkpoint") / "progress.json"
+STOPPED = "stopped"
+"""The stage of a job that saved its state and ended because it was asked to."""
+INTERVAL_s = 2.0
+QUIET_s = 120.0
+SILENT_s = 1800.0
+
+_written: dict[Path, float] = {}  # when this process last wrote there, by its monotonic clock
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """A sign of life: `done` of `total` pieces of a stage. `time` is seconds since 1970."""
+
+    stage: str
+    done: int
+    total: int
+    round: int | None
+    rounds: int | None
+    objective: float | None
+    iteration: int | None
+    time: float
+    ranks: int
+    host: str
+    pid: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Whether a job is finished, and a sentence or two about it."""
+
+    finished: bool
+    text: str
+
+
+# ---- a running job ---------------------------------------------------------------------------
+
+
+def write_progress(
+    folder: Path,
+    stage: str,
+    done: int,
+    total: int,
+    ranks: int = 1,
+    *,
+    round: int | None = None,
+    rounds: int | None = None,
+    objective: float | None = None,
+    iteration: int | None = None,
+    force: bool = False,
+) -> None:
+    """Tell in the output folder how far the job is. To be called on rank 0 alone, at any time:
+    it writes at most every INTERVAL_s unless `force`.
+
+    Where it cannot be written, nothing happens: a job does not end for want of a progress file.
+    """
+    now = time.monotonic()
+    if not force and now - _written.get(folder, -INTERVAL_s) < INTERVAL_s:
+        return
+    _written[folder] = now
+    sign = Progress(
+        stage, done, total, round, rounds, objective, iteration,
+        time.time(), ranks, socket.gethostname(), os.getpid(),
+    )  # fmt: skip
+    path = folder / PROGRESS
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, msgspec.json.encode(sign).decode() + "\n")
+    except (OSError, OutputError):
+        pass
+
+
+# ---- whoever asks ----------------------------------------------------------------------------
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """The last sign of life in an output folder; None if there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / PROGRESS).read_bytes(), type=Progress)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def status_of(folder: Path, now: float | None = None) -> Status:
+    """What the files of an output folder tell. now : seconds since 1970, default the clock's.
+
+    Raises InputError if no job has written there.
+    """
+    now = time.time() if now is None else now
+    if not folder.is_dir():
+        raise InputError(
+            f"There is no folder '{folder}'. Give the output.folder of a job, where it writes."
+        )
+    if (folder / "DONE").exists():
+        return Status(True, f"Finished. {_closing_sentence(folder / 'log.txt')}".rstrip())
+    files = [folder / name for name in ("job.resolved.toml", "log.txt", PROGRESS.parent)]
+    if not any(path.exists() for path in files):
+        raise InputError(
+            f"'{folder}' is not the folder of a job: it holds neither DONE nor {PROGRESS.parent}/. "
+            "Give the output.folder of a job; one that has just begun writes there soon."
+        )
+    progress = read_progress(folder)
+    if progress is None:
+        return Status(False, f"Not finished. {_age(now - _newest(folder))}")
+    return Status(False, f"{_told(progress)} {_outlook(progress, now - progress.time)}")
+
+
+def _told(progress: Progress) -> str:
+    """How far the job was at its last sign of life."""
+    parts = [f"{progress.stage}: {progress.done:,} of {progress.total:,}"]
+    if progress.total:
+        parts[0] += f" ({100 * progress.done / progress.total:.0f} %)"
+    if progress.round is not None:
+        of = "" if progress.rounds is None else f" of at most {progress.rounds}"
+        parts.append(f"round {progress.round}{of}")
+    if progress.iteration is not None:
+        parts.append(f"iteration {progress.iteration}")
+    if progress.objective is not None:
+        parts.append(f"objective {progress.objective:.6g}")
+    ranks = "1 rank" if progress.ranks == 1 else f"{progress.ranks} ranks"
+    where = f"{ranks}, the first on {progress.host} as process {progress.pid}"
+    return f"Not finished. {', '.join(parts)}; {where}."
+
+
+def _outlook(progress: Progress, age_s: float) -> str:
+    if progress.stage == STOPPED:
+        return f"It saved its state and stopped {_span(age_s)} ago: go on with --resume."
+    return _age(age_s)
+
+
+def _age(age_s: float) -> str:
+    """What the time since the last sign of life means."""
+    if age_s < QUIET_s:
+        return f"Last sign of life {_span(age_s)} ago."
+    if age_s < SILENT_s:
+        return f"No sign of life for {_span(age_s)}: it is in a long step, or was killed."
+    return f"No sign of life for {_span(age_s)}: it was probably killed; go on with --resume."
+
+
+def _span(seconds: float) -> str:
+    """A time in its largest unit; clocks of two machines may disagree, so 0 if negative."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0.0):.0f} s"
+
+
+def _newest(folder: Path) -> float:
+    """When anything in the folder was last written, seconds since 1970."""
+    paths = [folder, *folder.iterdir(), *(folder / PROGRESS.parent).glob("*")]
+    return max(path.stat().st_mtime for path in paths if path.exists())
+
+
+def _closing_sentence(log: Path) -> str:
+    """The last line of a log without the seconds before it."""
+    try:
+        lines = log.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return re.sub(r"^\s*[\d.]+ s  ", "", last)

@@ -1,0 +1,243 @@
+"""The two ways to scale: all crystals together, or in overlapping blocks that are dealt out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import Merged, ReferenceSet, Status
+from sfxproc.formats.inputs import list_inputs
+from sfxproc.jobs import pieces
+from sfxproc.jobs import scale_report as report
+from sfxproc.jobs import scale_steps as steps
+from sfxproc.jobs.block_tasks import Work
+from sfxproc.jobs.checkpoints import JobCheckpoint
+from sfxproc.jobs.reading import read_dataset
+from sfxproc.jobs.scale_blocks import Blocks
+from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.jobs.scale_reference import reference_scales, require_overlap
+from sfxproc.jobs.selection import Inventory
+from sfxproc.jobs.settings import Input
+from sfxproc.jobs.stages import Found, Stages
+from sfxproc.lsq import Engine
+from sfxproc.merging.halves import half_of
+from sfxproc.merging.merge import merge
+from sfxproc.models.scale import ErrorModel
+from sfxproc.models.scale_merge import merge_sums
+from sfxproc.models.scale_start import scale_problem
+from sfxproc.parallel.chunks import ChunkSums
+from sfxproc.parallel.comm import Comm
+from sfxproc.parallel.coordinator import Arrays
+from sfxproc.report.log import Log
+
+READING = "reading"  # folder of shards and pieces, in the checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleJob:
+    """A scaling job under way. threads : of this rank."""
+
+    config: ScaleConfig
+    comm: Comm
+    log: Log
+    checkpoint: JobCheckpoint
+    inputs: Input
+    reference: ReferenceSet | None
+    threads: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """What scaling has to tell. frames : columns of frames.h5 by name; solver : plain numbers and
+    text; scale_variance_error : relative, of what uncertain scales add to variances, NaN where
+    not known."""
+
+    data: Inventory
+    merged: Merged
+    frames: Mapping[str, NDArray[Any]]
+    solver: Mapping[str, Any]
+    errors: ErrorModel
+    scale_variance_error: float
+
+
+def scale_globally(job: ScaleJob) -> Scaled:
+    """All ranks step together on one problem; each reads and keeps its share of the crystals."""
+    config, comm, log = job.config, job.comm, job.log
+    data = read_dataset(
+        job.inputs, config.symmetry, config.selection, steps.columns_wanted(config), comm, log
+    )
+    report.tell_data(data, log)
+    if job.reference is not None:
+        require_overlap(data, job.reference, config.symmetry)
+    engine = Engine(ChunkSums(comm, data.chunks), job.threads)
+    problem = scale_problem(
+        engine, data.observations, data.chunks.local_bounds, data.reflections,
+        steps.scale_settings(config),
+    )  # fmt: skip
+    reasons, n_overlaps = (comm.allgather_rows(a) for a in (problem.reasons, problem.n_overlaps))
+    fixed = steps.with_fixed(data, reasons, n_overlaps, problem.set_sizes, log)
+    data = replace(data, status=fixed.status, reason=fixed.reason)
+    result = steps.solve(engine, problem, config, job.checkpoint, log)
+    solution = steps.in_gauge(engine, result, data, job.reference, config)
+    sums, crystal_cc = merge_sums(
+        solution.model, solution.point, steps.loss_of(config), steps.own_halves(data)
+    )
+    merged = merge(data.reflections, sums, solution.covariance.from_local)
+    own = solution.point.local, solution.local_sigma, crystal_cc
+    frames = report.frame_columns(data, n_overlaps, *(comm.allgather_rows(a) for a in own))
+    solver = {"method": config.solver.method, **result.as_dict()}
+    relative_error = solution.covariance.relative_error
+    return Scaled(data, merged, frames, solver, solution.model.errors, relative_error)
+
+
+def scale_in_blocks(job: ScaleJob) -> Scaled | None:
+    """Rank 0 deals blocks of crystals, read from pieces; None on other ranks."""
+    config, comm, log, settings = job.config, job.comm, job.log, job.config.parallel
+    job.checkpoint.begin()
+    comm.barrier()
+    stages = Stages(comm, log, job.checkpoint.folder, job.checkpoint.store)
+    data, plan, work = read_pieces(job, stages)
+    if data is not None:
+        report.tell_data(data, log)
+        if job.reference is not None:
+            require_overlap(data, job.reference, config.symmetry)
+    log(
+        f"{work.count('blocks')} blocks of {settings.block_size} crystals, overlapping by "
+        f"{settings.overlap}"
+    )
+    blocks = Blocks(work, stages, settings, log)
+    set_sizes = blocks.survey()
+    reasons, n_overlaps = blocks.refine()
+    blocks.go_on()
+    if data is not None:
+        everything = _by_crystal(plan, len(data.crystals))
+        data = steps.with_fixed(data, everything(reasons), everything(n_overlaps), set_sizes, log)
+    blocks.shift(comm.bcast(None if data is None else _shift(blocks, data, job.reference)))
+    half = None if data is None else _halves(data, plan)
+    sums, found = blocks.merge(comm.bcast(half))
+    log(f"{len(blocks.rounds)} rounds; rank 0 spent {stages.coordinating_s:.2f} s on dealing.")
+    if data is None:
+        return None
+    lost = everything(blocks.lost_crystals())
+    data = replace(data, status=np.where(lost, np.uint8(Status.LEFT_OUT), data.status))
+    merged = merge(data.reflections, sums, found["from_local"])
+    of_crystals = blocks.state["local"], found["sigma"], found["cc"]
+    frames = report.frame_columns(
+        data, everything(n_overlaps), *(everything(a) for a in of_crystals)
+    )
+    solver = {**blocks.as_dict(), "coordinating_s": stages.coordinating_s}
+    return Scaled(data, merged, frames, solver, blocks.state.errors, np.nan)
+
+
+STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
+    "global": scale_globally,
+    "blocks": scale_in_blocks,
+}
+
+
+# ---- reading for blocks ----------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Listed:
+    """What each task of a stage found, by `number/name`."""
+
+    found: Found = field(default_factory=dict)
+
+    def add(self, task: int, arrays: Arrays) -> None:
+        """Add one task's arrays."""
+        self.found |= {f"{task:06d}/{name}": array for name, array in arrays.items()}
+
+    def result(self) -> Found:
+        """All arrays."""
+        return self.found
+
+
+def listed(found: Found, n_tasks: int) -> Sequence[Arrays]:
+    """The arrays of each task again."""
+    out: list[dict[str, NDArray[Any]]] = [{} for _ in range(n_tasks)]
+    for key, array in found.items():
+        number, _, name = key.partition("/")
+        if name:
+            out[int(number)][name] = array
+    return out
+
+
+def read_pieces(job: ScaleJob, stages: Stages) -> tuple[Inventory | None, pieces.Plan | None, Work]:
+    """Convert and sort all inputs. Inventory and plan are on rank 0 only."""
+    config, comm, log = job.config, job.comm, job.log
+    settings = config.parallel
+    files = tuple(list_inputs(job.inputs.paths, job.inputs.exclude, Path.cwd()))
+    folder = job.checkpoint.store.folder / READING
+    reading = pieces.Reading(files, steps.columns_wanted(config), job.inputs.strict, folder)
+    if comm.rank == 0:
+        pieces.make_folders(folder)
+    comm.barrier()
+
+    def read(number: int) -> Arrays:
+        return pieces.read_file(reading, number)
+
+    found = stages.run("read", read, len(files), Listed(), to_all=False)
+    plan = None
+    if comm.rank == 0:
+        plan = pieces.plan(
+            listed(found, len(files)), reading, config.symmetry, config.selection,
+            size=settings.block_size, overlap=settings.overlap, seed=config.seed,
+        )  # fmt: skip
+        for note in plan.notes:
+            log(note)
+    sorting, blocks = comm.bcast(None if plan is None else (plan.sorting, plan.blocks))
+
+    def sort(number: int) -> Arrays:
+        return pieces.sort_part(sorting, number)
+
+    found = stages.run("sort", sort, sorting.n_parts, Listed(), to_all=False)
+    data, keys = None, None
+    if plan is not None:
+        data, keys = pieces.inventory(plan, listed(found, sorting.n_parts))
+    keys, reflections = comm.bcast(None if data is None else (keys, data.reflections))
+    read_rows = pieces.reader(sorting, keys)
+    work = Work(
+        read_rows, blocks, reflections, steps.scale_settings(config), steps.loss_of(config),
+        job.threads, config.solver.max_iterations, config.solver.tolerance,
+    )  # fmt: skip
+    return data, plan, work
+
+
+def _by_crystal(plan: pieces.Plan | None, n: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Rows in the order of the blocks as rows of all crystals, 0 for those in no block."""
+    assert plan is not None
+
+    def everything(rows: NDArray[Any]) -> NDArray[Any]:
+        out = np.zeros((n, *rows.shape[1:]), dtype=rows.dtype)
+        out[plan.crystal_at] = rows
+        return out
+
+    return everything
+
+
+def _halves(data: Inventory, plan: pieces.Plan | None) -> NDArray[np.int8]:
+    """Half set of each crystal in the order of the blocks; −1 for those left out."""
+    assert plan is not None
+    half = half_of(data.crystals.identity)
+    half[data.status == Status.LEFT_OUT] = -1
+    return half[plan.crystal_at]
+
+
+def _shift(blocks: Blocks, data: Inventory, reference: ReferenceSet | None) -> NDArray[np.float64]:
+    """What brings ln G and B of each connected set to mean zero, or to the reference."""
+    state = blocks.state
+    sets = state["of_crystal"]
+    inside = sets >= 0
+    n_sets = 1 + max(int(sets.max(initial=0)), int(state["of_reflection"].max(initial=0)))
+    if reference is not None:
+        of_reflection = state["of_reflection"]
+        return reference_scales(state["shared"], of_reflection, n_sets, data, reference)
+    total = np.zeros((n_sets, 2))
+    np.add.at(total, sets[inside], state["local"][inside])
+    return -total / np.maximum(np.bincount(sets[inside], minlength=n_sets), 1)[:, None]

@@ -1,0 +1,339 @@
+"""Pieces hold what the other way of reading finds, however they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import msgspec
+import numpy as np
+import pytest
+from rich.console import Console
+
+from sfxproc.data import Observations, Reason, Status, Stills
+from sfxproc.errors import ConfigError, DataError, InputError, OutputError, UserError
+from sfxproc.formats import crystfel, hdf5
+from sfxproc.formats.inputs import list_inputs
+from sfxproc.formats.pieces import Rows, read_run
+from sfxproc.jobs import pieces
+from sfxproc.jobs.pieces import Plan, Reading
+from sfxproc.jobs.reading import Dataset, read_dataset
+from sfxproc.jobs.selection import Inventory
+from sfxproc.jobs.settings import Input, Selection, Symmetry
+from sfxproc.parallel.comm import SerialComm
+from sfxproc.report.log import ConsoleLog
+from sfxproc.simulate.stills import Simulated
+
+SYMMETRY = Symmetry(space_group="P 43 21 2")
+ALL = Selection()
+NONE: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What came of reading into pieces."""
+
+    plan: Plan
+    inventory: Inventory
+    keys: np.ndarray
+    found: list[Mapping[str, np.ndarray]]
+
+    def run(self, first: int, last: int) -> Rows:
+        sorting = self.plan.sorting
+        heads, to_job = pieces.open_pieces(sorting, self.keys)
+        return read_run(heads, to_job, first, last, "partiality" in sorting.reading.columns)
+
+
+def make(
+    folder: Path, paths: list[str], symmetry: Symmetry = SYMMETRY, selection: Selection = ALL,
+    columns: frozenset[str] = NONE, part_rows: int = 7000, size: int = 20, seed: int = 3,
+) -> Made:  # fmt: skip
+    """All tasks one after the other, in an order of their own."""
+    pieces.make_folders(folder)
+    reading = Reading(tuple(list_inputs(paths)), columns, False, folder, part_rows)
+    read = backwards(lambda n: pieces.read_file(reading, n), len(reading.files))
+    planned = pieces.plan(
+        read, reading, symmetry, selection, size=size, overlap=size // 2, seed=seed
+    )
+    found = backwards(lambda n: pieces.sort_part(planned.sorting, n), planned.sorting.n_parts)
+    inventory, keys = pieces.inventory(planned, found)
+    return Made(planned, inventory, keys, [*read, *found])
+
+
+def backwards(work: Callable[[int], Any], n: int) -> list[Any]:
+    return [work(number) for number in reversed(range(n))][::-1]
+
+
+def whole(
+    paths: list[str], symmetry: Symmetry = SYMMETRY, selection: Selection = ALL,
+    columns: frozenset[str] = NONE,
+) -> Dataset:  # fmt: skip
+    """The same by the other way of reading."""
+    inputs = Input(paths=paths)
+    log = ConsoleLog(Console(), speaks=False)
+    return read_dataset(inputs, symmetry, selection, columns, SerialComm(), log)
+
+
+def same_table(one: Any, two: Any) -> None:
+    assert list(one.columns()) == list(two.columns())
+    for name, values in one.columns().items():
+        np.testing.assert_array_equal(values, two.columns()[name], err_msg=name)
+
+
+def agree(made: Made, dataset: Dataset) -> None:
+    """The inventories are the same, and the rows, read in any runs."""
+    ours = made.inventory
+    same_table(ours.crystals, dataset.crystals)
+    same_table(ours.reflections, dataset.reflections)
+    for name in ("status", "reason", "n_observations", "cell"):
+        one, two = getattr(ours, name), getattr(dataset, name)
+        assert one.dtype == two.dtype
+        np.testing.assert_array_equal(one, two, err_msg=name)
+    for name in ("left_out", "n_images", "space_group", "files"):
+        assert getattr(ours, name) == getattr(dataset, name), name
+    assert (ours.detector is None) == (dataset.detector is None)
+    if ours.detector is not None:
+        same_table(ours.detector, dataset.detector)
+    n = len(made.plan.crystal_at)
+    for first, last in [(0, n), *made.plan.blocks.bounds.tolist()]:
+        run = made.run(first, last)
+        theirs = dataset.observations
+        at = [np.flatnonzero(theirs.crystal == c) for c in made.plan.crystal_at[first:last]]
+        rows = np.concatenate(at)
+        np.testing.assert_array_equal(np.bincount(run.crystal, minlength=last - first),
+                                      [len(a) for a in at])  # fmt: skip
+        assert np.all(np.diff(run.crystal) >= 0)
+        for name in ("reflection", "intensity", "variance", "partiality"):
+            one, two = getattr(run, name), getattr(theirs, name)
+            if two is None:
+                assert one is None
+            else:
+                assert one.dtype == two.dtype
+                np.testing.assert_array_equal(one, two[rows], err_msg=name)
+
+
+# ---- a set with something of everything ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def messy(small: Simulated, some: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small set in five files, with reasons to leave out crystals and observations."""
+    rng = np.random.default_rng(9)
+    folder = tmp_path_factory.mktemp("messy")
+    crystals, obs = small.stills.crystals, small.stills.observations
+    cell, n = crystals.cell.copy(), len(obs)
+    cell[[3, 41]] *= 1.2
+    cell[20] = np.nan
+    intensity, variance, hkl = obs.intensity.copy(), obs.variance.copy(), obs.hkl.copy()
+    intensity[rng.choice(n, 50)] = np.nan
+    variance[rng.choice(n, 60)] = 0.0
+    hkl[rng.choice(n, 70)] = (0, 0, 1)
+    partiality = rng.uniform(size=n).astype(np.float32)
+    keep = ~np.isin(obs.crystal, [7, 30])  # one crystal without rows, and one with two
+    keep[np.flatnonzero(obs.crystal == 30)[:2]] = True
+    observations = Observations(obs.crystal, hkl, intensity, variance, partiality=partiality)
+    stills = Stills(
+        replace(crystals, cell=cell), observations.take(keep), 60, small.stills.detector
+    )
+    for number, rows in enumerate((slice(0, 4), slice(4, 8), slice(8, 9), slice(9, 50))):
+        hdf5.write(folder / f"{number}.h5", some(stills, rows))
+    last = some(stills, slice(50, 60))
+    hdf5.write(folder / "4.h5", replace(last, n_images=70, counts={Reason.NOT_INTEGRATED: 11}))
+    hdf5.write(folder / "5.h5", some(stills, slice(60, 60)))
+    return folder
+
+
+@pytest.mark.parametrize("part_rows", [500, 3000, 10_000, 1 << 22])
+def test_both_ways_of_reading_agree(messy: Path, tmp_path: Path, part_rows: int) -> None:
+    paths = [str(messy)]
+    selection = Selection(d_min_A=3.2, d_max_A=25.0, min_partiality=0.2)
+    columns = frozenset({"partiality"})
+    dataset = whole(paths, selection=selection, columns=columns)
+    made = make(tmp_path, paths, selection=selection, columns=columns, part_rows=part_rows)
+    agree(made, dataset)
+    assert {Reason.NOT_FINITE, Reason.VARIANCE_NOT_POSITIVE, Reason.SYSTEMATIC_ABSENCE,
+            Reason.BELOW_D_MIN, Reason.ABOVE_D_MAX, Reason.PARTIALITY_TOO_LOW,
+            Reason.CRYSTAL_LEFT_OUT, Reason.NOT_INTEGRATED} == set(dataset.left_out)  # fmt: skip
+    assert np.unique(dataset.reason[dataset.status == Status.LEFT_OUT]).tolist() == [
+        Reason.CELL_OFF_TARGET, Reason.NO_ORIENTATION, Reason.TOO_FEW_OBSERVATIONS,
+    ]  # fmt: skip
+    n_parts = {500: 58, 1 << 22: 1}.get(part_rows)  # one crystal has no rows, another two
+    assert n_parts is None or made.plan.sorting.n_parts == n_parts
+    assert not list((tmp_path / "shards").iterdir())  # native files are used where they are
+
+
+@pytest.mark.parametrize("name", ["small.stream", "small.expt", "small.mtz", "part*.h5"])
+@pytest.mark.parametrize("anomalous", [False, True])
+def test_every_format(samples: Path, tmp_path: Path, name: str, anomalous: bool) -> None:
+    paths, symmetry = [str(samples / name)], msgspec.structs.replace(SYMMETRY, anomalous=anomalous)
+    made = make(tmp_path, paths, symmetry)
+    agree(made, whole(paths, symmetry))
+    assert made.plan.sorting.n_parts > 2
+
+
+@pytest.mark.parametrize(
+    ("group", "path", "columns"),
+    [
+        ("P 43 21 2", "LD91_lysozyme_300xtal.expt", NONE),
+        ("C 2 2 21", "5HT2B_70frames.stream", NONE),
+        ("P 21 3", "ssx_CuNiR/integrated.expt", frozenset({"partiality"})),
+    ],
+)
+def test_experimental_data(
+    shared_data: Path, tmp_path: Path, group: str, path: str, columns: frozenset[str]
+) -> None:
+    paths, symmetry = [str(shared_data / "stills" / path)], Symmetry(space_group=group)
+    made = make(tmp_path, paths, symmetry, columns=columns, part_rows=1000, size=100)
+    agree(made, whole(paths, symmetry, columns=columns))
+
+
+def test_several_formats_in_one_job(samples: Path, tmp_path: Path, some: Any, small: Any) -> None:
+    stream = tmp_path / "more.stream"
+    crystals = replace(small.stills.crystals, file=np.full(60, "other.h5", dtype=object))
+    assert crystfel.FORMAT.write is not None
+    crystfel.FORMAT.write(stream, some(replace(small.stills, crystals=crystals), slice(0, 30)))
+    paths = [str(stream), str(samples / "part1.h5"), str(samples / "part0.h5")]
+    made = make(tmp_path / "work", paths)
+    agree(made, whole(paths))
+    assert [p.name for p in (tmp_path / "work" / "shards").iterdir()] == ["00000.h5"]
+
+
+# ---- tasks -----------------------------------------------------------------------------------
+
+
+def test_what_tasks_find_is_plain(samples: Path, tmp_path: Path) -> None:
+    made = make(tmp_path, [str(samples / "small.stream")])
+    for found in made.found:
+        for name, values in found.items():
+            assert values.dtype.kind in "biufU", name
+            assert values.ndim >= 1
+
+
+def test_results_do_not_depend_on_the_parts(messy: Path, tmp_path: Path) -> None:
+    one = make(tmp_path / "one", [str(messy)], part_rows=4000)
+    two = make(tmp_path / "two", [str(messy)], part_rows=20_000)
+    assert one.plan.sorting.n_parts > two.plan.sorting.n_parts > 1
+    n = len(one.plan.crystal_at)
+    same_table(one.run(0, n), two.run(0, n))
+
+
+def test_names_that_are_not_utf8_pass(small: Simulated, some: Any, tmp_path: Path) -> None:
+    stills = some(small.stills, slice(0, 20))
+    file = np.full(20, "run\udcff å.h5", dtype=object)
+    path = tmp_path / "a.h5"
+    hdf5.write(path, replace(stills, crystals=replace(stills.crystals, file=file)))
+    made = make(tmp_path, [str(path)])
+    assert made.inventory.crystals.file.tolist() == file.tolist()
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*.h5")}
+
+
+def test_a_restart_makes_nothing_again_and_finds_the_same(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(shared_data / "stills" / "ssx_CuNiR" / "integrated.expt")]
+    symmetry = Symmetry(space_group="P 21 3")
+    first = make(tmp_path, paths, symmetry, part_rows=1000)
+    before = stamps(tmp_path)
+    assert len(before) == 1 + first.plan.sorting.n_parts
+    assert first.plan.left_out[Reason.NOT_INTEGRATED] == 721
+    assert "intensities are summed" in first.plan.notes[0]
+    monkeypatch.setattr(pieces, "read_input", None)
+    monkeypatch.setattr(pieces, "write_piece", None)
+    again = make(tmp_path, paths, symmetry, part_rows=1000)
+    assert stamps(tmp_path) == before
+    assert again.plan.notes == first.plan.notes
+    same_found(again, first)
+    agree(again, whole(paths, symmetry))
+
+
+def same_found(one: Made, two: Made) -> None:
+    for a, b in zip(one.found, two.found, strict=True):
+        assert list(a) == list(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_what_is_missing_or_damaged_is_made_again(samples: Path, tmp_path: Path) -> None:
+    paths = [str(samples / "small.stream")]
+    first = make(tmp_path, paths)
+    before = stamps(tmp_path)
+    (tmp_path / "pieces" / "00000.h5").unlink()
+    cut = tmp_path / "pieces" / "00001.h5"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    shard = tmp_path / "shards" / "00000.h5"
+    shard.write_bytes(shard.read_bytes()[:5000])
+    again = make(tmp_path, paths)
+    same_found(again, first)
+    after = stamps(tmp_path)
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"shards/00000.h5", "pieces/00000.h5", "pieces/00001.h5"}
+    n = len(first.plan.crystal_at)
+    same_table(again.run(0, n), first.run(0, n))
+
+
+def test_pieces_of_another_order_are_made_again(samples: Path, tmp_path: Path) -> None:
+    paths = [str(samples / "part*.h5")]
+    make(tmp_path, paths, seed=3)
+    agree(make(tmp_path, paths, seed=4), whole(paths))
+
+
+# ---- mistakes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"selection": Selection(d_max_A=2.0)}, DataError),
+        ({"selection": Selection(min_observations=5000)}, DataError),
+        ({"selection": Selection(d_min_A=1.5)}, ConfigError),
+        ({"symmetry": Symmetry(space_group="P 63")}, ConfigError),
+        ({"symmetry": msgspec.structs.replace(SYMMETRY, unit_cell=[99.0, 99, 38, 90, 90, 90])},
+         DataError),
+        ({"columns": frozenset({"partiality"})}, InputError),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["small.h5", "small.stream"])
+def test_mistakes_are_told_alike(
+    samples: Path, tmp_path: Path, settings: dict[str, Any], kind: type[UserError], name: str
+) -> None:
+    paths = [str(samples / name)]
+    with pytest.raises(kind) as theirs:
+        whole(paths, **settings)
+    with pytest.raises(kind) as ours:
+        make(tmp_path, paths, **settings)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_no_crystals_and_the_same_twice(
+    small: Simulated, some: Any, tmp_path: Path, samples: Path
+) -> None:
+    hdf5.write(tmp_path / "empty.h5", some(small.stills, slice(0, 0)))
+    with pytest.raises(DataError, match="The inputs hold no crystals"):
+        make(tmp_path, [str(tmp_path / "empty.h5")])
+    with pytest.raises(InputError, match="60 crystals repeat the identity of another one"):
+        make(tmp_path, [str(samples / "small.h5"), str(samples / "part*.h5")])
+
+
+def test_damage_shows_in_the_part_it_is_in(samples: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes((samples / "small.h5").read_bytes())
+    with h5py.File(path, "a") as handle:
+        column = handle["observations/crystal"]
+        column[len(column) - 5] = 0
+    with pytest.raises(InputError, match=r"a\.h5': the dataset '/observations/crystal' is damag"):
+        make(tmp_path, [str(path)])
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"a\.h5' is truncated"):
+        make(tmp_path, [str(path)])
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"Cannot make the folder '.*shards'.*another output"):
+        pieces.make_folders(tmp_path / "file")
