@@ -19,8 +19,8 @@ from __future__ import annotations
 import argparse
 import heapq
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class Settings:
     overlap: float = told(1000, "crystals that neighbouring blocks share")
     rounds: float = told(5, "rounds after the first")
     refine_s: float = told(1.5, "s of a block in the first round")
-    gradient_s: float = told(0.5, "s of a segment, twice a round's first half")
+    gradient_s: float = told(0.5, "s of a segment in a round's first half")
     step_s: float = told(0.5, "s of a block in a round's second half")
     spread: float = told(0.15, "relative spread of the tasks' times (log-normal)")
     row_bytes: float = told(16, "bytes of an observation on disk")
@@ -126,7 +126,7 @@ def blocks_job(crystals: int, reflections: int, ranks: int, settings: Settings) 
     state_bytes = result_bytes + 16.0 * crystals  # and ln G and B of all
     round_ = [(settings.gradient_s, segments), (settings.step_s, blocks)]
     stages = [(settings.refine_s, blocks), *(int(settings.rounds) * round_)]
-    wall_s = useful_s = served_s = read_s = 0.0
+    wall_s = useful_s = served_s = read_s = unemployed_s = 0.0
     waiting = 0
     for mean_s, sizes in stages:
         n = len(sizes)
@@ -134,19 +134,17 @@ def blocks_job(crystals: int, reflections: int, ranks: int, settings: Settings) 
         rate = min(settings.disk_Bps, settings.disks_Bps / min(ranks, n))
         reading_s = sizes * settings.rows * settings.row_bytes / rate
         stage = deal(compute_s + reading_s, ranks, result_bytes, settings)
-        wall_s += stage.end_s + broadcast_s(state_bytes, ranks, settings)
+        took_s = stage.end_s + broadcast_s(state_bytes, ranks, settings)
+        wall_s += took_s
         useful_s += float(compute_s.sum())
-        read_s += float(reading_s.mean())
+        read_s += float(reading_s.sum())
+        unemployed_s += max(ranks - n, 0) * took_s
         served_s += stage.served_s
         waiting = max(waiting, stage.waiting)
-    if ranks > len(blocks):
-        limit = "tasks"
-    elif served_s > 0.5 * wall_s:
-        limit = "rank 0"
-    else:
-        limit = "last tasks"
+    lost = {"few tasks": unemployed_s, "disk": read_s}
+    queue = "rank 0" if served_s > 0.5 * wall_s else "last tasks"
+    lost[queue] = ranks * wall_s - useful_s - read_s - unemployed_s
     return {
-        "strategy": "blocks",
         "crystals": crystals,
         "reflections": reflections,
         "ranks": ranks,
@@ -154,9 +152,9 @@ def blocks_job(crystals: int, reflections: int, ranks: int, settings: Settings) 
         "wall_s": wall_s,
         "efficiency": useful_s / (ranks * wall_s),
         "overhead": served_s / wall_s,
-        "disk": read_s / wall_s,
+        "disk": read_s / (ranks * wall_s),
         "waiting_GB": 1e-9 * waiting * result_bytes,
-        "limit": limit,
+        "most": max(lost, key=lambda name: lost[name]),
     }
 
 
@@ -174,10 +172,10 @@ def climb(ready_s: F8, n_bytes: float, settings: Settings) -> float:
     """When the sum of arrays that ranks (n,) have ready at these times is at the root."""
     move_s = settings.latency_s + n_bytes / settings.link_Bps
     while len(ready_s) > 1:
-        odd = ready_s[-1:] if len(ready_s) % 2 else ready_s[:0]
-        here, sent = ready_s[0 : len(ready_s) - len(odd) : 2], ready_s[1::2] + move_s
+        pairs = len(ready_s) // 2
+        here, sent = ready_s[: 2 * pairs : 2], ready_s[1::2] + move_s
         joined = np.maximum(here, sent) + n_bytes / settings.add_Bps
-        ready_s = np.concatenate([joined, odd])
+        ready_s = np.concatenate([joined, ready_s[2 * pairs :]])
     return float(ready_s[0])
 
 
@@ -200,14 +198,12 @@ def global_job(crystals: int, reflections: int, ranks: int, settings: Settings) 
             wall_s += 2.0 * broadcast_s(8.0, used, settings)  # scalars: there and back
             compute_s += float(rank_s.max())
             useful_s += float(chunk_s.sum())
-    if ranks > n_chunks:
-        limit = "chunks"
-    elif wall_s - compute_s > 0.5 * wall_s:
-        limit = "sums"
-    else:
-        limit = "uneven chunks"
+    lost = {
+        "few chunks": (ranks - used) * wall_s,
+        "sums": used * (wall_s - compute_s),
+        "uneven chunks": used * compute_s - useful_s,
+    }
     return {
-        "strategy": "global",
         "crystals": crystals,
         "reflections": reflections,
         "ranks": ranks,
@@ -215,7 +211,7 @@ def global_job(crystals: int, reflections: int, ranks: int, settings: Settings) 
         "wall_s": wall_s,
         "efficiency": useful_s / (ranks * wall_s),
         "overhead": 1.0 - compute_s / wall_s,
-        "limit": limit,
+        "most": max(lost, key=lambda name: lost[name]),
     }
 
 
@@ -228,15 +224,14 @@ GLOBAL_COLUMNS: list[Column] = [
     ("chunks", number("pieces")),
     ("wall s", number("wall_s", ".2f")),
     ("efficiency %", number("efficiency", ".1f", 100.0)),
-    ("on sums %", number("overhead", ".1f", 100.0)),
-    ("limited by", lambda f: str(f["limit"])),
+    ("wall on sums %", number("overhead", ".1f", 100.0)),
+    ("most is lost to", lambda f: str(f["most"])),
 ]
 BLOCKS_COLUMNS: list[Column] = [
     *GLOBAL_COLUMNS[:3],
     ("blocks", number("pieces")),
     *GLOBAL_COLUMNS[4:6],
     ("rank 0 busy %", number("overhead", ".1f", 100.0)),
-    ("on disk %", number("disk", ".1f", 100.0)),
     ("waiting GB", number("waiting_GB", ".2f")),
     GLOBAL_COLUMNS[-1],
 ]
@@ -258,23 +253,14 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def run(options: argparse.Namespace) -> int:
     """Both tables, and where rank 0 is saturated."""
     settings = Settings(**{f.name: getattr(options, f.name) for f in fields(Settings)})
-    cases = list(_cases(options))
+    cases = list(product(options.crystals, options.reflections, options.ranks))
     print("Blocks:\n")
     print(table([blocks_job(*case, settings) for case in cases], BLOCKS_COLUMNS))
     print()
+    kinds = {"refine": settings.refine_s, "others": min(settings.gradient_s, settings.step_s)}
     for reflections in options.reflections:
-        named = {name: getattr(settings, f"{name}_s") for name in ("refine", "gradient", "step")}
-        most = ", ".join(
-            f"{k} {saturation(v, reflections, settings):,.0f}" for k, v in named.items()
-        )
-        print(f"Ranks that saturate rank 0 at {reflections:,} reflections: {most}.")
+        found = [f"{k} {saturation(v, reflections, settings):,.0f}" for k, v in kinds.items()]
+        print(f"Ranks that saturate rank 0 at {reflections:,} reflections: {', '.join(found)}.")
     print("\nGlobal:\n")
     print(table([global_job(*case, settings) for case in cases], GLOBAL_COLUMNS))
     return 0
-
-
-def _cases(options: argparse.Namespace) -> Iterator[tuple[int, int, int]]:
-    for crystals in options.crystals:
-        for reflections in options.reflections:
-            for ranks in options.ranks:
-                yield crystals, reflections, ranks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import subprocess
 import sys
@@ -21,6 +22,15 @@ from benchmarks.problems import (  # noqa: E402
     case_of,
     make,
     structure,
+)
+from benchmarks.scale_out import (  # noqa: E402
+    Settings,
+    blocks_job,
+    climb,
+    deal,
+    global_job,
+    saturation,
+    times,
 )
 from benchmarks.worker import Spec, run  # noqa: E402
 
@@ -145,3 +155,106 @@ def test_sigmas_mean_something() -> None:
     assert all(abs(value - 1.0) < 0.09 for value in z)
     assert z[2] <= z[0]  # uncertain scales make sigmas larger, pulls smaller
     assert z[4] == pytest.approx(z[2], rel=0.01)
+
+
+# ---- on paper --------------------------------------------------------------------------------
+
+FREE = Settings(
+    latency_s=0.0,
+    handling_s=0.0,
+    link_Bps=np.inf,
+    add_Bps=np.inf,
+    disk_Bps=np.inf,
+    disks_Bps=np.inf,
+)
+
+
+def test_one_rank_takes_the_sum_of_its_tasks() -> None:
+    work = times(0.5, 0.15, 400, np.random.default_rng(1))
+    assert work.mean() == pytest.approx(0.5, rel=0.03)
+    assert work.std() == pytest.approx(0.075, rel=0.1)
+    assert deal(work, 1, 1e6, FREE).end_s == pytest.approx(work.sum(), rel=1e-12)
+    slow = Settings(latency_s=7.0, handling_s=0.1, link_Bps=1e9, add_Bps=5e8)
+    served = 0.1 + 400 * (0.1 + 1e6 / 1e9 + 1e6 / 5e8)  # rank 0 sends itself nothing far
+    assert deal(work, 1, 1e6, slow).end_s == pytest.approx(work.sum() + served, rel=1e-12)
+
+
+@pytest.mark.parametrize("ranks", [2, 7, 64, 1000])
+def test_a_network_without_cost_is_list_scheduling(ranks: int) -> None:
+    work = times(0.5, 0.4, 300, np.random.default_rng(2))
+    free = [0.0] * ranks
+    for task_s in work:
+        heapq.heapreplace(free, free[0] + task_s)
+    stage = deal(work, ranks, 1e6, FREE)
+    assert stage.end_s == pytest.approx(max(free), rel=1e-12)
+    assert stage.end_s <= work.sum() / ranks + work.max()  # Graham's bound
+    assert stage.served_s == 0.0
+
+
+def test_rank_0_serves_no_more_than_it_can() -> None:
+    settings = Settings()
+    result_bytes = 16.0 * 50_000
+    serve_s = 50e-6 + result_bytes / 5e9 + result_bytes / 2e9
+    work = np.full(20_000, 0.1)
+    assert saturation(0.1, 50_000, settings) == pytest.approx(0.1 / serve_s)
+    many, few = (int(f * 0.1 / serve_s) for f in (4.0, 0.5))
+    assert deal(work, many, result_bytes, settings).end_s == pytest.approx(
+        20_000 * serve_s, rel=0.02
+    )
+    assert deal(work, few, result_bytes, settings).end_s == pytest.approx(
+        20_000 * 0.1 / few, rel=0.02
+    )
+
+
+def test_results_wait_for_those_before_them() -> None:
+    work = np.array([5.5, 1.0, 1.0, 1.0, 1.0, 1.0])
+    assert deal(work, 2, 0.0, FREE).waiting == 5
+    assert deal(work[1:], 2, 0.0, FREE).waiting <= 1
+    assert deal(work, 1, 0.0, FREE).waiting == 0
+
+
+def test_sums_climb_a_tree() -> None:
+    settings = Settings(latency_s=1.0, link_Bps=1.0, add_Bps=2.0)
+    assert climb(np.zeros(1), 4.0, settings) == 0.0
+    for ranks, depth in ((2, 1), (8, 3), (1024, 10)):
+        assert climb(np.zeros(ranks), 4.0, settings) == depth * (1.0 + 4.0 + 2.0)
+    assert climb(np.zeros(5), 4.0, settings) == 2 * 7.0 + 2.0  # the fifth has long been there
+    late = np.array([0.0, 0.0, 100.0, 0.0])  # its sibling has come meanwhile
+    assert climb(late, 4.0, settings) == 100.0 + 2.0 + 7.0
+
+
+def test_jobs_on_one_rank_lose_nothing_and_on_more_lose_something() -> None:
+    for job in (blocks_job, global_job):
+        one = job(20_000, 50_000, 1, FREE)
+        assert one["efficiency"] == pytest.approx(1.0)
+        found = [job(20_000, 50_000, ranks, Settings()) for ranks in (4, 64, 4096)]
+        efficiency = [f["efficiency"] for f in found]
+        assert efficiency == sorted(efficiency, reverse=True)
+        assert 0.7 < efficiency[0] < 1.0
+        assert found[-1]["most"].startswith("few ")
+    seconds = 6 * 1600 * 20_000 * (20 + 6 * 4 + 8) * 1e-9
+    assert global_job(20_000, 50_000, 1, FREE)["wall_s"] == pytest.approx(seconds, rel=0.02)
+
+
+def test_scale_out_command() -> None:
+    ended = benchmarks(
+        "scale_out", "--ranks", "16", "--crystals", "5000", "--reflections", "1000",
+        "--handling-s", "0.1",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "rank 0 at 1,000 reflections: refine 15, others 5." in ended.stdout
+    assert ended.stdout.count("|     5,000 |") + ended.stdout.count("|    5,000 |") == 2
+
+
+def test_the_page_shows_what_the_program_says() -> None:
+    page = (ROOT / "docs" / "scale_out.md").read_text(encoding="utf-8")
+    shown = {tuple(line.split()) for line in page.splitlines()}
+    ended = benchmarks("scale_out", "--ranks", "64", "1024", "--crystals", "100000")
+    rows = [line for line in ended.stdout.splitlines() if line.startswith("|   100,000 ")]
+    rows += [line for line in ended.stdout.splitlines() if line.startswith("|  100,000 ")]
+    assert len(rows) == 8
+    for row in rows:
+        assert tuple(row.split()) in shown
+    for line in ended.stdout.splitlines():
+        if line.startswith("Ranks that"):
+            assert all(n.strip(",.") in page for n in line.split() if n[0].isdigit())

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sfxproc.data import Stills
+from sfxproc.data import Floats, Stills
 
 GUESSED_ROW_bytes, GUESSED_ROWS = 80, 300  # of an observation in a file; of them a crystal
 READ_s = 0.35e-6  # CPU time that reading and selecting an observation takes
@@ -27,8 +26,8 @@ class Contents:
     n_crystals: int
     n_observations: int
     exact: bool = False
-    cell: NDArray[np.float64] = field(default_factory=lambda: np.full(6, np.nan))
-    s2: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    cell: Floats = field(default_factory=lambda: np.full(6, np.nan))
+    s2: Floats = field(default_factory=lambda: np.empty(0))
     read_s: float = READ_s
 
 

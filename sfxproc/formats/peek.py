@@ -18,6 +18,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxproc.data import Floats
 from sfxproc.formats.base import Contents
 from sfxproc.symmetry import cells_from_A, s_squared
 
@@ -30,6 +31,7 @@ _CELL = re.compile(
     rb"^Cell parameters\s+(\S+)\s+(\S+)\s+(\S+) nm,\s*(\S+)\s+(\S+)\s+(\S+) deg", re.M
 )
 _ROW = re.compile(rb"^ *(-?\d+) +(-?\d+) +(-?\d+) +-?[\d.]+ +[\d.]+ ", re.M)
+_NUMBER = re.compile(rb"^num_reflections = (\d+)", re.M)
 _REAL = re.compile(rb'"real_space_[abc]": *\[\s*([^,]+),\s*([^,]+),\s*([^\]]+?)\s*\]')
 _BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # markers of binary data, and how long their length is
 
@@ -66,6 +68,9 @@ def stream(path: Path) -> Contents:
     hkl = np.array([m.groups() for piece in pieces for m in _ROW.finditer(piece)], dtype=np.int32)
     cells = [m.groups() for piece in pieces for m in _CELL.finditer(piece)]
     n_crystals = sum(piece.count(b"--- Begin crystal") for piece in pieces)
+    told = [int(n) for piece in pieces for n in _NUMBER.findall(piece)]
+    if more > 1.0 and any(told):  # better than counting the crystals that begin in the pieces
+        n_crystals = round(len(hkl) * len(told) / sum(told))
     cell = _median(np.array(cells, dtype=np.float64).reshape(-1, 6) * [10, 10, 10, 1, 1, 1])
     s2 = _s2(hkl.reshape(-1, 3), cell)
     return Contents(
@@ -100,7 +105,10 @@ def _columns(handle: BinaryIO) -> Iterator[tuple[str, int, int]]:
         nonlocal at
         handle.seek(at)
         reader = msgpack.Unpacker(handle, read_size=1 << 12, strict_map_key=False)
-        value = reader.unpack() if kind == "value" else getattr(reader, f"read_{kind}_header")()
+        try:
+            value = reader.unpack() if kind == "value" else getattr(reader, f"read_{kind}_header")()
+        except msgpack.OutOfData as error:
+            raise ValueError("the table ends early") from error
         at += reader.tell()
         return value
 
@@ -121,14 +129,16 @@ def _columns(handle: BinaryIO) -> Iterator[tuple[str, int, int]]:
             at += length
 
 
-def _median(cells: NDArray[Any]) -> NDArray[np.float64]:
+def _median(cells: Floats) -> Floats:
     known = cells[np.isfinite(cells).all(axis=1)]
     if not len(known):
         return np.full(6, np.nan)
-    return np.asarray(np.median(known, axis=0), dtype=np.float64)
+    return np.asarray(np.median(known, axis=0))
 
 
-def _s2(hkl: NDArray[Any], cell: NDArray[np.float64]) -> NDArray[np.float64]:
+def _s2(hkl: NDArray[Any], cell: Floats) -> Floats:
     """Of some rows (n, 3); none if the cell is not known."""
     step = max(len(hkl) // SAMPLE_ROWS, 1)
-    return s_squared(hkl[::step], cell) if np.isfinite(cell).all() else np.empty(0)
+    if not np.isfinite(cell).all():
+        return np.empty(0)
+    return s_squared(hkl[::step], cell)

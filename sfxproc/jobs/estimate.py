@@ -53,8 +53,9 @@ ITERATIONS = 6
 FINISH_s = 0.28e-6  # of an observation: sampled covariances, merging
 WRITE_s = 6e-6  # of a reflection, on rank 0
 EXACT_CRYSTALS, EXACT_s = 1000, 2.7  # covariances by dense factors: seconds for so many crystals
-SORT_s = 0.35e-6  # of an observation
-REFINE_s, GRADIENT_s, STEP_s = 0.45e-6, 0.16e-6, 0.16e-6  # of an observation in a task on blocks
+SORT_s = 0.15e-6  # of an observation, for blocks
+REFINE_s, GRADIENT_s, STEP_s = 0.6e-6, 0.08e-6, 0.08e-6  # of an observation in a task
+ROUNDS = 4  # that blocks commonly take after the first
 
 PEEKED = 200  # files looked into; others are taken to be like them
 TYPICAL_MULTIPLICITY = 50
@@ -227,7 +228,7 @@ def _estimated(config: ScaleConfig, found: Contents, files: Sequence[InputFile])
         n_tasks, block_crystals = n_pieces + n_segments, min(parallel.block_size, n)
         in_blocks = rows * float(np.diff(plan.bounds).sum()) / n
         solving = rows * (SORT_s + set_up) + REFINE_s * in_blocks
-        solving += parallel.rounds * (GRADIENT_s * rows + STEP_s * in_blocks)
+        solving += min(parallel.rounds, ROUNDS) * (GRADIENT_s * rows + STEP_s * in_blocks)
     else:
         each = np.full(n, max(rows // n, 1))
         n_pieces = n_tasks = len(plan_chunks(each, n_reflections, SerialComm()).bounds) - 1

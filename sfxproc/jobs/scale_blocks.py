@@ -189,7 +189,10 @@ class Blocks:
         """Solve the blocks and average them into the state."""
         there = self.state.arrays
         start = Point(there["local"], there["shared"]) if "local" in there else None
-        combiner = Averages(Averaging(self.n_crystals, self.s2, start, there.get("D")), work)
+        averaging = Averaging(
+            self.n_crystals, self.s2, start, there.get("D"), work.settings.b_factor
+        )
+        combiner = Averages(averaging, work)
         found = self.stage("refine", combiner, work)
         errors = replace(self.state.errors, scatter=float(found["scatter"][0]))
         self.disagreement = float(found["disagreement"][0])

@@ -74,6 +74,12 @@ def require_sense(config: ScaleConfig) -> None:
             'scaling.partiality = "ignore". Set scaling.partiality = "recorded", or leave '
             "selection.min_partiality out."
         )
+    parallel = config.parallel
+    if parallel.strategy == "blocks" and parallel.overlap >= parallel.block_size:
+        raise ConfigError(
+            f"parallel.overlap = {parallel.overlap} must be smaller than parallel.block_size = "
+            f"{parallel.block_size}: each block would hold nothing new. Half the block is usual."
+        )
     group = space_group(config.symmetry.space_group)
     if config.symmetry.unit_cell is not None:
         require_cell(group, config.symmetry.unit_cell)

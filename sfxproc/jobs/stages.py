@@ -59,20 +59,21 @@ class Stages:
         n_tasks: int,
         combiner: Combiner,
         to_all: bool = True,
+        all_needed: bool = False,
         **standing: Any,
     ) -> Found:
         """Have the tasks of a stage done and combined; the result is on all ranks, with the numbers
         of tasks that were set aside as `failed`.
 
-        to_all : False leaves other ranks than 0 without. standing : further things for `status`
-        (round, rounds, objective). Raises Stopped if a stop was asked for before all were done,
-        DataError if all tasks fail.
+        to_all : False leaves other ranks than 0 without. all_needed : the job cannot do without any
+        of them. standing : further things for `status` (round, rounds, objective). Raises Stopped
+        if a stop was asked for before all were done, DataError if all tasks, or needed ones, fail.
         """
         key = f"{self.number:03d}-{name}"
         self.number += 1
         kept = self._kept(key) if self.comm.rank == 0 else None
         if self.comm.bcast(kept is None):
-            kept = self._deal(key, name, work, n_tasks, combiner, standing)
+            kept = self._deal(key, name, work, n_tasks, combiner, all_needed, standing)
         return told_arrays(self.comm, kept) if to_all else kept or {}
 
     def _kept(self, key: str) -> Found | None:
@@ -92,6 +93,7 @@ class Stages:
         work: Callable[[int], Arrays],
         n_tasks: int,
         combiner: Combiner,
+        all_needed: bool,
         standing: Mapping[str, Any],
     ) -> Found | None:
         """The combined result, kept, on rank 0; None elsewhere."""
@@ -112,7 +114,7 @@ class Stages:
         if outcome.halted:
             raise stopped(self.folder, f"in the stage '{name}'")
         if outcome.failed:
-            self._tell(name, n_tasks, outcome.failed)
+            self._tell(name, n_tasks, outcome.failed, all_needed)
         if self.comm.rank > 0:
             return None
         result = combiner.result() | {"failed": np.array(sorted(outcome.failed), dtype=np.int64)}
@@ -121,13 +123,18 @@ class Stages:
             self.store.drop(f"{key}/")
         return result
 
-    def _tell(self, name: str, n_tasks: int, failed: Mapping[int, str]) -> None:
+    def _tell(self, name: str, n_tasks: int, failed: Mapping[int, str], all_needed: bool) -> None:
         first, reason = min(failed.items())
-        if len(failed) == n_tasks:
-            raise DataError(f"Every task of the stage '{name}' failed, the first on {reason}")
+        place = f"number {first}, on {reason.strip()}"
+        if all_needed or len(failed) == n_tasks:
+            raise DataError(
+                f"{len(failed)} of {n_tasks} tasks of the stage '{name}' failed twice, and the job "
+                f"cannot do without them. What is done is kept: mend the cause and go on with "
+                f"`sfxproc run JOB --resume`. The first was {place}"
+            )
         self.log(
             f"WARNING: {len(failed)} of {n_tasks} tasks of the stage '{name}' failed twice and "
-            f"were set aside (number {first}, on {reason.strip()})"
+            f"were set aside ({place})"
         )
 
 

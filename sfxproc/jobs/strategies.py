@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Merged, ReferenceSet, Status
+from sfxproc.data import Merged, Reason, ReferenceSet, Status
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.jobs import pieces
 from sfxproc.jobs import scale_report as report
@@ -124,7 +124,11 @@ def scale_in_blocks(job: ScaleJob) -> Scaled | None:
     if data is None:
         return None
     lost = everything(blocks.lost_crystals())
-    data = replace(data, status=np.where(lost, np.uint8(Status.LEFT_OUT), data.status))
+    data = replace(
+        data,
+        status=np.where(lost, np.uint8(Status.LEFT_OUT), data.status),
+        reason=np.where(lost, np.uint8(Reason.TASK_FAILED), data.reason),
+    )
     merged = merge(data.reflections, sums, found["from_local"])
     of_crystals = blocks.state["local"], found["sigma"], found["cc"]
     frames = report.frame_columns(
@@ -182,7 +186,7 @@ def read_pieces(job: ScaleJob, stages: Stages) -> tuple[Inventory | None, pieces
     def read(number: int) -> Arrays:
         return pieces.read_file(reading, number)
 
-    found = stages.run("read", read, len(files), Listed(), to_all=False)
+    found = stages.run("read", read, len(files), Listed(), to_all=False, all_needed=True)
     plan = None
     if comm.rank == 0:
         plan = pieces.plan(
@@ -196,7 +200,7 @@ def read_pieces(job: ScaleJob, stages: Stages) -> tuple[Inventory | None, pieces
     def sort(number: int) -> Arrays:
         return pieces.sort_part(sorting, number)
 
-    found = stages.run("sort", sort, sorting.n_parts, Listed(), to_all=False)
+    found = stages.run("sort", sort, sorting.n_parts, Listed(), to_all=False, all_needed=True)
     data, keys = None, None
     if plan is not None:
         data, keys = pieces.inventory(plan, listed(found, sorting.n_parts))

@@ -43,10 +43,17 @@ class BlockSolution:
 
 class Averaging:
     """Running averages over blocks; `reference`, with its D, is what they are aligned on from the
-    start, if there is one."""
+    start, if there is one. b_factor : whether B is refined; without, only ln G is aligned."""
 
-    def __init__(self, n_crystals: int, s2: F8, reference: Point | None, D: F8 | None) -> None:
-        self.s2 = s2
+    def __init__(
+        self,
+        n_crystals: int,
+        s2: F8,
+        reference: Point | None = None,
+        D: F8 | None = None,
+        b_factor: bool = True,
+    ) -> None:
+        self.s2, self._b_factor = s2, b_factor
         self._reference = reference, D
         self._local = np.zeros((2, n_crystals, 2))  # Σ w x, Σ w
         self._shared = np.zeros((3, len(s2)))  # Σ D I, Σ D, Σ D I²
@@ -61,7 +68,7 @@ class Averaging:
             inside = block.of_reflection == number
             both = block.D[inside], information[inside]
             shift[number] = gauge_between(
-                block.shared[inside], there[inside], *both, self.s2[inside]
+                block.shared[inside], there[inside], *both, self.s2[inside], self._b_factor
             )
         point = Point(block.local, block.shared)
         seen = np.maximum(block.of_reflection, 0)
@@ -97,9 +104,9 @@ class Averaging:
         return float(np.sqrt(excess[several].sum() / max(self._n[several].sum(), 1.0)))
 
 
-def gauge_between(block: F8, there: F8, D: F8, D_there: F8, s2: F8) -> F8:
+def gauge_between(block: F8, there: F8, D: F8, D_there: F8, s2: F8, b_factor: bool = True) -> F8:
     """(ln k, b) that puts a block's intensities on the scale of those there; zero if nothing tells
-    it, b = 0 if too little."""
+    it, b = 0 if too little or not wanted."""
     strong = (block * np.sqrt(D) > STRONG) & (there * np.sqrt(D_there) > STRONG)
     if not strong.any():
         return np.zeros(2)
@@ -109,7 +116,7 @@ def gauge_between(block: F8, there: F8, D: F8, D_there: F8, s2: F8) -> F8:
     mean_y, mean_x = np.average(y, weights=w), np.average(s2, weights=w)
     spread = np.sum(w * (s2 - mean_x) ** 2)
     slope = 0.0
-    if len(y) >= FEWEST and spread > 0.0:
+    if b_factor and len(y) >= FEWEST and spread > 0.0:
         slope = float(np.sum(w * (s2 - mean_x) * y) / spread)
     return np.array([slope * mean_x - mean_y, 0.5 * slope])
 

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from functools import cache
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -144,14 +145,14 @@ class SerialComm:
 class MpiComm:
     """Ranks of an MPI job. Arrays travel as buffers, everything else pickled.
 
-    Made on all ranks at once. Control messages have a channel of their own, so that they never
-    meet those of arrays.
+    First made on all ranks at once. Control messages have a channel of their own, so that they
+    never meet those of arrays.
     """
 
     def __init__(self, mpi: Any) -> None:
         self._mpi = mpi
         self._comm = mpi.COMM_WORLD
-        self._control = mpi.COMM_WORLD.Dup()
+        self._control = control_channel(mpi)
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
 
@@ -270,6 +271,13 @@ class MpiComm:
         sys.stderr.flush()
         time.sleep(LINGER_s)
         self._comm.Abort(status)
+
+
+@cache
+def control_channel(mpi: Any) -> Any:
+    """The channel of control messages, made once, when the job begins: all ranks must take part,
+    which they do not where a rank asks for its communicator again to tell of an error."""
+    return mpi.COMM_WORLD.Dup()
 
 
 def pieces(array: NDArray[Any]) -> list[NDArray[np.uint8]]:

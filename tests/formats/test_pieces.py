@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
-from sfxproc.data import Reason, Stills, concatenate
+from sfxproc.data import Reason, Rows, Stills, concatenate
 from sfxproc.errors import InputError, OutputError
 from sfxproc.formats import hdf5
 from sfxproc.formats.base import Request
-from sfxproc.formats.pieces import PieceHead, Rows, read_piece_head, read_run, write_piece
+from sfxproc.formats.pieces import PieceHead, read_piece_head, read_run, write_piece
 
 NO_COUNTS = np.zeros(3, dtype=np.int64)
 

@@ -2,10 +2,10 @@
 
     signalled.py SIGNAL MOMENT TARGET arguments…
 
-MOMENT: "import" (while NumPy is loaded), "input" (when input has been read) or a number N (when the
-state of the job has been kept N times). TARGET: the rank that gets the signal, or "launcher" for
-the process that started all ranks. "twice" is a MOMENT too: two signals, when the state was kept
-once.
+MOMENT: "import" (while NumPy is loaded), "begin" (before input is read), "trial" (in the third
+iteration), a number N (when the state of the job has been kept N times) or "twice" (when it has
+been kept once, and two signals). TARGET: the rank that gets the signal, or "launcher" for the
+process that started all ranks.
 """
 
 from __future__ import annotations
@@ -66,9 +66,12 @@ if MOMENT == "import":
 else:
     import sfxproc.jobs.checkpoints as checkpoints
     import sfxproc.jobs.scale as scale
+    import sfxproc.lsq.engine as engine
 
-    if MOMENT == "input":
-        scale.read_dataset = after(scale.read_dataset, 1)
+    if MOMENT == "begin":
+        scale.compile_once = after(scale.compile_once, 1)
+    elif MOMENT == "trial":
+        engine.Engine.objective = after(engine.Engine.objective, 3)  # type: ignore[method-assign]
     else:
         job = checkpoints.JobCheckpoint
         number, times = (1, 2) if MOMENT == "twice" else (int(MOMENT), 1)

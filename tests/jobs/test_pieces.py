@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sfxproc.data import Observations, Reason, Status, Stills
+from sfxproc.data import Observations, Reason, Rows, Status, Stills
 from sfxproc.errors import ConfigError, DataError, InputError, OutputError, UserError
 from sfxproc.formats import crystfel, hdf5
 from sfxproc.formats.inputs import list_inputs
-from sfxproc.formats.pieces import Rows, read_run
+from sfxproc.formats.pieces import read_run
 from sfxproc.jobs import pieces
 from sfxproc.jobs.pieces import Plan, Reading
 from sfxproc.jobs.reading import Dataset, read_dataset

@@ -27,7 +27,7 @@ from sfxproc.jobs.slurm import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-JOB = 'job = "scale"\n[symmetry]\nspace_group = "P 1"\n[simulate]\nn_crystals = 100000\n'
+JOB = 'job = "scale"\n[symmetry]\nspace_group = "P 1"\n[simulate]\nn_crystals = 20000\n'
 HOUR = 3600
 
 # Stand-ins: the program keeps its arguments and ends as told; srun drops its own two arguments.
@@ -204,7 +204,7 @@ def test_a_state_kept_anew_is_headway(site: Path, submit: Any) -> None:
 
 # ---- filled in -------------------------------------------------------------------------------
 
-OPTIONS = {"nodes": 2, "ntasks-per-node": 32, "cpus-per-task": 1, "mem-per-cpu": "4G",
+OPTIONS = {"nodes": 2, "ntasks-per-node": 4, "cpus-per-task": 1, "mem-per-cpu": "4G",
            "time": "1-12", "account": "chem", "partition": "long"}  # fmt: skip
 
 

@@ -60,6 +60,14 @@ def test_too_little_to_tell_the_gauge() -> None:
     assert not gauge_between(moved.shared, point.shared, moved.D * none, np.ones(H), S2).any()
 
 
+def test_without_b_factors_only_ln_G_is_aligned() -> None:
+    point = truth()
+    moved = block(point, 0, N, (0.7, -3.0))
+    found = gauge_between(moved.shared, point.shared, moved.D, np.ones(H), S2, b_factor=False)
+    assert found[1] == 0.0
+    assert found[0] != 0.0
+
+
 def test_blocks_are_aligned_before_they_are_averaged() -> None:
     """Exactly so where they agree; what is averaged is in the gauge of the first."""
     point = truth()

@@ -94,12 +94,14 @@ class Slurm:
         """The states of a job, of all its parts if it is an array."""
         return self("squeue", "-h", "-r", "-t", "all", "-j", number, "-o", "%T").split()
 
-    def wait(self, number: str, timeout_s: float = 60) -> list[str]:
+    def wait(self, number: str, timeout_s: float = 120) -> list[str]:
         """Wait until a job, with all its parts, has ended; returns its states."""
         self.until(lambda: all(state in ENDED for state in self.states(number)), timeout_s)
         return self.states(number)
 
-    def until(self, true: Callable[[], Any], timeout_s: float = 60, log: Path | None = None) -> Any:
+    def until(
+        self, true: Callable[[], Any], timeout_s: float = 120, log: Path | None = None
+    ) -> Any:
         """Wait for something to become true; returns it."""
         end = time.monotonic() + timeout_s
         while not (answer := true()):

@@ -1,0 +1,327 @@
+"""Strategy blocks: the joint solution in rounds, the same bits on any ranks and after any end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sfxproc.formats.hdf5 import write as write_h5
+from sfxproc.jobs import block_tasks
+from sfxproc.jobs.block_tasks import TASKS
+from sfxproc.simulate.stills import StillsSettings, simulate_stills
+from tests.jobs.conftest import JOB, MPIEXEC, SCRIPT
+from tests.jobs.test_ranks import require_same_bits
+
+STILLS = StillsSettings(n_crystals=240, d_min_A=3.0, seed=8, outlier_fraction=0.01)
+IN_BLOCKS = ("parallel.strategy=blocks", "parallel.block_size=80", "parallel.overlap=40")
+TIMEOUT_s = 60
+KILLS, MANY_KILLS = 3, 20
+RANKS = (1, 2, 3, 4)
+
+
+@pytest.fixture(scope="session")
+def stills(tmp_path_factory: pytest.TempPathFactory, some: Any) -> Path:
+    """A folder with 240 crystals in one file, in three of unequal size and formats."""
+    folder = tmp_path_factory.mktemp("stills")
+    made = simulate_stills(STILLS).stills
+    write_h5(folder / "all.h5", made)
+    write_h5(folder / "part0.h5", some(made, slice(0, 20)))
+    write_h5(folder / "part1.h5", some(made, slice(20, 170)))
+    write_h5(folder / "part2.h5", some(made, slice(170, 240)))
+    (folder / "job.toml").write_text(JOB)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(stills: Path, program: Any, sets: Any, results: Any) -> Callable[..., Any]:
+    """Run the job, in a process or ranks of its own; it must end well."""
+
+    def run(folder: str, *settings: str, ranks: int = 0, resume: bool = False) -> Any:
+        settings = ("input.paths=part*.h5", f"output.folder={folder}", *settings)
+        more = ["--resume"] if resume else []
+        done = program("run", "job.toml", *sets(*settings), *more, cwd=stills, ranks=ranks)
+        assert (done.status, done.err) == (0, "")
+        return results(stills / folder)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def calm(run: Callable[..., Any]) -> Any:
+    """What a job in blocks that nobody disturbs gives on one rank."""
+    return run("calm", *IN_BLOCKS, "parallel.threads=1")
+
+
+@pytest.fixture(scope="session")
+def joint(run: Callable[..., Any]) -> Any:
+    """What all crystals refined together give."""
+    return run("joint", "solver.tolerance=1e-12")
+
+
+def distance(found: Any, expected: Any) -> tuple[float, float]:
+    """R.m.s. difference of I over σ, and the largest of ln G."""
+    ours, theirs = (
+        np.array([r.master[n] for n in ("intensity", "sigma")]) for r in (found, expected)
+    )
+    ln_G = found.frames["ln_G"] - expected.frames["ln_G"]
+    return float(np.sqrt(np.mean(((ours[0] - theirs[0]) / theirs[1]) ** 2))), np.abs(ln_G).max()
+
+
+def test_the_rounds_end_at_the_joint_solution(calm: Any, joint: Any) -> None:
+    intensity, ln_G = distance(calm, joint)
+    assert intensity <= 0.01
+    assert ln_G <= 0.01
+    solver = calm.statistics["solver"]
+    assert solver["converged"]
+    assert solver["n_blocks"] == 5
+    assert len(solver["rounds"]) <= 8
+    assert solver["rounds"][-1]["step"] < 0.05 * solver["rounds"][1]["step"]
+    assert calm.statistics["error_model"]["scatter"] == pytest.approx(
+        joint.statistics["error_model"]["scatter"], rel=2e-3
+    )
+    assert solver["dof"] == joint.statistics["solver"]["dof"]
+    np.testing.assert_allclose(
+        calm.master["sigma"], joint.master["sigma"], rtol=0.02
+    )  # correlations between crystals are left out
+    for name in ("status", "reason", "n_observations", "n_overlaps"):
+        np.testing.assert_array_equal(calm.frames[name], joint.frames[name])
+
+
+def test_averages_do_not_get_there(run: Callable[..., Any], calm: Any, joint: Any) -> None:
+    """They stay where they were after the first round."""
+    mode = 'parallel.rounds_mode="average"'
+    after = [run(f"average{n}", *IN_BLOCKS, mode, f"parallel.rounds={n}") for n in (1, 5)]
+    far = [distance(found, joint)[0] for found in after]
+    assert far[1] > 10 * distance(calm, joint)[0]
+    assert far[1] > 0.5 * far[0]
+    solver = after[1].statistics["solver"]
+    assert not solver["converged"]
+    assert len(solver["rounds"]) == 5
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [(0, 2), (1, 1), (2, 1), (3, 2), (4, 1)])
+def test_same_bits(ranks: int, threads: int, run: Callable[..., Any], calm: Any) -> None:
+    settings = (*IN_BLOCKS, f"parallel.threads={threads}")
+    require_same_bits(run(f"bits{ranks}{threads}", *settings, ranks=ranks), calm)
+
+
+def test_one_block_is_the_joint_problem(run: Callable[..., Any], joint: Any) -> None:
+    found = run("one", "parallel.strategy=blocks", "parallel.round_tolerance_sigma=1e-4")
+    assert found.statistics["solver"]["n_blocks"] == 1
+    assert distance(found, joint)[0] < 1e-3
+
+
+def test_other_choices(run: Callable[..., Any], calm: Any) -> None:
+    """Anomalous pairs, variances as given, no loss, one scale each, a reference."""
+    reference = f"reference.path={calm.folder / 'merged.mtz'}"
+    choices = (
+        "symmetry.anomalous=true", "scaling.error_model=given", "scaling.loss=none",
+        "scaling.b_factor=false", "solver.tolerance=1e-12", reference,
+    )  # fmt: skip
+    apart, together = run("apart", *IN_BLOCKS, *choices), run("together", *choices)
+    intensity, ln_G = distance(apart, together)
+    assert intensity <= 0.01
+    assert ln_G <= 0.01
+
+
+@pytest.mark.parametrize("source", ["small.stream", "small.expt", "small.mtz"])
+def test_other_formats(source: str, job: Path, scale: Callable[..., Any]) -> None:
+    """Converted once, then as from any other file; what is left out is counted the same."""
+    settings = (f"input.paths={source}", "selection.d_min_A=3.2", "scaling.covariance=sampled")
+    blocks = ("parallel.strategy=blocks", "parallel.block_size=20", "parallel.overlap=10")
+    found, expected = scale("apart", *settings, *blocks), scale("together", *settings)
+    assert distance(found, expected)[0] < 0.05
+    for name in ("crystals", "observations"):
+        assert found.statistics[name] == expected.statistics[name]
+    assert not (found.folder / "checkpoint").exists()
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------
+
+
+def test_an_overlap_as_large_as_a_block(refused: Callable[..., str]) -> None:
+    said = refused("parallel.strategy=blocks", "parallel.block_size=50", "parallel.overlap=50")
+    assert "parallel.overlap = 50 must be smaller than parallel.block_size = 50" in said
+
+
+def spoilt(kind: str, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Have the tasks of a kind fail that begin at a crystal."""
+    right = TASKS[kind]
+
+    def wrong(work: Any, state: Any, first: int, last: int) -> Any:
+        if first == at:
+            raise FloatingPointError("cannot be done")
+        return right.work(work, state, first, last)
+
+    monkeypatch.setitem(block_tasks.TASKS, kind, replace(right, work=wrong))
+
+
+@pytest.mark.parametrize("kind", ["survey", "gradient"])
+def test_a_segment_that_fails_is_left_out(
+    kind: str, job: Path, stills: Path, command: Any, sets: Any, results: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    spoilt(kind, monkeypatch, 40)
+    settings = sets(*IN_BLOCKS, f"input.paths={stills / 'all.h5'}", "output.folder=out")
+    done = command("run", job, *settings)
+    assert done.status == 0, done.err
+    assert f"1 of 6 tasks of the stage '{kind}' failed twice" in done.out
+    assert "FloatingPointError: cannot be done" in done.out
+    found = results(job.parent / "out")
+    assert found.statistics["crystals"]["reasons"]["task failed"] == 40
+    assert found.statistics["crystals"]["status"] == {"used": 200, "left_out": 40}
+    assert np.isnan(found.frames["ln_G"]).sum() == 40
+    assert found.statistics["overall"]["cc_half"] > 0.99
+
+
+def test_a_block_that_fails_is_done_without(
+    job: Path, stills: Path, command: Any, sets: Any, results: Any, joint: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The first round's average and every step come from the others."""
+    spoilt("refine", monkeypatch, 0)
+    spoilt("step", monkeypatch, 120)
+    settings = sets(*IN_BLOCKS, f"input.paths={stills / 'all.h5'}", "output.folder=out")
+    done = command("run", job, *settings)
+    assert done.status == 0, done.err
+    found = results(job.parent / "out")
+    assert found.statistics["crystals"]["status"] == {"used": 240}
+    assert found.statistics["solver"]["converged"]
+    assert np.abs(found.frames["ln_G"] - joint.frames["ln_G"]).max() < 0.01
+
+
+def test_nothing_works(job: Path, command: Any, sets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any) -> Any:
+        raise FloatingPointError("cannot be done")
+
+    monkeypatch.setitem(block_tasks.TASKS, "refine", replace(TASKS["refine"], work=wrong))
+    blocks = ("parallel.strategy=blocks", "parallel.block_size=40", "parallel.overlap=20")
+    done = command("run", job, *sets(*blocks))
+    assert done.status == 2
+    assert "2 of 2 tasks of the stage 'refine' failed twice" in done.err
+    assert "FloatingPointError" in done.err
+
+
+# ---- killed, stopped ---------------------------------------------------------------------------
+
+
+def killed(
+    stills: Path, folder: str, ranks: int, after_s: float, surroundings: Any, sets: Any, seed: int
+) -> bool:
+    """Begin or go on, and kill one rank after a time; whether the job was still running."""
+    settings = ("input.paths=part*.h5", f"output.folder={folder}", *IN_BLOCKS)
+    command = [str(SCRIPT), "run", "job.toml", "--resume", *sets(*settings)]
+    if ranks > 1:
+        command = [str(MPIEXEC), "-n", str(ranks), *command]
+    with subprocess.Popen(
+        command, cwd=stills, env=surroundings, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            time.sleep(after_s)
+            running = process.poll() is None
+            victims = _ranks_of(process.pid) if running else []
+            if victims:
+                os.kill(random.Random(seed).choice(victims), signal.SIGKILL)
+            process.wait(timeout=TIMEOUT_s)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return running and process.returncode != 0
+
+
+def _ranks_of(pid: int) -> list[int]:
+    """The processes of the program among a process and its descendants."""
+    found, below = [], [pid]
+    while below:
+        one = below.pop()
+        try:
+            if b"job.toml" in Path(f"/proc/{one}/cmdline").read_bytes():
+                found.append(one)
+            below += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+        except OSError:
+            continue
+    leaves = [p for p in found if not any(q in found for q in _children(p))]
+    return sorted(leaves)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def kill_and_go_on(
+    times: int, stills: Path, run: Callable[..., Any], calm: Any, surroundings: Any, sets: Any
+) -> int:
+    """Kill a random rank at random moments, each time with another number of ranks, until `times`
+    kills hit; then go on to the end, which must have the bits of an undisturbed job."""
+    rng = random.Random(times)
+    hits, job, most_s = 0, 0, 6.0
+    while hits < times:
+        job += 1
+        folder = f"killed{times}-{job}"
+        for attempt in range(4):
+            ranks = RANKS[(hits + attempt) % len(RANKS)]
+            after_s = rng.uniform(0.5, most_s)
+            if not killed(stills, folder, ranks, after_s, surroundings, sets, rng.getrandbits(32)):
+                break
+            hits += 1
+        if not (stills / folder / "DONE").exists():
+            require_same_bits(run(folder, *IN_BLOCKS, ranks=RANKS[hits % 4], resume=True), calm)
+        assert (stills / folder / "DONE").exists()
+    return hits
+
+
+def test_killed_and_resumed(
+    stills: Path, run: Callable[..., Any], calm: Any, surroundings: Any, sets: Any
+) -> None:
+    assert kill_and_go_on(KILLS, stills, run, calm, surroundings, sets) >= KILLS
+
+
+@pytest.mark.long
+def test_killed_and_resumed_many_times(
+    stills: Path, run: Callable[..., Any], calm: Any, surroundings: Any, sets: Any
+) -> None:
+    assert kill_and_go_on(MANY_KILLS, stills, run, calm, surroundings, sets) >= MANY_KILLS
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_stopped_and_resumed(
+    ranks: int, stills: Path, run: Callable[..., Any], calm: Any, surroundings: Any, sets: Any
+) -> None:
+    """SIGTERM once the first results are kept: status 75, and what is kept is gone on from."""
+    folder = f"stopped{ranks}"
+    settings = ("input.paths=part*.h5", f"output.folder={folder}", *IN_BLOCKS)
+    command = [str(SCRIPT), "run", "job.toml", *sets(*settings)]
+    if ranks > 1:
+        command = [str(MPIEXEC), "-n", str(ranks), *command]
+    with subprocess.Popen(
+        command, cwd=stills, env=surroundings, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert any("overlapping by" in line for line in process.stdout)
+            os.kill(_ranks_of(process.pid)[-1], signal.SIGTERM)
+            _, err = process.communicate(timeout=TIMEOUT_s)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 75, err
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert (stills / folder / "checkpoint").is_dir()
+    assert not (stills / folder / "DONE").exists()
+    require_same_bits(run(folder, *IN_BLOCKS, ranks=3, resume=True), calm)
