@@ -37,6 +37,8 @@ def main() -> None:
 
     try:
         app(prog_name="sfxproc")
+    except Stopped as stop:
+        sys.exit(_end(str(stop), stop.exit_status, together=True))
     except UserError as error:
         sys.exit(_end(str(error), error.exit_status))
     except signals.StopNow as stop:
@@ -53,18 +55,22 @@ def main() -> None:
         sys.exit(1)
 
 
-def _end(message: str, status: int) -> int:
-    """Tell the message once for all ranks, end the others, and return the status."""
+def _end(message: str, status: int, together: bool = False) -> int:
+    """Tell the message once for all ranks, end the others, and return the status.
+
+    together : all ranks are here, so none has to be ended; some launchers give a status of their
+    own to a job in which one rank ended the others.
+    """
     signals.ignore()
     comm, rank = _where()
-    if rank > 0 and comm.size == 1:
-        return status  # the launch itself failed, on all ranks alike: rank 0 tells it
+    if rank > 0 and (comm.size == 1 or together):
+        return status  # rank 0 tells it; a launch that failed did so on all ranks alike
     if rank > 0:
         time.sleep(PATIENCE_s)
     prefix = f"rank {rank}: " if rank > 0 else ""
     sys.stderr.write(paragraph(f"sfxproc: {prefix}{message}"))
     sys.stderr.flush()
-    if comm.size > 1:
+    if comm.size > 1 and not together:
         comm.abort(status)
     return status
 

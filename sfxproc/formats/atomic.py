@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sfxproc.errors import OutputError
@@ -28,7 +28,8 @@ def atomic(path: Path) -> Iterator[Path]:
             "you may write there and that the disk is not full, or choose another output.folder."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # in a folder that is none: the error to tell is another
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

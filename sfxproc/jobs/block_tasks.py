@@ -39,7 +39,7 @@ from sfxproc.parallel.coordinator import Arrays
 F8 = NDArray[np.float64]
 
 STEP_ACCURACY = 1e-3  # of a block's conjugate gradients
-ROUGH = 1e-6  # relative decrease of the objective at which a block's own solution will do
+ROUGH = 1e-3  # relative decrease of the objective at which a block's own solution will do
 
 
 @dataclass(frozen=True, eq=False)

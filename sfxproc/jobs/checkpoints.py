@@ -26,6 +26,7 @@ from sfxproc.formats.checkpoint import Checkpoint
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.jobs.outputs import CHECKPOINT, OWNER, claim_output, was_stopped
 from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.jobs.status import STOPPED, write_progress
 from sfxproc.lsq import Engine, Model, Point
 from sfxproc.lsq.lm import State
 from sfxproc.lsq.result import iterations_of, table_of
@@ -111,10 +112,12 @@ def stop_wanted(comm: Comm) -> bool:
     return comm.any_true(signals.requested() is not None)
 
 
-def stopped(folder: Path, where: str) -> Stopped:
+def stopped(comm: Comm, folder: Path, where: str) -> Stopped:
     """What ends a job on all ranks that stops because it was asked to, its state kept in `folder`,
     that of its output. where : such as "after iteration 7"."""
     signals.keeping(folder / CHECKPOINT)
+    if comm.rank == 0:
+        write_progress(folder, STOPPED, 0, 0, comm.size, force=True)
     return Stopped(signals.farewell(where))
 
 

@@ -45,7 +45,7 @@ class Round:
 
 
 @dataclass(eq=False)
-class Blocks:
+class BlockScaling:
     """Scaling in blocks, with what has been found out so far.
 
     of_crystal, of_reflection : the connected set each is in. The crystals of segments that were set

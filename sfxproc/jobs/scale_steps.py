@@ -22,6 +22,7 @@ from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.scale_reference import reference_scales
 from sfxproc.jobs.selection import Inventory
+from sfxproc.jobs.status import write_progress
 from sfxproc.lsq import SOLVERS, Engine, Iteration, LevenbergMarquardt, Loss, Point, Result
 from sfxproc.lsq.covariance import Covariance, exact
 from sfxproc.lsq.lm import State
@@ -197,7 +198,14 @@ def solve(
         tolerance=config.solver.tolerance,
     )
 
+    comm = checkpoint.comm
+
     def tell(i: Iteration) -> None:
+        if comm.rank == 0:
+            write_progress(
+                checkpoint.folder, "solve", 0, 0, comm.size,
+                iteration=i.number, objective=i.objective,
+            )  # fmt: skip
         if i.number <= TOLD_ALL or i.number % TOLD_EVERY == 0:
             refused = "" if i.accepted else ", step refused"
             log(f"iteration {i.number:3d}: objective {i.objective:.6g}{refused}")
@@ -209,7 +217,11 @@ def solve(
             if checkpoint.asked():
                 keep_state(engine, state, checkpoint)
                 if stop_wanted(checkpoint.comm):
-                    raise stopped(checkpoint.folder, f"after iteration {len(state.iterations)}")
+                    raise stopped(
+                        checkpoint.comm,
+                        checkpoint.folder,
+                        f"after iteration {len(state.iterations)}",
+                    )
 
         with signals.deferred():
             result = solver.solve(

@@ -110,9 +110,9 @@ class Stages:
                 self.comm, Stage(key, work), n_tasks, combiner.add,
                 store=self.store, stop=lambda: signals.requested() is not None, progress=progress,
             )  # fmt: skip
+            if outcome.halted:
+                raise stopped(self.comm, self.folder, f"in the stage '{name}'")
         self.coordinating_s += outcome.coordinating_s
-        if outcome.halted:
-            raise stopped(self.folder, f"in the stage '{name}'")
         if outcome.failed:
             self._tell(name, n_tasks, outcome.failed, all_needed)
         if self.comm.rank > 0:
@@ -121,6 +121,7 @@ class Stages:
         if self.store is not None:
             self.store.save(key, result)
             self.store.drop(f"{key}/")
+            signals.keeping(self.store.folder)
         return result
 
     def _tell(self, name: str, n_tasks: int, failed: Mapping[int, str], all_needed: bool) -> None:

@@ -124,9 +124,10 @@ def status_of(folder: Path, now: float | None = None) -> Status:
 
 def _told(progress: Progress) -> str:
     """How far the job was at its last sign of life."""
-    parts = [f"{progress.stage}: {progress.done:,} of {progress.total:,}"]
+    parts = [progress.stage]
     if progress.total:
-        parts[0] += f" ({100 * progress.done / progress.total:.0f} %)"
+        share = 100 * progress.done / progress.total
+        parts[0] += f": {progress.done:,} of {progress.total:,} ({share:.0f} %)"
     if progress.round is not None:
         of = "" if progress.rounds is None else f" of at most {progress.rounds}"
         parts.append(f"round {progress.round}{of}")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Merged, Reason, ReferenceSet, Status
+from sfxproc.errors import Stopped, UserError
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.jobs import pieces
 from sfxproc.jobs import scale_report as report
@@ -18,7 +19,7 @@ from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.block_tasks import Work
 from sfxproc.jobs.checkpoints import JobCheckpoint
 from sfxproc.jobs.reading import read_dataset
-from sfxproc.jobs.scale_blocks import Blocks
+from sfxproc.jobs.scale_blocks import BlockScaling
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.scale_reference import reference_scales, require_overlap
 from sfxproc.jobs.selection import Inventory
@@ -101,7 +102,14 @@ def scale_in_blocks(job: ScaleJob) -> Scaled | None:
     job.checkpoint.begin()
     comm.barrier()
     stages = Stages(comm, log, job.checkpoint.folder, job.checkpoint.store)
-    data, plan, work = read_pieces(job, stages)
+    try:
+        data, plan, work = read_pieces(job, stages)
+    except Stopped:
+        raise
+    except UserError:
+        if not job.checkpoint.resumed:
+            job.checkpoint.remove()  # nothing of it would fit the job once it is mended
+        raise
     if data is not None:
         report.tell_data(data, log)
         if job.reference is not None:
@@ -110,7 +118,7 @@ def scale_in_blocks(job: ScaleJob) -> Scaled | None:
         f"{work.count('blocks')} blocks of {settings.block_size} crystals, overlapping by "
         f"{settings.overlap}"
     )
-    blocks = Blocks(work, stages, settings, log)
+    blocks = BlockScaling(work, stages, settings, log)
     set_sizes = blocks.survey()
     reasons, n_overlaps = blocks.refine()
     blocks.go_on()
@@ -233,7 +241,7 @@ def _halves(data: Inventory, plan: pieces.Plan | None) -> NDArray[np.int8]:
     return half[plan.crystal_at]
 
 
-def _shift(blocks: Blocks, data: Inventory, reference: ReferenceSet | None) -> NDArray[np.float64]:
+def _shift(blocks: BlockScaling, data: Inventory, reference: ReferenceSet | None) -> NDArray[np.float64]:
     """What brings ln G and B of each connected set to mean zero, or to the reference."""
     state = blocks.state
     sets = state["of_crystal"]

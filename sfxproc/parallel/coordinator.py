@@ -224,7 +224,7 @@ def _coordinate(comm: Comm, dealer: Dealer, worker: Worker) -> None:
             dealer.halt(worker.stop())
             if own is None and (task := dealer.next_for(0)) is not None:
                 own = pool.submit(worker.attempt, task)
-            for rank in list(idle):
+            for rank in list(idle) if dealer.waiting else ():
                 if (task := dealer.next_for(rank)) is not None:
                     comm.send_object(task, rank)
                     idle.remove(rank)

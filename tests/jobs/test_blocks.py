@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import random
 import signal
@@ -20,7 +22,7 @@ from sfxproc.jobs import block_tasks
 from sfxproc.jobs.block_tasks import TASKS
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 from tests.jobs.conftest import JOB, MPIEXEC, SCRIPT
-from tests.jobs.test_ranks import require_same_bits
+from tests.jobs.test_ranks import PROMPT_s, require_same_bits
 
 STILLS = StillsSettings(n_crystals=240, d_min_A=3.0, seed=8, outlier_fraction=0.01)
 IN_BLOCKS = ("parallel.strategy=blocks", "parallel.block_size=80", "parallel.overlap=40")
@@ -212,6 +214,46 @@ def test_nothing_works(job: Path, command: Any, sets: Any, monkeypatch: pytest.M
     assert "FloatingPointError" in done.err
 
 
+def test_a_damaged_input_ends_all_ranks(job: Path, program: Any, sets: Any) -> None:
+    """Whoever reads it; nothing is left behind that stands in the way of another try."""
+    (job.parent / "part1.h5").unlink()
+    (job.parent / "part1.h5").write_text("no HDF5")
+    began = time.monotonic()
+    settings = sets("input.paths=part*.h5", "parallel.strategy=blocks")
+    done = program("run", job, *settings, cwd=job.parent, ranks=3)
+    assert time.monotonic() - began < PROMPT_s
+    assert done.status == 2
+    assert done.err.count("sfxproc: ") == 1
+    assert "part1.h5' is not an HDF5 file" in done.err
+    settings = sets("input.paths=part2.h5", "parallel.strategy=blocks")
+    assert program("run", job, *settings, cwd=job.parent, ranks=2).status == 0
+
+
+def test_a_full_disk_ends_the_job_with_what_was_kept(
+    job: Path, command: Any, sets: Any, results: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = ("parallel.strategy=blocks", "parallel.block_size=40", "parallel.overlap=20")
+    right, calls = os.fsync, itertools.count()
+
+    def fsync(number: int) -> None:
+        if next(calls) >= 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        right(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        done = command("run", job, *sets(*blocks))
+    assert done.status == 2
+    assert "No space left on device" in done.err
+    assert "Traceback" not in done.err
+    folder = job.parent / "out" / "checkpoint"
+    assert len(list(folder.rglob("*.state"))) >= 3
+    again = command("run", job, "--resume", *sets(*blocks))
+    assert again.status == 0, again.err
+    assert command("run", job, *sets(*blocks, "output.folder=whole")).status == 0
+    require_same_bits(results(job.parent / "out"), results(job.parent / "whole"))
+
+
 # ---- killed, stopped ---------------------------------------------------------------------------
 
 
@@ -324,4 +366,9 @@ def test_stopped_and_resumed(
     assert "Traceback" not in err
     assert (stills / folder / "checkpoint").is_dir()
     assert not (stills / folder / "DONE").exists()
+    for path in sorted((stills / folder / "checkpoint").rglob("*.state"))[:3]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1  # a damaged one is done again
+        path.write_bytes(content)
     require_same_bits(run(folder, *IN_BLOCKS, ranks=3, resume=True), calm)
+    assert ".damaged' is damaged and not used" in (stills / folder / "log.txt").read_text()
