@@ -113,10 +113,8 @@ def test_at_work_or_silent(tmp_path: Path, age_s: float, words: str) -> None:
 def test_little_is_known(tmp_path: Path) -> None:
     """Nothing counted, no rounds, one rank."""
     sign = {"total": 0, "done": 0, "round": None, "objective": None, "iteration": 7, "ranks": 1}
-    assert (
-        "scaling blocks: 0 of 0, iteration 7; 1 rank, "
-        in status_of(signed(tmp_path, **sign), NOW).text
-    )
+    told = status_of(signed(tmp_path, **sign), NOW).text
+    assert "scaling blocks, iteration 7; 1 rank, " in told
 
 
 def test_stopped_when_asked(tmp_path: Path) -> None:
