@@ -51,7 +51,7 @@ def alone(data: Path) -> Callable[..., Path]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "SLURM", "OMPI"))}
         for setting in settings:
             command += ["--set", setting]
-        subprocess.run(command, cwd=data, env=kept, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, cwd=data, env=kept, check=True, capture_output=True, timeout=300)
         return data / folder
 
     return run
@@ -198,3 +198,26 @@ def test_a_job_that_loses_a_node_goes_on_elsewhere(
         assert nodes[1] not in slurm("scontrol", "show", "hostnames", slurm.job(job)["NodeList"])
     finally:
         slurm("scontrol", "update", lost, "state=resume")
+
+
+# More than the minute that SLURM gives it, in many small tasks.
+HOURS = (
+    "input.paths=set1.h5", "parallel.strategy=blocks", "parallel.block_size=40",
+    "parallel.overlap=20", 'parallel.rounds_mode="average"', "parallel.rounds=400",
+)  # fmt: skip
+
+
+def test_a_job_longer_than_its_time_limit(
+    slurm: Any, place: Path, alone: Callable[..., Path]
+) -> None:
+    """A limit of one minute, the signal well before it, as often as it takes."""
+    settings = [part for setting in HOURS for part in ("--set", setting)]
+    script = made(place, "--template=requeue", *settings)
+    job = slurm.submit("--time=1", "--signal=USR1@55", cwd=place, stdin=script)
+    states = slurm.wait(job, timeout_s=400)
+    said = (place / f"sfxproc-{job}.log").read_text()
+    assert states == ["COMPLETED"], said
+    assert int(slurm.job(job)["Restarts"]) >= 1
+    assert "stopped by SIGUSR1" in said
+    assert "TIME LIMIT" not in said
+    require_same_bits(place / "out", alone("expected-hours", *HOURS))
