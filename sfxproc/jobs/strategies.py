@@ -241,7 +241,9 @@ def _halves(data: Inventory, plan: pieces.Plan | None) -> NDArray[np.int8]:
     return half[plan.crystal_at]
 
 
-def _shift(blocks: BlockScaling, data: Inventory, reference: ReferenceSet | None) -> NDArray[np.float64]:
+def _shift(
+    blocks: BlockScaling, data: Inventory, reference: ReferenceSet | None
+) -> NDArray[np.float64]:
     """What brings ln G and B of each connected set to mean zero, or to the reference."""
     state = blocks.state
     sets = state["of_crystal"]
