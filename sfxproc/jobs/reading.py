@@ -70,15 +70,17 @@ def read_dataset(
     columns: frozenset[str],
     comm: Comm,
     log: Log,
+    oriented: bool = False,
 ) -> Dataset:
-    """Read all inputs of a job. Raises InputError, ConfigError or DataError."""
+    """Read all inputs of a job. oriented : crystals need an orientation. Raises InputError,
+    ConfigError or DataError."""
     group = space_group(symmetry.space_group)
     files = list_inputs(inputs.paths, inputs.exclude, Path.cwd())
     stills = _read_share(files, columns, inputs.strict, comm, log)
     crystals, first = _all_crystals(stills, comm)
     require_distinct(crystals)
     cell = target_cell(group, symmetry, crystals)
-    status, reason = select_crystals(crystals, cell, symmetry)
+    status, reason = select_crystals(crystals, cell, symmetry, oriented)
     observations, left_out = _select_observations(
         stills, first, status, group, cell, selection, columns
     )

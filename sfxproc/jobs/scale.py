@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sfxproc import __version__
 from sfxproc.jobs import scale_report as report
 from sfxproc.jobs import scale_steps as steps
@@ -9,7 +11,7 @@ from sfxproc.jobs.checkpoints import open_job
 from sfxproc.jobs.outputs import Results, write_results
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.simulate import simulated_inputs
-from sfxproc.jobs.strategies import STRATEGIES, ScaleJob
+from sfxproc.jobs.strategies import STRATEGIES, Scaled, ScaleJob
 from sfxproc.jobs.warm import compile_once
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.threads import threads_of
@@ -18,8 +20,15 @@ from sfxproc.report.log import Log
 
 def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
     """Do the job."""
+    run_with(STRATEGIES[config.parallel.strategy], config, comm, log)
+
+
+def run_with(
+    scaled_by: Callable[[ScaleJob], Scaled | None], config: ScaleConfig, comm: Comm, log: Log
+) -> None:
+    """Do a job from opening its folder to writing its results, scaled in a way of its own."""
     threads = threads_of(config.parallel.threads, comm)
-    log(f"sfxproc {__version__}, scaling; ranks: {comm.size}, threads of each: {threads}")
+    log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}, threads of each: {threads}")
     steps.require_sense(config)
     checkpoint = open_job(config, comm, log)
     if checkpoint is None:
@@ -29,7 +38,7 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
     compile_once(comm)
     inputs = simulated_inputs(config.simulate, config.input, checkpoint, log)
     job = ScaleJob(config, comm, log, checkpoint, inputs, reference, threads)
-    scaled = STRATEGIES[config.parallel.strategy](job)
+    scaled = scaled_by(job)
     if comm.rank == 0 and scaled is not None:
         data, merged = scaled.data, scaled.merged
         told = report.statistics_of(

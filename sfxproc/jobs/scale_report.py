@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sfxproc.data import Merged, Reason, ReferenceSet, Status
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.selection import Inventory
+from sfxproc.kernels.postrefine import LN_SIZE, N_LOCAL, THETA_1, THETA_2
 from sfxproc.merging.statistics import statistics, summary_sentence
 from sfxproc.models.scale import LN_G, B, ErrorModel
 from sfxproc.report.log import Log
@@ -66,13 +67,26 @@ def frame_columns(
 ) -> dict[str, NDArray[Any]]:
     """The columns of frames.h5, for all crystals of the job; NaN where a crystal was left out.
 
-    local, sigma : (n_crystals, 2) of ln G and B; the others (n_crystals,).
+    local, sigma : (n_crystals, p) of ln G and B and, of postrefinement, the rotations (rad) and
+    ln of the size; the others (n_crystals,).
     """
+    moved = {}
+    if local.shape[1] == N_LOCAL:
+        size = np.exp(local[:, LN_SIZE])
+        moved = {
+            "theta_1_mrad": 1e3 * local[:, THETA_1],
+            "sigma_theta_1_mrad": 1e3 * sigma[:, THETA_1],
+            "theta_2_mrad": 1e3 * local[:, THETA_2],
+            "sigma_theta_2_mrad": 1e3 * sigma[:, THETA_2],
+            "size": size,
+            "sigma_size": size * sigma[:, LN_SIZE],
+        }
     refined = {
         "ln_G": local[:, LN_G],
         "sigma_ln_G": sigma[:, LN_G],
         "B_A2": local[:, B],
         "sigma_B_A2": sigma[:, B],
+        **moved,
         "cc_to_merge": crystal_cc,
     }
     left_out = data.status == Status.LEFT_OUT

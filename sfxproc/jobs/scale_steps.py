@@ -28,8 +28,9 @@ from sfxproc.lsq.covariance import Covariance, exact
 from sfxproc.lsq.lm import State
 from sfxproc.lsq.sampled import sampled
 from sfxproc.merging.halves import half_of
+from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import ErrorModel, ScaleModel
-from sfxproc.models.scale_start import ScaleProblem, ScaleSettings
+from sfxproc.models.scale_start import ScaleSettings
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table
 from sfxproc.symmetry import require_cell, space_group
@@ -186,11 +187,18 @@ def with_fixed(
 
 
 def solve(
-    engine: Engine, problem: ScaleProblem, config: ScaleConfig, checkpoint: JobCheckpoint, log: Log
+    engine: Engine,
+    model: ScaleModel | PostrefineModel,
+    start: Point,
+    config: ScaleConfig,
+    checkpoint: JobCheckpoint,
+    log: Log,
+    key: str = SOLVE,
 ) -> Result:
-    """Refine all scales and intensities together, from where a checkpoint has them if it does.
+    """Refine all crystals and intensities together, from where a checkpoint has them if it does.
 
-    Raises Stopped if a signal asked for it; only Levenberg–Marquardt keeps its state before.
+    key : of the solve, in the checkpoint. Raises Stopped if a signal asked for it; only
+    Levenberg–Marquardt keeps its state before.
     """
     solver = SOLVERS[config.solver.method](
         loss=loss_of(config),
@@ -211,11 +219,11 @@ def solve(
             log(f"iteration {i.number:3d}: objective {i.objective:.6g}{refused}")
 
     if isinstance(solver, LevenbergMarquardt):
-        state = kept_state(engine, problem.model, checkpoint, log)
+        state = kept_state(engine, model, checkpoint, log, key)
 
         def keep(state: State) -> None:
             if checkpoint.asked():
-                keep_state(engine, state, checkpoint)
+                keep_state(engine, state, checkpoint, key)
                 if stop_wanted(checkpoint.comm):
                     raise stopped(
                         checkpoint.comm,
@@ -224,44 +232,46 @@ def solve(
                     )
 
         with signals.deferred():
-            result = solver.solve(
-                engine, problem.model, problem.start, tell, state=state, keep=keep
-            )
+            result = solver.solve(engine, model, start, tell, state=state, keep=keep)
     else:
-        result = solver.solve(engine, problem.model, problem.start, tell)
+        result = solver.solve(engine, model, start, tell)
     log(f"{len(result.iterations)} iterations. {result.termination}")
     return result
 
 
-def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint) -> None:
+def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint, key: str) -> None:
     """Keep where the solve stands, its error model too. On all ranks."""
-    assert isinstance(state.model, ScaleModel)
+    assert isinstance(state.model, ScaleModel | PostrefineModel)
     arrays = arrays_of(state, engine)
     if arrays is not None:
         arrays["errors"] = np.array(astuple(state.model.errors), dtype=np.float64)
-    checkpoint.save(SOLVE, arrays)
+    checkpoint.save(key, arrays)
 
 
 def kept_state(
-    engine: Engine, model: ScaleModel, checkpoint: JobCheckpoint, log: Log
+    engine: Engine,
+    model: ScaleModel | PostrefineModel,
+    checkpoint: JobCheckpoint,
+    log: Log,
+    key: str,
 ) -> State | None:
     """Where an earlier run of the job kept that its solve stood; None if it did not."""
-    arrays = checkpoint.load(SOLVE, log)
+    arrays = checkpoint.load(key, log)
     if arrays is None:
         return None
     gain, scatter, refits, outliers = arrays["errors"].tolist()
     errors = ErrorModel(gain, scatter, int(refits), bool(outliers))
-    state = state_of(arrays, replace(model, errors=errors), engine)
+    state = state_of(arrays, model.with_errors(errors), engine)
     log(f"resumed after iteration {len(state.iterations)}")
     return state
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Scales and intensities in their final gauge, with what their uncertainties are.
+    """Crystals and intensities in their final gauge, with what their uncertainties are.
 
-    covariance.from_local : (n_reflections,) what uncertain scales add to the variance of an
-    intensity.
+    model : the scaling model of the point, with its partialities. covariance.from_local :
+    (n_reflections,) what uncertain crystals add to the variance of an intensity.
     """
 
     point: Point
@@ -270,7 +280,7 @@ class Solution:
 
     @property
     def local_sigma(self) -> F8:
-        """(n_own, 2) of ln G and B."""
+        """(n_own, p) of the local parameters."""
         return np.asarray(np.sqrt(np.einsum("mii->mi", self.covariance.local)))
 
 
@@ -279,8 +289,8 @@ def in_gauge(
     config: ScaleConfig,
 ) -> Solution:  # fmt: skip
     """The solution with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
-    assert isinstance(result.model, ScaleModel)
-    model = result.model
+    assert isinstance(result.model, ScaleModel | PostrefineModel)
+    model = result.model.at(result.point)
     point = model.centred(result.point)
     if reference is not None:
         scales = reference_scales(
@@ -288,13 +298,18 @@ def in_gauge(
         )
         ln_k, b = scales.T
         point = model.gauged(point, ln_k, b)
-    return Solution(point, model, covariance_of(engine, model, point, config))
+    covariance = covariance_of(engine, result.model, point, model.s2, config)
+    return Solution(point, result.model.at(point), covariance)
 
 
 def covariance_of(
-    engine: Engine, model: ScaleModel, point: Point, config: ScaleConfig
+    engine: Engine,
+    model: ScaleModel | PostrefineModel,
+    point: Point,
+    s2: F8,
+    config: ScaleConfig,
 ) -> Covariance:
-    """Covariances of the scales and what they add to those of the intensities."""
+    """Covariances of the crystals' parameters and what they add to those of the intensities."""
     loss = loss_of(config)
     lin = engine.linearise(model, point, loss)
     ones = np.ones((model.layout.n_local, 1))
@@ -302,7 +317,7 @@ def covariance_of(
     kind = config.scaling.covariance
     if kind == "exact" or (kind == "auto" and n_local <= EXACT_PARAMETERS):
         return exact(engine, lin)
-    order = np.argsort(np.argsort(model.s2, kind="stable"), kind="stable")
+    order = np.argsort(np.argsort(s2, kind="stable"), kind="stable")
     strata = (order * STRATA // max(len(order), 1)).astype(np.int32)
     return sampled(engine, model, point, lin, loss, strata, seed=config.seed)
 

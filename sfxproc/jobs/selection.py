@@ -91,11 +91,22 @@ def target_cell(group: SpaceGroup, symmetry: Symmetry, crystals: Crystals) -> F8
     return np.asarray(median_cell(group, crystals.cell[known]))
 
 
-def select_crystals(crystals: Crystals, cell: F8, symmetry: Symmetry) -> tuple[U1, U1]:
-    """Status and reason of every crystal after the cell check."""
+def select_crystals(
+    crystals: Crystals, cell: F8, symmetry: Symmetry, oriented: bool = False
+) -> tuple[U1, U1]:
+    """Status and reason of every crystal after the cell check. oriented : leave out also those
+    whose orientation is not recorded."""
     status = np.full(len(crystals), Status.USED, dtype=np.uint8)
     reason = np.full(len(crystals), Reason.NONE, dtype=np.uint8)
     known = np.asarray(np.isfinite(crystals.cell).all(axis=1))
+    if oriented:
+        known &= np.isfinite(crystals.A).all(axis=(1, 2))
+        if not known.any():
+            raise DataError(
+                f"None of the {len(crystals)} crystals has an orientation (an A matrix) recorded, "
+                "which postrefinement begins with. Give the files that the indexing program wrote, "
+                'or use job = "scale".'
+            )
     fits = np.zeros(len(crystals), dtype=bool)
     fits[known] = cell_fits(
         crystals.cell[known], cell, symmetry.length_tolerance_percent, symmetry.angle_tolerance_deg

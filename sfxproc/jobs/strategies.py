@@ -18,19 +18,19 @@ from sfxproc.jobs import scale_report as report
 from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.block_tasks import Work
 from sfxproc.jobs.checkpoints import JobCheckpoint
-from sfxproc.jobs.reading import read_dataset
+from sfxproc.jobs.reading import Dataset, read_dataset
 from sfxproc.jobs.scale_blocks import BlockScaling
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.scale_reference import reference_scales, require_overlap
 from sfxproc.jobs.selection import Inventory
 from sfxproc.jobs.settings import Input
 from sfxproc.jobs.stages import Found, Stages
-from sfxproc.lsq import Engine
+from sfxproc.lsq import Engine, Result
 from sfxproc.merging.halves import half_of
 from sfxproc.merging.merge import merge
 from sfxproc.models.scale import ErrorModel
 from sfxproc.models.scale_merge import merge_sums
-from sfxproc.models.scale_start import scale_problem
+from sfxproc.models.scale_start import ScaleProblem, scale_problem
 from sfxproc.parallel.chunks import ChunkSums
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays
@@ -68,29 +68,49 @@ class Scaled:
 
 def scale_globally(job: ScaleJob) -> Scaled:
     """All ranks step together on one problem; each reads and keeps its share of the crystals."""
-    config, comm, log = job.config, job.comm, job.log
-    data = read_dataset(
-        job.inputs, config.symmetry, config.selection, steps.columns_wanted(config), comm, log
-    )
-    report.tell_data(data, log)
-    if job.reference is not None:
-        require_overlap(data, job.reference, config.symmetry)
-    engine = Engine(ChunkSums(comm, data.chunks), job.threads)
+    config = job.config
+    data = read_all(job, steps.columns_wanted(config))
+    engine = Engine(ChunkSums(job.comm, data.chunks), job.threads)
     problem = scale_problem(
         engine, data.observations, data.chunks.local_bounds, data.reflections,
         steps.scale_settings(config),
     )  # fmt: skip
-    reasons, n_overlaps = (comm.allgather_rows(a) for a in (problem.reasons, problem.n_overlaps))
-    fixed = steps.with_fixed(data, reasons, n_overlaps, problem.set_sizes, log)
-    data = replace(data, status=fixed.status, reason=fixed.reason)
-    result = steps.solve(engine, problem, config, job.checkpoint, log)
+    data, n_overlaps = with_fixed(job, data, problem)
+    result = steps.solve(engine, problem.model, problem.start, config, job.checkpoint, job.log)
+    return merged_of(job, data, n_overlaps, engine, result)
+
+
+def read_all(job: ScaleJob, columns: frozenset[str], oriented: bool = False) -> Dataset:
+    """Read the inputs, each rank its share, and tell what there is."""
+    config, comm, log = job.config, job.comm, job.log
+    data = read_dataset(job.inputs, config.symmetry, config.selection, columns, comm, log, oriented)
+    report.tell_data(data, log)
+    if job.reference is not None:
+        require_overlap(data, job.reference, config.symmetry)
+    return data
+
+
+def with_fixed(
+    job: ScaleJob, data: Dataset, problem: ScaleProblem
+) -> tuple[Dataset, NDArray[np.int64]]:
+    """The data with the crystals marked that keep their start values; overlaps of all crystals."""
+    own = problem.reasons, problem.n_overlaps
+    reasons, n_overlaps = (job.comm.allgather_rows(a) for a in own)
+    return steps.with_fixed(data, reasons, n_overlaps, problem.set_sizes, job.log), n_overlaps
+
+
+def merged_of(
+    job: ScaleJob, data: Dataset, n_overlaps: NDArray[np.int64], engine: Engine, result: Result
+) -> Scaled:
+    """The end of a global job: gauge, uncertainties, merging, columns of frames.h5."""
+    config = job.config
     solution = steps.in_gauge(engine, result, data, job.reference, config)
     sums, crystal_cc = merge_sums(
         solution.model, solution.point, steps.loss_of(config), steps.own_halves(data)
     )
     merged = merge(data.reflections, sums, solution.covariance.from_local)
     own = solution.point.local, solution.local_sigma, crystal_cc
-    frames = report.frame_columns(data, n_overlaps, *(comm.allgather_rows(a) for a in own))
+    frames = report.frame_columns(data, n_overlaps, *(job.comm.allgather_rows(a) for a in own))
     solver = {"method": config.solver.method, **result.as_dict()}
     relative_error = solution.covariance.relative_error
     return Scaled(data, merged, frames, solver, solution.model.errors, relative_error)

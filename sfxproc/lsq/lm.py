@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import Loss, Model, Point
@@ -27,6 +27,7 @@ StepMethod = Callable[[Engine, Linearisation, float, float], Step]
 MIN_DAMPING = 1e-12
 FREE = 1.0  # damping up to which a step is about as long as the problem wants it
 NEGLIGIBLE = 1e-4  # decrease of ½ χ²: the whole step is then within 0.015 of its joint sigma
+STALLED = 10  # iterations that together lower the objective by next to nothing: at a kink
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,8 @@ class LevenbergMarquardt:
             trial = model.retract(point, step.local, step.shared)
             objective = engine.objective(model, trial, self.loss)
             gain = (lin.objective - objective) / step.predicted if step.predicted > 0 else 0.0
-            tiny = bool(step.predicted <= max(self.tolerance * lin.objective, NEGLIGIBLE))
+            little = max(self.tolerance * lin.objective, NEGLIGIBLE)
+            tiny = bool(step.predicted <= little)
             tiny = tiny and damping <= FREE  # what much damping shortened tells nothing
             accepted = isfinite(objective) and bool(objective <= lin.objective)
             before, used = lin, damping
@@ -124,6 +126,12 @@ class LevenbergMarquardt:
                 )
             elif not isfinite(lin.objective):
                 termination = not_finite
+            elif 0.0 <= _drop(iterations, lin.objective) <= little:
+                converged = True
+                termination = (
+                    f"Converged: {STALLED} steps together lowered the objective by only "
+                    f"{_drop(iterations, lin.objective):.1e}."
+                )
             elif damping > 1e12:
                 termination = "Stopped: no step lowers the objective, however short."
             elif len(iterations) >= self.max_iterations:
@@ -138,3 +146,12 @@ class LevenbergMarquardt:
             point, model, converged, termination, best, lin.chi2, *counts(engine, lin),
             tuple(iterations), time.monotonic() - began,
         )  # fmt: skip
+
+
+def _drop(iterations: list[Iteration], objective: float) -> float:
+    """By how much the last STALLED iterations lowered the objective; infinite if they are fewer, or
+    none of them did."""
+    last = iterations[-STALLED:]
+    if len(last) < STALLED or not any(i.accepted for i in last):
+        return inf
+    return iterations[-STALLED].objective - objective

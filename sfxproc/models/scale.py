@@ -68,7 +68,7 @@ class ScaleModel:
     engine: Engine
     observed: F4
     background: F4
-    partiality: F4
+    partiality: F4 | F8
     s2: F8
     set_of_reflection: NDArray[np.int32]
     share: F8
@@ -93,6 +93,14 @@ class ScaleModel:
     def retract(self, point: Point, local: F8, shared: F8) -> Point:
         """Parameters plus step."""
         return Point(point.local + local, point.shared + shared)
+
+    def with_errors(self, errors: ErrorModel) -> Self:
+        """The model with another error model."""
+        return replace(self, errors=errors)
+
+    def at(self, point: Point) -> Self:
+        """The scaling model of a point: itself."""
+        return self
 
     def refreshed(self, point: Point) -> Self:
         """The model with the scatter that fits this point."""
@@ -169,9 +177,10 @@ def shifted(point: Point, shift: F8, of_crystal: Any, of_reflection: Any, s2: F8
     shift : (n_sets, 2) of ln G and B. of_crystal (n_crystals,), of_reflection (n_shared,) : the
     set each is in; −1, of crystals, for none.
     """
-    by_crystal = np.where(of_crystal[:, None] >= 0, shift[of_crystal], 0.0)
+    local = point.local.copy()
+    local[:, : B + 1] += np.where(of_crystal[:, None] >= 0, shift[of_crystal], 0.0)
     ln_k, b = shift[of_reflection].T
-    return Point(point.local + by_crystal, point.shared * np.exp(2.0 * b * s2 - ln_k))
+    return Point(local, point.shared * np.exp(2.0 * b * s2 - ln_k))
 
 
 def nearer(c2: float, chi2: float, slope: float, target: float) -> float:

@@ -1,30 +1,55 @@
 """How much of a reflection a still records: one model a file, one line of the table each.
 
-A model is a function of the excitation error r_h = |q + s0| − 1/λ and the size r_s of the
-reciprocal-lattice point, both in Å⁻¹, as arrays that broadcast.
+A model is a function of the excitation error, of the size of the reciprocal-lattice point and of
+the width that the bandwidth adds (`base`). In the order of the table: hard edges; soft ones; those
+that know the bandwidth.
 """
 
-from __future__ import annotations
+from sfxproc.partiality import (
+    eta_deff,
+    gaussian,
+    gaussian_gaussian,
+    lorentzian,
+    pseudo_voigt,
+    sphere,
+    unity,
+    xsphere,
+)
+from sfxproc.partiality.base import (
+    PROFILE_TYPE,
+    Partiality,
+    Profile,
+    by_differences,
+    derivatives,
+    size_at,
+    size_at_scalar,
+    values,
+    width_at,
+    width_at_scalar,
+)
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+MODELS = (
+    sphere.PARTIALITY,
+    unity.PARTIALITY,
+    eta_deff.PARTIALITY,
+    lorentzian.PARTIALITY,
+    gaussian.PARTIALITY,
+    pseudo_voigt.PARTIALITY,
+    xsphere.PARTIALITY,
+    gaussian_gaussian.PARTIALITY,
+)
+PARTIALITIES = {model.name: model for model in MODELS}
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sfxproc.partiality import sphere, unity
-
-Floats = NDArray[np.floating[Any]]
-
-
-class Partiality(NamedTuple):
-    """value(r_h, r_s) -> P in [0, 1]; derivatives(r_h, r_s) -> (∂P/∂r_h, ∂P/∂r_s) in Å."""
-
-    value: Callable[[Floats, Floats], Floats]
-    derivatives: Callable[[Floats, Floats], tuple[Floats, Floats]]
-
-
-PARTIALITIES = {
-    "sphere": Partiality(sphere.value, sphere.derivatives),
-    "unity": Partiality(unity.value, unity.derivatives),
-}
+__all__ = [
+    "PARTIALITIES",
+    "PROFILE_TYPE",
+    "Partiality",
+    "Profile",
+    "by_differences",
+    "derivatives",
+    "size_at",
+    "size_at_scalar",
+    "values",
+    "width_at",
+    "width_at_scalar",
+]

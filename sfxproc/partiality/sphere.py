@@ -1,27 +1,32 @@
 """A solid sphere cut by the Ewald sphere: area of the section over the greatest section.
 
-    P = 1 − (r_h / r_s)²    for |r_h| < r_s, else 0
-    ∂P/∂r_h = −2 r_h / r_s²,   ∂P/∂r_s = 2 r_h² / r_s³
+    P = 1 − x²    x = r/R,  |x| < 1, else 0
+    ∂P/∂r = −2x/R,   ∂P/∂R = 2x²/R
 
-The plane at distance r_h from the centre cuts a disc of area π (r_s² − r_h²).
+The plane at distance r from the centre cuts a disc of area π (R² − r²).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from numba import njit
 
-Floats = NDArray[np.floating[Any]]
-
-
-def value(r_h: Floats, r_s: Floats) -> Floats:
-    """P of excitation errors r_h and radii r_s (Å⁻¹, broadcast)."""
-    return np.asarray(np.maximum(1.0 - (r_h / r_s) ** 2, 0.0))
+from sfxproc.partiality.base import Partiality
 
 
-def derivatives(r_h: Floats, r_s: Floats) -> tuple[Floats, Floats]:
-    """(∂P/∂r_h, ∂P/∂r_s) in Å, zero outside the sphere."""
-    ratio = np.where(np.abs(r_h) < r_s, r_h / r_s, 0.0)
-    return -2.0 * ratio / r_s, 2.0 * ratio**2 / r_s
+@njit(cache=True, nogil=True, error_model="numpy")
+def profile(r, R, w):  # type: ignore[no-untyped-def]
+    """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹; all zero from the surface on."""
+    x = r / R
+    if abs(x) >= 1.0:
+        return 0.0, 0.0, 0.0, 0.0
+    return 1.0 - x * x, -2.0 * x / R, 2.0 * x * x / R, 0.0
+
+
+def reach(R: Any, w: Any) -> Any:
+    """|r| in Å⁻¹ beyond which P is 0."""
+    return R
+
+
+PARTIALITY = Partiality("sphere", profile, reach)

@@ -1,26 +1,28 @@
 """Every recorded reflection counts in full.
 
-    P = 1    for |r_h| ≤ r_s, else 0
+    P = 1    for |r| ≤ R, else 0
 
-The derivatives vanish; the step at |r_h| = r_s has none.
+The derivatives vanish; the step at |r| = R has none.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from numba import njit
 
-Floats = NDArray[np.floating[Any]]
-
-
-def value(r_h: Floats, r_s: Floats) -> Floats:
-    """P of excitation errors r_h and radii r_s (Å⁻¹, broadcast)."""
-    return np.asarray(np.where(np.abs(r_h) <= r_s, 1.0, 0.0))
+from sfxproc.partiality.base import Partiality
 
 
-def derivatives(r_h: Floats, r_s: Floats) -> tuple[Floats, Floats]:
-    """(∂P/∂r_h, ∂P/∂r_s): zeros."""
-    zeros = np.zeros(np.broadcast(r_h, r_s).shape)
-    return zeros, zeros
+@njit(cache=True, nogil=True)
+def profile(r, R, w):  # type: ignore[no-untyped-def]
+    """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹."""
+    return (1.0 if abs(r) <= R else 0.0), 0.0, 0.0, 0.0
+
+
+def reach(R: Any, w: Any) -> Any:
+    """|r| in Å⁻¹ beyond which nothing is recorded."""
+    return R
+
+
+PARTIALITY = Partiality("unity", profile, reach)

@@ -1,15 +1,16 @@
 """Stills of randomly oriented crystals, with counting noise and the truth.
 
-    y = P(r_h, r_s) G exp(−2 B s²) I_h          expected counts of a reflection
+    y = P(r_h, R, w) G exp(−2 B s²) I_h         expected counts of a reflection
+    R = r_s + m |q|,   w: from the bandwidth    (`partiality.base`)
     total ~ Poisson(y + b),  b̂ ~ Poisson(ρ b)/ρ
     I_obs = g (total − b̂),   σ² = g² (max(total, 1) + b̂/ρ)
 
 b: background under the peak; ρ: area of the background ring over that of the peak; g: gain. σ² is
 what an integrating program would say, from the noisy counts. The reflections are those with
-|r_h| ≤ r_s for the *recorded* orientation, P is that of the true one. Because the cap of the Ewald
-sphere within a chord q has the area π q², a crystal shows about
+|r_h| ≤ f R for the *recorded* orientation (f: predict_within), P is that of the true one. Because
+the cap of the Ewald sphere within a chord q has the area π q², a crystal shows about
 
-    N = V/n_c · 2 r_s · π (1/d_min² − 1/d_max²)
+    N = V/n_c · 2 f · π (r_s q² + ⅔ m q³), from q = 1/d_max to 1/d_min,
 
 reflections (cell volume V, n_c lattice points per cell), systematic absences apart.
 
@@ -41,7 +42,7 @@ from sfxproc.data import (
 )
 from sfxproc.errors import ConfigError
 from sfxproc.kernels.predict import excitation_errors, predict_still
-from sfxproc.partiality import PARTIALITIES
+from sfxproc.partiality import PARTIALITIES, size_at, values, width_at
 from sfxproc.simulate.intensities import true_reflections
 from sfxproc.symmetry import (
     SpaceGroup,
@@ -67,7 +68,8 @@ class StillsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to simulate. The defaults show about 1600 reflections a crystal.
 
     first_crystal: number of the first crystal, so that a large set can be made in parts.
-    cell_sigma_percent: spread of the cell lengths. profile_radius: r_s, Å⁻¹. photons: mean counts
+    cell_sigma_percent: spread of the cell lengths. profile_radius: r_s, Å⁻¹. profile_radius_m: m.
+    bandwidth: σ(λ)/λ, for the models that know it. predict_within: f. photons: mean counts
     of all reflections at G = 1, B = 0, P = 1. sigma_ln_G, mean_B_A2, sigma_B_A2: of the crystals.
     background_counts: b. background_pixels_ratio: ρ. outlier_fraction: of the observations, to
     which counts of another origin are added. anomalous_fraction: r.m.s. of (I(+) − I(−))/I.
@@ -86,7 +88,10 @@ class StillsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     d_max_A: Positive = 30.0
     wavelength_A: Positive = 1.3
     profile_radius: Positive = 0.00385
+    profile_radius_m: NotNegative = 0.0
+    bandwidth: NotNegative = 0.0
     partiality: str = "unity"
+    predict_within: Positive = 1.0
     photons: Positive = 200.0
     wilson_B_A2: float = 15.0
     anomalous_fraction: NotNegative = 0.0
@@ -182,7 +187,13 @@ def simulate_stills(settings: StillsSettings, reference: ReferenceSet | None = N
     if settings.partiality not in PARTIALITIES:
         raise ConfigError(
             f"partiality: there is no model '{settings.partiality}'. "
-            f"Choose one of: {', '.join(sorted(PARTIALITIES))}."
+            f"Choose one of: {', '.join(PARTIALITIES)}."
+        )
+    if settings.bandwidth > 0 and not PARTIALITIES[settings.partiality].uses_bandwidth:
+        able = " or ".join(name for name, model in PARTIALITIES.items() if model.uses_bandwidth)
+        raise ConfigError(
+            f"bandwidth = {settings.bandwidth:g} has no effect with partiality = "
+            f"'{settings.partiality}'. Set partiality to {able}, or leave bandwidth out."
         )
     if settings.d_min_A >= settings.d_max_A or 2 * settings.d_min_A <= settings.wavelength_A:
         raise ConfigError(
@@ -234,8 +245,9 @@ def expected_reflections(settings: StillsSettings) -> float:
     if str(settings.space_group).endswith(":R"):
         points = 1
     volume = 1.0 / np.linalg.det(reciprocal_matrix(settings.unit_cell))
-    chords = settings.d_min_A**-2 - settings.d_max_A**-2
-    return float(volume / points * 2 * settings.profile_radius * np.pi * chords)
+    q = np.array([1.0 / settings.d_max_A, 1.0 / settings.d_min_A])
+    within = settings.profile_radius * q**2 + settings.profile_radius_m * q**3 / 1.5
+    return float(volume / points * 2 * settings.predict_within * np.pi * (within[1] - within[0]))
 
 
 def _detector(settings: StillsSettings) -> Detector:
@@ -261,7 +273,7 @@ def _crystals(
         cell=cell,
         beam=np.tile(BEAM, (n, 1)),
         wavelength_A=np.full(n, settings.wavelength_A),
-        bandwidth=np.zeros(n),
+        bandwidth=np.full(n, settings.bandwidth),
         profile_radius=np.full(n, settings.profile_radius),
     )
 
@@ -287,10 +299,10 @@ def _still(sample: _Sample, row: int, number: int) -> _Still:
     keep = on_panel & (sample.keys[known] == key)  # neither absent nor beyond the limits
     hkl, position, known = hkl[keep], position[keep], known[keep]
 
-    r_s = np.array(settings.profile_radius)
-    P = PARTIALITIES[settings.partiality].value(excitation_errors(A, s0, hkl), r_s)
-    s2 = 0.25 * np.sum((hkl @ A.T) ** 2, axis=1)
-    y = P * np.exp(ln_G - 2.0 * B * s2) * sample.intensity[known]
+    q = hkl @ A.T
+    q2 = np.sum(q**2, axis=1)
+    P = _partialities(settings, excitation_errors(A, s0, hkl), q2, q @ BEAM)
+    y = P * np.exp(ln_G - 2.0 * B * (0.25 * q2)) * sample.intensity[known]
     intensity, variance, outlier = _counted(settings, rng, y)
     observations = Observations(
         crystal=np.full(len(hkl), row, dtype=np.int32),
@@ -305,19 +317,33 @@ def _still(sample: _Sample, row: int, number: int) -> _Still:
     return _Still(A, recorded_A, cell, float(ln_G), float(B), observations, outlier)
 
 
+def _partialities(settings: StillsSettings, r_h: Floats, q2: Floats, z: Floats) -> Floats:
+    """P (n,) of excitation errors (n,), |q|² (n,) and q along the beam (n,)."""
+    model = PARTIALITIES[settings.partiality]
+    R = size_at(settings.profile_radius, settings.profile_radius_m, np.sqrt(q2))
+    P = values(model, r_h, R, width_at(settings.bandwidth, 1.0 / settings.wavelength_A, q2, z))
+    return P * settings.profile_radius / R if model.amplitude == "r0/R" else P
+
+
 def _predicted(
     settings: StillsSettings, A: Floats, cell: Floats, s0: Floats
 ) -> tuple[NDArray[np.int16], Floats]:
     """hkl (n, 3) and exit vectors s1 (n, 3) of the reflections near the Ewald sphere."""
     q_min, q_max = 1.0 / settings.d_max_A, 1.0 / settings.d_min_A
+    r_s, m, f = settings.profile_radius, settings.profile_radius_m, settings.predict_within
     h_max = np.floor(cell[:3] * q_max * (1 + 1e-9)).astype(np.int64)  # |h| = |a·q| ≤ a q_max
     room = 1000 + int(2 * expected_reflections(settings))
     while True:
         hkl, r_h, s1 = np.empty((room, 3), np.int16), np.empty(room), np.empty((room, 3))
-        n = predict_still(A, s0, settings.profile_radius, q_min, q_max, h_max, hkl, r_h, s1)
+        n = predict_still(A, s0, f * size_at(r_s, m, q_max), q_min, q_max, h_max, hkl, r_h, s1)
         if n <= room:
-            return hkl[:n], s1[:n]
+            break
         room = n
+    hkl, r_h, s1 = hkl[:n], r_h[:n], s1[:n]
+    if m == 0.0:
+        return hkl, s1
+    keep = np.abs(r_h) <= f * size_at(r_s, m, np.linalg.norm(s1 - s0, axis=1))
+    return hkl[keep], s1[keep]
 
 
 def _exit_px(detector: Detector, s1: Floats) -> tuple[Floats, Mask]:

@@ -1,0 +1,146 @@
+"""Partialities of stills from the orientation and size of each crystal, with derivatives.
+
+    q = R(θ) A₀ h,  θ = θ₁ e₁ + θ₂ e₂       a rotation about axes normal to the beam ŝ
+    z = q·ŝ,  n = |q + kŝ| = √(q² + k² + 2kz),  r = n − k            excitation error
+    R = r₀ + m |q|,  w = β k |(k + z)/n − 1|                  size; spread of r by bandwidth β
+    P = f(r, R, w), times r₀/R where the model says so
+
+A rotation leaves |q|, and so R, alone and moves z by ∂z/∂θⱼ = (q × ŝ)·J(θ) eⱼ, J the left
+Jacobian of the rotation group (J = 1 at θ = 0), hence
+
+    ∂r/∂z = k/n    ∂w/∂z = ∓β k (1/n − (k + z) k/n³)
+
+A rotation about the beam changes nothing. Units Å⁻¹ and rad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+LN_G, B, THETA_1, THETA_2, LN_SIZE = range(5)
+N_LOCAL = 5
+_FOUR: Any = types.Tuple([types.float64] * 4)  # type: ignore[no-untyped-call]
+PROFILE_TYPE: Any = types.FunctionType(_FOUR(types.float64, types.float64, types.float64))
+"""A compiled profile(r, R, w) -> (P, ∂P/∂r, ∂P/∂R, ∂P/∂w) as an argument of loops."""
+
+SMALLEST_ANGLE = 1e-6  # rad; below, series
+
+
+@njit(cache=True, nogil=True)
+def rotation_of(theta_1, theta_2, axes, turn, about):  # type: ignore[no-untyped-def]
+    """turn (3, 3) = R(θ₁ e₁ + θ₂ e₂) and about[j] = J(θ) eⱼ, with the orthonormal axes (2, 3)."""
+    v = np.empty(3)
+    for i in range(3):
+        v[i] = theta_1 * axes[0, i] + theta_2 * axes[1, i]
+    angle2 = theta_1 * theta_1 + theta_2 * theta_2
+    if angle2 < SMALLEST_ANGLE * SMALLEST_ANGLE:
+        s, c, d = 1.0 - angle2 / 6.0, 0.5 - angle2 / 24.0, 1.0 / 6.0 - angle2 / 120.0
+    else:
+        angle = np.sqrt(angle2)
+        s, c = np.sin(angle) / angle, (1.0 - np.cos(angle)) / angle2
+        d = (1.0 - s) / angle2
+    # R = 1 + s [v] + c [v]², with [v]² = v vᵀ − v²
+    for i in range(3):
+        for j in range(3):
+            turn[i, j] = c * v[i] * v[j]
+        turn[i, i] += 1.0 - c * angle2
+    turn[0, 1] -= s * v[2]
+    turn[1, 0] += s * v[2]
+    turn[0, 2] += s * v[1]
+    turn[2, 0] -= s * v[1]
+    turn[1, 2] -= s * v[0]
+    turn[2, 1] += s * v[0]
+    # J e = e + c v × e + d v × (v × e), with v × (v × e) = v (v·e) − v² e
+    for j in range(2):
+        e = axes[j]
+        dot = v[0] * e[0] + v[1] * e[1] + v[2] * e[2]
+        about[j, 0] = e[0] + c * (v[1] * e[2] - v[2] * e[1]) + d * (v[0] * dot - angle2 * e[0])
+        about[j, 1] = e[1] + c * (v[2] * e[0] - v[0] * e[2]) + d * (v[1] * dot - angle2 * e[1])
+        about[j, 2] = e[2] + c * (v[0] * e[1] - v[1] * e[0]) + d * (v[2] * dot - angle2 * e[2])
+
+
+@cache
+def partiality_kernel() -> Callable[..., Any]:
+    """`fill_partialities`, compiled: one machine code for all models, kept in numba's cache. When
+    first asked for, not when imported, as many ranks may import at once."""
+    f8 = types.float64
+    signature = types.void(
+        PROFILE_TYPE, types.boolean, types.int64[::1], types.int64, types.int64, f8[:, :],
+        types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1], f8[::1], f8[::1], f8[::1],
+        f8[::1], f8[:, ::1],
+    )  # fmt: skip
+    compiled: Callable[..., Any] = njit(signature, cache=True, nogil=True, error_model="numpy")(
+        fill_partialities
+    )
+    return compiled
+
+
+def fill_partialities(  # type: ignore[no-untyped-def]
+    profile, over_size, start, first, last, local, hkl, A, beam, axes, k_of, slope, bandwidth, P,
+    relative,
+):  # fmt: skip
+    """P[i] of the rows of crystals first … last−1 and, unless it is empty, relative (rows, 3) =
+    ∂ ln P/∂(θ₁, θ₂, ln r₀), from the first crystal's first row on; 0 where P is 0.
+
+    profile : of PROFILE_TYPE; over_size : whether P is multiplied by r₀/R. local : (n, 5). hkl :
+    (rows, 3). A : (n, 3, 3). beam : (n, 3). axes : (n, 2, 3). k_of, slope (m), bandwidth : (n,).
+    """
+    origin = start[first]
+    turn, M, about = np.empty((3, 3)), np.empty((3, 3)), np.empty((2, 3))
+    wanted = relative.size > 0
+    for m in range(first, last):
+        rotation_of(local[m, THETA_1], local[m, THETA_2], axes[m], turn, about)
+        for i in range(3):
+            for j in range(3):
+                M[i, j] = (
+                    turn[i, 0] * A[m, 0, j] + turn[i, 1] * A[m, 1, j] + turn[i, 2] * A[m, 2, j]
+                )
+        s, k = beam[m], k_of[m]
+        r0 = np.exp(local[m, LN_SIZE])
+        spread = bandwidth[m] * k
+        for i in range(start[m], start[m + 1]):
+            h0, h1, h2 = float(hkl[i, 0]), float(hkl[i, 1]), float(hkl[i, 2])
+            x = M[0, 0] * h0 + M[0, 1] * h1 + M[0, 2] * h2
+            y = M[1, 0] * h0 + M[1, 1] * h1 + M[1, 2] * h2
+            t = M[2, 0] * h0 + M[2, 1] * h1 + M[2, 2] * h2
+            q2 = x * x + y * y + t * t
+            z = x * s[0] + y * s[1] + t * s[2]
+            n = np.sqrt(q2 + k * k + 2.0 * k * z)
+            # n − k without cancellation
+            r = (q2 + 2.0 * k * z) / (n + k)
+            R = r0 + slope[m] * np.sqrt(q2)
+            off = (k + z) / n - 1.0
+            w = spread * abs(off)
+            p, by_r, by_R, by_w = profile(r, R, w)
+            amplitude = r0 / R if over_size else 1.0
+            P[i] = p * amplitude
+            if not wanted:
+                continue
+            j = i - origin
+            if p <= 0.0:
+                relative[j, 0] = relative[j, 1] = relative[j, 2] = 0.0
+                continue
+            w_z = spread * (1.0 / n - (k + z) * k / (n * n * n))
+            if off < 0.0:
+                w_z = -w_z
+            by_z = (by_r * k / n + by_w * w_z) / p
+            # q × ŝ
+            c0, c1, c2 = y * s[2] - t * s[1], t * s[0] - x * s[2], x * s[1] - y * s[0]
+            for a in range(2):
+                relative[j, a] = by_z * (c0 * about[a, 0] + c1 * about[a, 1] + c2 * about[a, 2])
+            relative[j, 2] = r0 * by_R / p
+            if over_size:
+                relative[j, 2] += 1.0 - r0 / R
+
+
+@njit(cache=True, nogil=True)
+def extend_rows(a, relative):  # type: ignore[no-untyped-def]
+    """a[:, 2:] = ∂r/∂(θ₁, θ₂, ln r₀) from a[:, 0] = ∂r/∂ ln G, which is ∂r/∂ ln P too."""
+    for i in range(len(a)):
+        for j in range(relative.shape[1]):
+            a[i, 2 + j] = a[i, LN_G] * relative[i, j]

@@ -1,0 +1,220 @@
+"""Postrefinement of stills: scale, B, orientation and size of every crystal with all intensities.
+
+    yᵢ = P(r_h(θ_m), R_m) · G_m · exp(−2 B_m s_h²) · I_h      (kernels.postrefine has P)
+
+Local parameters: ln G, B (Å²), θ₁, θ₂ (rad, about axes normal to the beam), ln r₀ (r₀ in Å⁻¹). It
+is the scaling model with partialities that move: variances, gauge and error model are those of
+`models.scale`. Gaussian priors hold what the data do not tell: θ to the recorded orientation, ln r₀
+to its start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.kernels import scale as scale_kernels
+from sfxproc.kernels.postrefine import (
+    LN_SIZE,
+    N_LOCAL,
+    THETA_1,
+    THETA_2,
+    extend_rows,
+    partiality_kernel,
+    rotation_of,
+)
+from sfxproc.lsq import Layout, Point
+from sfxproc.models.scale import B, ErrorModel, ScaleModel
+from sfxproc.partiality import Partiality
+
+F8 = NDArray[np.float64]
+
+PARAMETERS = ("ln_G", "B_A2", "theta_1", "theta_2", "ln_size")
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Of this process's crystals and their observations.
+
+    hkl : (n_rows, 3) int16. A : (n, 3, 3) Å⁻¹ as recorded. beam : (n, 3) unit vectors. axes :
+    (n, 2, 3) unit vectors normal to the beam and to each other. wavenumber : (n,) 1/λ, Å⁻¹. slope :
+    (n,) growth of the size with |q|. bandwidth : (n,) σ of λ over λ.
+    """
+
+    hkl: NDArray[np.int16]
+    A: F8
+    beam: F8
+    axes: F8
+    wavenumber: F8
+    slope: F8
+    bandwidth: F8
+
+
+def axes_of(beam: F8) -> F8:
+    """(n, 2, 3) two unit vectors normal to each beam (n, 3) and to each other."""
+    away = np.eye(3)[np.argmin(np.abs(beam), axis=1)]
+    first = np.cross(beam, away)
+    first /= np.linalg.norm(first, axis=1)[:, None]
+    return np.stack([first, np.cross(beam, first)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class PostrefineModel:
+    """The model of this process's crystals.
+
+    scale : the scaling model, its layout with all local parameters and its partialities (float64)
+    those of the point looked at last: memory that every evaluation overwrites.
+    """
+
+    scale: ScaleModel
+    geometry: Geometry
+    partiality: Partiality
+
+    @property
+    def layout(self) -> Layout:
+        """Structure of the problem."""
+        return self.scale.layout
+
+    @property
+    def errors(self) -> ErrorModel:
+        """The error model."""
+        return self.scale.errors
+
+    def _fill(self, point: Point, first: int, last: int, relative: F8) -> None:
+        """Partialities of crystals first … last−1, and their relative derivatives if wanted."""
+        g = self.geometry
+        model = self.partiality
+        partiality_kernel()(
+            model.profile, model.amplitude == "r0/R",
+            self.layout.start, first, last, point.local, g.hkl, g.A, g.beam, g.axes,
+            g.wavenumber, g.slope, g.bandwidth, self.scale.partiality, relative,
+        )  # fmt: skip
+
+    def rows(self, point: Point, first: int, last: int, r: F8, d: F8, a: F8, c: F8) -> None:
+        """Residuals, deviance residuals and Jacobian of crystals first … last−1."""
+        relative = np.empty((len(r), N_LOCAL - 2))
+        self._fill(point, first, last, relative)
+        self.scale.rows(point, first, last, r, d, a, c)
+        extend_rows(a, relative)
+
+    def deviances(self, point: Point, first: int, last: int, d: F8) -> None:
+        """Deviance residuals only."""
+        self._fill(point, first, last, _NOT_WANTED)
+        scale_kernels.deviances(*self.scale.arguments(point, first, last), d)
+
+    def retract(self, point: Point, local: F8, shared: F8) -> Point:
+        """Parameters plus step."""
+        return Point(point.local + local, point.shared + shared)
+
+    def refreshed(self, point: Point) -> Self:
+        """The model with the scatter that fits this point."""
+        if self.errors.refits <= 0:
+            return self
+        return replace(self, scale=self.at(point).refreshed(point))
+
+    def with_errors(self, errors: ErrorModel) -> Self:
+        """The model with another error model."""
+        return replace(self, scale=self.scale.with_errors(errors))
+
+    def at(self, point: Point) -> ScaleModel:
+        """The scaling model with the partialities of a point."""
+        bounds = self.layout.chunk
+
+        def chunk(c: int) -> None:
+            self._fill(point, bounds[c], bounds[c + 1], _NOT_WANTED)
+
+        self.scale.engine.map(chunk, len(bounds) - 1)
+        return self.scale
+
+    def centred(self, point: Point) -> Point:
+        """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set."""
+        return self.scale.centred(point)
+
+
+_NOT_WANTED = np.empty((0, N_LOCAL - 2))
+
+
+def partialities(model: Partiality, crystal: NDArray[Any], geometry: Geometry, size: F8) -> F8:
+    """(n_rows,) P at the recorded orientations. crystal : (n_rows,) never decreasing; size : (n,)
+    r₀ in Å⁻¹."""
+    n = len(size)
+    start = np.searchsorted(crystal, np.arange(n + 1)).astype(np.int64)
+    local = np.zeros((n, N_LOCAL))
+    local[:, LN_SIZE] = np.log(size)
+    P = np.empty(len(crystal))
+    g = geometry
+    partiality_kernel()(
+        model.profile, model.amplitude == "r0/R",
+        start, 0, n, local, g.hkl, g.A, g.beam, g.axes, g.wavenumber, g.slope, g.bandwidth, P,
+        _NOT_WANTED,
+    )  # fmt: skip
+    return P
+
+
+def refined_A(geometry: Geometry, point: Point) -> F8:
+    """(n, 3, 3) A of the crystals, Å⁻¹, turned as refined."""
+    out = np.empty_like(geometry.A)
+    turn, about = np.empty((3, 3)), np.empty((2, 3))
+    for m, (A, axes) in enumerate(zip(geometry.A, geometry.axes, strict=True)):
+        rotation_of(point.local[m, THETA_1], point.local[m, THETA_2], axes, turn, about)
+        out[m] = turn @ A
+    return out
+
+
+@dataclass(frozen=True)
+class PostrefineSettings:
+    """theta_prior_mrad, size_prior : σ of the priors on θ and ln r₀. orientation, size : whether
+    they are refined."""
+
+    theta_prior_mrad: float = 2.0
+    size_prior: float = 0.5
+    orientation: bool = True
+    size: bool = True
+
+
+def postrefine_model(
+    scale: ScaleModel,
+    geometry: Geometry,
+    partiality: Partiality,
+    size_start: F8,
+    settings: PostrefineSettings,
+) -> PostrefineModel:
+    """The model from a scaling model that is set up (its free parameters and priors kept).
+
+    size_start : (n,) r₀ of each crystal, Å⁻¹. Crystals whose scale is fixed are fixed altogether.
+    """
+    old = scale.layout
+    n = old.n_local
+    refined = old.free[:, 0]
+    free = np.zeros((n, N_LOCAL), dtype=bool)
+    free[:, : B + 1] = old.free
+    free[:, THETA_1] = free[:, THETA_2] = refined & settings.orientation
+    free[:, LN_SIZE] = refined & settings.size
+    centre, weight = np.zeros((n, N_LOCAL)), np.zeros((n, N_LOCAL))
+    centre[:, : B + 1], weight[:, : B + 1] = old.prior_centre, old.prior_weight
+    centre[:, LN_SIZE] = np.log(size_start)
+    theta = free[:, THETA_1] / (1e-3 * settings.theta_prior_mrad) ** 2
+    weight[:, THETA_1] = weight[:, THETA_2] = theta
+    weight[:, LN_SIZE] = free[:, LN_SIZE] / settings.size_prior**2
+    layout = replace(
+        old, parameters=PARAMETERS, free=free, prior_centre=centre, prior_weight=weight
+    )
+    n_more = int(free[:, B + 1 :].sum())
+    moving = replace(
+        scale,
+        layout=layout,
+        partiality=np.ones(len(geometry.hkl)),  # float64: the derivatives are as exact
+        dof=max(scale.dof - n_more, 1.0),
+    )
+    return PostrefineModel(moving, geometry, partiality)
+
+
+def extended(point: Point, size_start: F8) -> Point:
+    """A point of the scaling model as a start of postrefinement."""
+    local = np.zeros((len(point.local), N_LOCAL))
+    local[:, : B + 1] = point.local
+    local[:, LN_SIZE] = np.log(size_start)
+    return Point(local, point.shared)
