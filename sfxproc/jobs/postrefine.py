@@ -31,6 +31,7 @@ from sfxproc.models.postrefine import (
     partialities,
     postrefine_model,
     refined_A,
+    second_chance,
 )
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import MOST_REFITS, scale_problem
@@ -120,13 +121,17 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     assert isinstance(scaled.model, ScaleModel)
     wanted = config.postrefine
     settings = PostrefineSettings(
-        wanted.theta_prior_mrad, wanted.size_prior, wanted.orientation, wanted.refine_size
+        theta_prior_mrad=wanted.theta_prior_mrad,
+        size_prior=wanted.size_prior,
+        orientation=wanted.orientation,
+        size=wanted.refine_size,
     )
-    together = postrefine_model(scaled.model, geometry, model, size, settings)
-    result = refined(job, engine, together, extended(scaled.point, size), wanted.passes)
+    begin = extended(scaled.point, size)
+    together = postrefine_model(scaled.model, geometry, model, begin, settings)
+    result = refined(job, engine, together, begin, wanted.passes)
     moved = job.comm.allgather_rows(refined_A(geometry, result.point))
     found = merged_of(job, data, n_overlaps, engine, result)
-    return replace(found, frames={**found.frames, "A": moved})
+    return replace(found, frames={**found.frames, "A_refined": moved})
 
 
 def refined(
@@ -134,6 +139,7 @@ def refined(
 ) -> Result:
     """All parameters refined together, in as many passes as the error model needs: what remains
     unexplained shrinks while orientations improve."""
+    first, loss = start, steps.loss_of(job.config)
     for number in range(1, passes + 1):
         before = model.errors
         refits = MOST_REFITS if job.config.scaling.error_model == "scatter" else 0
@@ -143,10 +149,14 @@ def refined(
             engine, model, start, job.config, job.checkpoint, job.log, f"pass-{number}"
         )
         assert isinstance(result.model, PostrefineModel)
-        model, start = result.model, result.point
+        model = result.model
+        point, moved = second_chance(model, result.point, first, loss)
+        if moved:
+            job.log(f"{moved:,} crystals fit better when refined anew from where they began")
         change = abs(model.errors.scatter - before.scatter)
-        if change <= AT_REST * before.scatter or refits == 0:
+        if not moved and (change <= AT_REST * before.scatter or refits == 0):
             break
+        start = point
     return result
 
 

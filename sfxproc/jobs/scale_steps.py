@@ -311,12 +311,14 @@ def covariance_of(
 ) -> Covariance:
     """Covariances of the crystals' parameters and what they add to those of the intensities."""
     loss = loss_of(config)
-    lin = engine.linearise(model, point, loss)
     ones = np.ones((model.layout.n_local, 1))
     n_local = float(engine.dots(model.layout, ones, ones)[0]) * len(model.layout.parameters)
     kind = config.scaling.covariance
     if kind == "exact" or (kind == "auto" and n_local <= EXACT_PARAMETERS):
-        return exact(engine, lin)
+        # what reflections seen once take off must cancel to the last digit
+        double = Engine(engine.sums, engine.threads, np.float64)
+        return exact(double, double.linearise(model, point, loss))
+    lin = engine.linearise(model, point, loss)
     order = np.argsort(np.argsort(s2, kind="stable"), kind="stable")
     strata = (order * STRATA // max(len(order), 1)).astype(np.int32)
     return sampled(engine, model, point, lin, loss, strata, seed=config.seed)

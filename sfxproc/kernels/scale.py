@@ -31,6 +31,7 @@ from numba import njit
 from sfxproc.kernels.arrow import rho_and_weight
 from sfxproc.kernels.exponential import exponential
 
+TOLD = 0.1  # partiality from which on an observation tells how well the data agree
 SMOOTH = 0.5  # relative change of V between y and I_obs up to which quadrature is exact enough
 # nodes and weights of 6-point Gauss–Jacobi quadrature for ∫₀¹ (1 − u) F(u) du
 U1, U2, U3, U4, U5, U6 = (
@@ -330,7 +331,8 @@ def weighted_sums(  # type: ignore[no-untyped-def]
             w = psi * f[j] / variance_of(y[j], b[j], gain, c2)
             weight[t, h[j]] += w * f[j]
             weighted[t, h[j]] += w * x[j]
-            number[t, h[j]] += 1.0
+            if f[j] > 0.0:
+                number[t, h[j]] += 1.0
 
 
 @njit(cache=True, nogil=True)
@@ -339,8 +341,9 @@ def deviations(  # type: ignore[no-untyped-def]
 ):
     """Σ J and Σ |J − ⟨I⟩| a reflection, and each block's six sums for CC(J, ⟨I⟩).
 
-    cc : (blocks, 6) = n, Σx, Σy, Σx², Σy², Σxy with x = J, y = ⟨I⟩; reflections without a
-    mean (NaN) are passed over.
+    cc : (blocks, 6) = n, Σx, Σy, Σx², Σy², Σxy with x = J, y = ⟨I⟩. Passed over are reflections
+    without a mean (NaN), and observations of less than TOLD of a reflection: noise, divided by
+    next to nothing, would be all there is to see.
     """
     n = longest(start, first, last)
     work, f = np.empty((2, n)), np.empty(n)
@@ -351,7 +354,7 @@ def deviations(  # type: ignore[no-untyped-def]
         for i in range(i0, i1):
             h = shared[i]
             y = mean[h]
-            if not np.isfinite(y):
+            if not np.isfinite(y) or (P.size > 0 and P[i] < TOLD):
                 continue
             x = observed[i] / f[i - i0]
             cc[m, 0] += 1.0

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.kernels.arrow_numpy import Array, blocks_of, rho_and_weight, summed
+from sfxproc.kernels.scale import TOLD
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)
 
@@ -145,8 +146,9 @@ def weighted_sums(
     _, d, _, c = rows(start, shared, first, last, *arguments)
     row = Rows(start, shared, first, last, local, s2, P)
     psi = rho_and_weight(d, loss, k)[1]
-    J = observed[row.at] / row.f
-    terms = np.stack([psi * c * c, psi * c * c * J, np.ones_like(J)])  # c² = f²/V
+    with np.errstate(divide="ignore", invalid="ignore"):
+        J = np.where(row.f > 0, observed[row.at] / row.f, 0.0)
+    terms = np.stack([psi * c * c, psi * c * c * J, row.f > 0])  # c² = f²/V
     out = np.zeros((3, 2, len(I)))
     for t in (0, 1):
         of_half = half[row.m] == t
@@ -161,8 +163,10 @@ def deviations(
     """(Σ J, Σ |J − ⟨I⟩|) by reflection and (last − first, 6) sums for CC(J, ⟨I⟩)."""
     row = Rows(start, shared, first, last, local, s2, P)
     known = np.isfinite(mean[row.h])
+    if P.size:
+        known &= P[row.at] >= TOLD
     m, h = row.m[known], row.h[known]
-    x, y = (observed[row.at] / row.f)[known], mean[h]
+    x, y = observed[row.at][known] / row.f[known], mean[h]
     moments = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
     kept = half[m] >= 0
     return (

@@ -11,16 +11,22 @@ from sfxproc.data import Merged, Reflections, ReflectionSums
 
 F8 = NDArray[np.float64]
 
+HELD = 0.01
+
 
 def merge(
     reflections: Reflections, sums: ReflectionSums, scale_variance: F8 | None = None
 ) -> Merged:
     """Inverse-variance means ⟨I⟩ = Σ wJ / Σ w and σ² = 1/Σ w, of all and of both half sets.
 
+    A half set with less than HELD of the weight of a reflection, which happens where observations
+    are of very unequal worth, is without one: its mean would be noise.
+
     scale_variance : (n,) variance of each intensity that comes from the uncertainty of the
     scales, added to σ² of the whole set (half sets share their scales).
     """
-    half_intensity, half_sigma = _means(sums.weight, sums.weighted)
+    held = sums.weight >= HELD * sums.weight.sum(axis=0)
+    half_intensity, half_sigma = _means(np.where(held, sums.weight, 0.0), sums.weighted)
     intensity, sigma = _means(sums.weight.sum(axis=0), sums.weighted.sum(axis=0))
     if scale_variance is not None:
         sigma = np.sqrt(sigma**2 + scale_variance)

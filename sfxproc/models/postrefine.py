@@ -10,7 +10,7 @@ to its start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -26,11 +26,18 @@ from sfxproc.kernels.postrefine import (
     partiality_kernel,
     rotation_of,
 )
-from sfxproc.lsq import Layout, Point
-from sfxproc.models.scale import B, ErrorModel, ScaleModel
+from sfxproc.lsq import Engine, Layout, Loss, Point
+from sfxproc.lsq.rounds import local_objectives, refit_local
+from sfxproc.models.scale import LN_G, B, ErrorModel, ScaleModel
+from sfxproc.parallel.chunks import ChunkSums, plan_chunks
+from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import Partiality
 
 F8 = NDArray[np.float64]
+
+WORTH = 1.0  # of ½ χ², by which a crystal must be better off elsewhere
+FAR = 4.0  # times the median rotation, or spread of ln r₀, of a crystal that strayed
+LEAST_SPREAD = 0.05
 
 PARAMETERS = ("ln_G", "B_A2", "theta_1", "theta_2", "ln_size")
 
@@ -166,11 +173,15 @@ def refined_A(geometry: Geometry, point: Point) -> F8:
 
 @dataclass(frozen=True)
 class PostrefineSettings:
-    """theta_prior_mrad, size_prior : σ of the priors on θ and ln r₀. orientation, size : whether
-    they are refined."""
+    """theta_prior_mrad, size_prior, scale_prior : σ of the priors on θ, ln r₀ and ln G.
+    orientation, size : whether they are refined.
+
+    The scale needs one for a crystal that turns away from all it was seen to show.
+    """
 
     theta_prior_mrad: float = 2.0
     size_prior: float = 0.5
+    scale_prior: float = 3.0
     orientation: bool = True
     size: bool = True
 
@@ -179,12 +190,13 @@ def postrefine_model(
     scale: ScaleModel,
     geometry: Geometry,
     partiality: Partiality,
-    size_start: F8,
+    start: Point,
     settings: PostrefineSettings,
 ) -> PostrefineModel:
     """The model from a scaling model that is set up (its free parameters and priors kept).
 
-    size_start : (n,) r₀ of each crystal, Å⁻¹. Crystals whose scale is fixed are fixed altogether.
+    start : as `extended` makes it; priors are centred there. Crystals whose scale is fixed are
+    fixed altogether.
     """
     old = scale.layout
     n = old.n_local
@@ -195,14 +207,16 @@ def postrefine_model(
     free[:, LN_SIZE] = refined & settings.size
     centre, weight = np.zeros((n, N_LOCAL)), np.zeros((n, N_LOCAL))
     centre[:, : B + 1], weight[:, : B + 1] = old.prior_centre, old.prior_weight
-    centre[:, LN_SIZE] = np.log(size_start)
+    centre[:, LN_G], centre[:, LN_SIZE] = start.local[:, LN_G], start.local[:, LN_SIZE]
+    weight[:, LN_G] = free[:, LN_G] / settings.scale_prior**2
     theta = free[:, THETA_1] / (1e-3 * settings.theta_prior_mrad) ** 2
     weight[:, THETA_1] = weight[:, THETA_2] = theta
     weight[:, LN_SIZE] = free[:, LN_SIZE] / settings.size_prior**2
     layout = replace(
         old, parameters=PARAMETERS, free=free, prior_centre=centre, prior_weight=weight
     )
-    n_more = int(free[:, B + 1 :].sum())
+    more = free[:, B + 1 :].astype(np.float64)
+    n_more = float(scale.engine.dots(layout, more, more).sum())
     moving = replace(
         scale,
         layout=layout,
@@ -218,3 +232,74 @@ def extended(point: Point, size_start: F8) -> Point:
     local[:, : B + 1] = point.local
     local[:, LN_SIZE] = np.log(size_start)
     return Point(local, point.shared)
+
+
+def second_chance(
+    model: PostrefineModel, point: Point, start: Point, loss: Loss
+) -> tuple[Point, int]:
+    """The point with strayed crystals refitted anew, where that is better, and their number in the
+    whole job.
+
+    While intensities are still poor a crystal can be led astray, to an orientation far off whose
+    partialities are all alike. With the intensities as they are now it begins again from its start,
+    with the median size of the others. Strayed are those that turned much farther than most, or are
+    much larger or smaller.
+    """
+    sums, free = model.scale.engine.sums, model.layout.free[:, LN_G]
+    turned = np.hypot(*(point.local - start.local)[:, THETA_1 : THETA_2 + 1].T)
+    size = point.local[:, LN_SIZE]
+    gathered = sums.gathered(np.stack([turned, size], axis=1)[free])
+    typical = None
+    if gathered is not None and len(gathered):
+        middle = np.median(gathered, axis=0)
+        typical = *middle, np.median(np.abs(gathered[:, 1] - middle[1]))
+    typical = sums.told(typical)
+    strayed = np.zeros(len(free), dtype=bool)
+    if typical is not None:
+        turn, middle_size, spread = typical
+        strayed = free & (turned > FAR * turn)
+        strayed |= free & (np.abs(size - middle_size) > FAR * max(spread, LEAST_SPREAD))
+    better = np.zeros((len(free), 1))
+    local = point.local.copy()
+    rows = np.flatnonzero(strayed)
+    if len(rows):
+        some = part_of(model, rows)
+        engine = some.scale.engine
+        now = local_objectives(engine, some, Point(local[rows], point.shared), loss)
+        anew = start.local[rows].copy()
+        anew[:, : B + 1], anew[:, LN_SIZE] = local[rows, : B + 1], middle_size
+        anew = refit_local(engine, some, Point(anew, point.shared), loss).local
+        then = local_objectives(engine, some, Point(anew, point.shared), loss)
+        won = then < now - WORTH
+        local[rows[won]] = anew[won]
+        better[rows[won]] = 1.0
+    ones = np.ones_like(better)
+    n = model.scale.engine.dots(model.layout, better, ones)
+    return Point(local, point.shared), int(n[0])
+
+
+def part_of(model: PostrefineModel, crystals: NDArray[np.int64]) -> PostrefineModel:
+    """The model of some of this process's crystals, alone. crystals : increasing."""
+    old, scale, g = model.layout, model.scale, model.geometry
+    counts = np.diff(old.start)[crystals]
+    rows = np.concatenate([np.arange(*old.start[m : m + 2]) for m in crystals])
+    chunks = plan_chunks(counts, old.n_shared, SerialComm())
+    layout = replace(
+        old,
+        start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        shared=old.shared[rows],
+        chunk=chunks.local_bounds,
+        free=old.free[crystals],
+        prior_centre=old.prior_centre[crystals],
+        prior_weight=old.prior_weight[crystals],
+        component=old.component[crystals],
+    )
+    engine = Engine(ChunkSums(SerialComm(), chunks), scale.engine.threads)
+    smaller = replace(
+        scale, layout=layout, engine=engine, observed=scale.observed[rows],
+        background=scale.background[rows], partiality=np.ones(len(rows)),
+    )  # fmt: skip
+    of_crystals = {
+        f.name: getattr(g, f.name)[rows if f.name == "hkl" else crystals] for f in fields(g)
+    }
+    return PostrefineModel(smaller, Geometry(**of_crystals), model.partiality)

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sfxproc.data import Reflections
@@ -17,9 +18,9 @@ from sfxproc.merging.compare import E2Score, match, score_e2
 def scaled(tmp_path: Path, shared_data: Path, command: Any, sets: Any, results: Any) -> Any:
     """Scale one file of the shared data."""
 
-    def run(space_group: str, path: str, *settings: str) -> Any:
+    def run(space_group: str, path: str, *settings: str, kind: str = "scale") -> Any:
         job = tmp_path / "job.toml"
-        job.write_text(f'job = "scale"\n[symmetry]\nspace_group = "{space_group}"\n')
+        job.write_text(f'job = "{kind}"\n[symmetry]\nspace_group = "{space_group}"\n')
         paths = f"input.paths={shared_data / 'stills' / path}"
         done = command("run", job, *sets(paths, *settings))
         assert (done.status, done.err) == (0, "")
@@ -77,3 +78,31 @@ def test_nitrite_reductase(scaled: Any) -> None:
         assert told["observations"]["left_out"] == {"not integrated": 721}
         assert told["overall"]["n_unique"] == 4118
         assert "intensities are summed" in (found.folder / "log.txt").read_text()
+
+
+def test_lysozyme_postrefined(scaled: Any, shared_data: Path) -> None:
+    """Some thirty strong spots a crystal: more than scaling gives, and no crystal lost."""
+    settings = ("postrefine.partiality=lorentzian", "postrefine.size=0.003")
+    found = scaled("P 43 21 2", "LD91_lysozyme_300xtal.expt", *settings, kind="postrefine")
+    agreement = score(found.master, shared_data / "reference" / "lysozyme_XFEL_merge118.mtz")
+    assert found.statistics["crystals"]["status"]["used"] == 299
+    assert found.statistics["solver"]["converged"]
+    assert agreement.n > 1000
+    assert agreement.cc_e2 is not None
+    assert agreement.cc_e2 >= 0.71
+    assert agreement.cc_log is not None
+    assert agreement.cc_log >= 0.765
+
+
+@pytest.mark.parametrize("partiality", ["sphere", "lorentzian", "xsphere"])
+def test_others_postrefined(partiality: str, scaled: Any) -> None:
+    """Too few for orientations to be told: the job must end, with the priors holding them."""
+    settings = (f"postrefine.partiality={partiality}", "output.overwrite=true")
+    found = scaled("C 2 2 21", "5HT2B_70frames.stream", *settings, kind="postrefine")
+    assert found.statistics["crystals"]["n_crystals"] == 32
+    rotations = found.frames["theta_1_mrad"], found.frames["theta_2_mrad"]
+    assert np.nanmax(np.abs(rotations)) < 20.0
+    more = ("postrefine.size=0.001", *settings)
+    found = scaled("P 21 3", "ssx_CuNiR/integrated.expt", *more, kind="postrefine")
+    assert found.statistics["crystals"]["n_crystals"] == 5
+    assert np.isfinite(found.frames["sigma_size"]).all()

@@ -42,6 +42,12 @@ def stills(partial: bool = False, seed: int = 1) -> SimpleNamespace:
     )
 
 
+def with_nothing_shown(x: SimpleNamespace) -> SimpleNamespace:
+    """Rows 3 and 40 show nothing of their reflection, row 41 next to nothing."""
+    x.P[[3, 40, 41]] = 0.0, 0.0, 0.01
+    return x
+
+
 def model_of(x: SimpleNamespace, first: int, last: int, gain: float, c2: float) -> tuple[Any, ...]:
     return (
         x.start, x.shared, first, last, x.local, x.I, x.s2, x.P, x.observed, x.background, gain, c2
@@ -280,18 +286,18 @@ def test_gain_sums() -> None:
 @pytest.mark.parametrize("loss", [arrow.NO_LOSS, arrow.HUBER, arrow.CAUCHY])
 @pytest.mark.parametrize(("gain", "c2"), ERRORS)
 def test_weighted_sums(loss: int, gain: float, c2: float) -> None:
-    x = stills(partial=True)
+    x = with_nothing_shown(stills(partial=True))
     half = np.array([0, 1, 1, 0, -1, 0], dtype=np.int8)
     out = np.zeros((3, 2, N_SHARED))
     for first, last in [(0, 3), (3, 6)]:
         scale.weighted_sums(*model_of(x, first, last, gain, c2), half, loss, 1.5, *out)
     twin = scale_numpy.weighted_sums(*model_of(x, 0, 6, gain, c2), half, loss, 1.5)
     np.testing.assert_allclose(out, twin, rtol=1e-8, atol=1e-10)
-    assert out[2].sum() == x.n - (x.start[5] - x.start[4])
+    assert out[2].sum() == x.n - (x.start[5] - x.start[4]) - 2
 
 
 def test_deviations() -> None:
-    x = stills(partial=True)
+    x = with_nothing_shown(stills(partial=True))
     half = np.array([0, 1, 1, 0, -1, 0], dtype=np.int8)
     mean = x.I.copy()
     mean[::7] = np.nan

@@ -19,6 +19,7 @@ from sfxproc.models.postrefine import (
     extended,
     partialities,
     postrefine_model,
+    second_chance,
 )
 from sfxproc.models.scale_start import MOST_REFITS, ScaleSettings, scale_problem
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
@@ -94,18 +95,21 @@ def set_up(data: Partials) -> tuple[Engine, PostrefineModel, Point]:
     solver = LevenbergMarquardt(loss=Loss(), max_iterations=60)
     scaled = solver.solve(engine, problem.model, problem.start)
     model: Any = scaled.model
-    made = postrefine_model(model, data.geometry, data.partiality, data.size, PostrefineSettings())
-    return engine, made, extended(scaled.point, data.size)
+    start = extended(scaled.point, data.size)
+    made = postrefine_model(model, data.geometry, data.partiality, start, PostrefineSettings())
+    return engine, made, start
 
 
 def refined(engine: Engine, model: PostrefineModel, start: Point, passes: int = 2) -> Result:
     """All parameters together, the error model fitted anew in each pass."""
+    first = start
     for _ in range(passes):
         model = model.with_errors(replace(model.errors, refits=MOST_REFITS))
         solver = LevenbergMarquardt(loss=Loss(), max_iterations=60, tolerance=1e-7)
         result = solver.solve(engine, model, start)
         assert isinstance(result.model, PostrefineModel)
-        model, start = result.model, result.point
+        model = result.model
+        start, _ = second_chance(model, result.point, first, Loss())
     return result
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +165,43 @@ def test_what_is_not_to_be_refined_stays() -> None:
     fixed = replace(model, scale=replace(model.scale, layout=layout))
     local = refined(engine, fixed, start, passes=1).point.local
     np.testing.assert_array_equal(local[:, THETA_1:], start.local[:, THETA_1:])
+
+
+FULL_SIZE = {"n_crystals": 500, "d_min_A": 2.0, "profile_radius": 0.0012, "photons": 200.0}
+LARGE_CELL = {
+    "n_crystals": 500, "space_group": "P 6 2 2", "unit_cell": (281.0, 281.0, 165.0, 90, 90, 120.0),
+    "d_min_A": 2.9, "profile_radius": 0.00019, "photons": 200.0, "orientation_error_mrad": 0.35,
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "wrong_size", "settings"),
+    [*((name, 1.1, FULL_SIZE) for name in REFINABLE), ("lorentzian", 1.46, LARGE_CELL)],
+)
+def test_as_good_as_the_ideal_merge(
+    name: str, wrong_size: float, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """500 crystals; the table of docs/postrefinement.md."""
+    data = partials(name, wrong_size, **settings)
+    engine, model, start = set_up(data)
+    began = time.process_time()
+    result = refined(engine, model, start)
+    cpu_s = time.process_time() - began
+    best, weight = ideal(data)
+    limit = r_factor(data, best, weight)
+    found = r_factor(data, result.point.shared, weight)
+    true = np.array(data.made.stills.crystals.profile_radius)
+    size = np.mean(np.exp(result.point.local[:, LN_SIZE]) / true)
+    angle = orientation_error_mrad(data, refined_A(data.geometry, result.point))
+    with capsys.disabled():
+        print(
+            f"\n| {name} | {len(data.observations) / data.n:.0f} | {100 * limit:.2f} | "
+            f"{100 * r_factor(data, start.shared, weight):.1f} | {100 * found:.2f} | "
+            f"{found / limit:.3f} | {result.chi2 / result.dof:.3f} | {angle:.3f} | {size:.3f} | "
+            f"{1e3 * cpu_s / data.n:.1f} |"
+        )
+    assert found <= 1.06 * limit
+    assert result.chi2 / result.dof == pytest.approx(1.0, abs=0.03)
+    assert angle <= 0.05
+    assert size == pytest.approx(1.0, abs=0.02)
