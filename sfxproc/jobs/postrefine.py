@@ -70,7 +70,8 @@ class PostrefineConfig(ScaleConfig, frozen=True):
 def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
     """Do the job."""
     require_sense(config)
-    scale.run_with(lambda job: postrefined(job, config), config, comm, log)
+    name = config.postrefine.partiality
+    scale.run_with(lambda job: postrefined(job, config), config, comm, log, name)
 
 
 def check(config: PostrefineConfig, log: Log) -> None:

@@ -24,9 +24,16 @@ def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
 
 
 def run_with(
-    scaled_by: Callable[[ScaleJob], Scaled | None], config: ScaleConfig, comm: Comm, log: Log
+    scaled_by: Callable[[ScaleJob], Scaled | None],
+    config: ScaleConfig,
+    comm: Comm,
+    log: Log,
+    partiality: str | None = None,
 ) -> None:
-    """Do a job from opening its folder to writing its results, scaled in a way of its own."""
+    """Do a job from opening its folder to writing its results, scaled in a way of its own.
+
+    partiality : the model, if that postrefines.
+    """
     threads = threads_of(config.parallel.threads, comm)
     log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}, threads of each: {threads}")
     steps.require_sense(config)
@@ -35,7 +42,7 @@ def run_with(
         return
     folder = checkpoint.folder
     reference = steps.reference_of(config)
-    compile_once(comm)
+    compile_once(comm, partiality)
     inputs = simulated_inputs(config.simulate, config.input, checkpoint, log)
     job = ScaleJob(config, comm, log, checkpoint, inputs, reference, threads)
     scaled = scaled_by(job)

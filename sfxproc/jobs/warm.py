@@ -8,31 +8,48 @@ and the other ranks wait and then only read.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sfxproc.data import Observations, Reflections
-from sfxproc.lsq import Engine, LevenbergMarquardt, Loss
+from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
+from sfxproc.lsq.rounds import refit_local
 from sfxproc.lsq.sampled import sampled
+from sfxproc.models.postrefine import (
+    Geometry,
+    PostrefineModel,
+    PostrefineSettings,
+    axes_of,
+    extended,
+    postrefine_model,
+)
+from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_merge import merge_sums
 from sfxproc.models.scale_start import ScaleSettings, scale_problem
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import Comm, SerialComm
+from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.symmetry import possible, reflections, s_squared, space_group, unique_keys
 
 N_CRYSTALS, N_HKL = 16, 60
 
 
-def compile_once(comm: Comm) -> None:
-    """Have the kernels of a scaling job compiled by rank 0, if there are others to wait for it."""
+def compile_once(comm: Comm, partiality: str | None = None) -> None:
+    """Have the kernels of a job compiled by rank 0, if there are others to wait for it.
+
+    partiality : the model of a job that postrefines.
+    """
     if comm.size == 1:
         return
     if comm.rank == 0:
-        solve_tiny()
+        solve_tiny(partiality)
     comm.barrier()
 
 
-def solve_tiny() -> None:
-    """Scale and merge a few made-up observations with all that a job may use."""
+def solve_tiny(partiality: str | None = None) -> None:
+    """Scale, postrefine if wanted, and merge a few made-up observations with all that a job may
+    use."""
     group, cell = space_group("P 1"), np.array([20.0, 20.0, 20.0, 90.0, 90.0, 90.0])
     h = np.arange(N_HKL)
     hkl = np.stack([h % 5 + 1, h // 5 % 5, h // 25], axis=1).astype(np.int16)
@@ -57,10 +74,44 @@ def solve_tiny() -> None:
     result = LevenbergMarquardt(loss=loss, max_iterations=2).solve(
         engine, problem.model, problem.start
     )
-    lin = engine.linearise(problem.model, result.point, loss)
-    strata = np.zeros(len(unique), dtype=np.int32)
-    sampled(engine, problem.model, result.point, lin, loss, strata, samples=2)
-    merge_sums(problem.model, result.point, loss, np.zeros(N_CRYSTALS, dtype=np.int8))
+    assert isinstance(result.model, ScaleModel)
+    finish_tiny(engine, result.model, result.point, loss)
+    if partiality is not None:
+        shape = PARTIALITIES[partiality]
+        start = extended(result.point, np.full(N_CRYSTALS, 0.1))
+        finish_tiny(
+            engine, *postrefine_tiny(engine, result.model, start, observations, shape), loss
+        )
+
+
+def finish_tiny(
+    engine: Engine, model: ScaleModel | PostrefineModel, point: Point, loss: Loss
+) -> None:
+    """Refit crystals, work out covariances, merge."""
+    n_shared = model.layout.n_shared
+    refit_local(engine, model, point, loss)
+    Engine(engine.sums, storage=np.float64).linearise(model, point, loss)
+    lin = engine.linearise(model, point, loss)
+    sampled(engine, model, point, lin, loss, np.zeros(n_shared, dtype=np.int32), samples=2)
+    merge_sums(model.at(point), point, loss, np.zeros(N_CRYSTALS, dtype=np.int8))
+
+
+def postrefine_tiny(
+    engine: Engine, scale: ScaleModel, start: Point, observations: Observations, shape: Partiality
+) -> tuple[PostrefineModel, Point]:
+    """A few steps with partialities."""
+    n = N_CRYSTALS
+    beam = np.tile([0.0, 0.0, 1.0], (n, 1))
+    geometry = Geometry(
+        np.ascontiguousarray(observations.hkl, dtype=np.int16),
+        np.tile(0.05 * np.eye(3), (n, 1, 1)), beam, axes_of(beam), np.ones(n), np.zeros(n),
+        np.zeros(n),
+    )  # fmt: skip
+    model = postrefine_model(scale, geometry, shape, start, PostrefineSettings())
+    model = model.with_errors(replace(model.errors, refits=2))
+    result = LevenbergMarquardt(max_iterations=2).solve(engine, model, start)
+    assert isinstance(result.model, PostrefineModel)
+    return result.model, result.point
 
 
 def made_up(unique: Reflections) -> Observations:

@@ -32,7 +32,7 @@ def test_other_ranks_compile_nothing(
     write(job.parent / "partial.h5", simulate_stills(partial).stills)
     cache = tmp_path / "cache"
     environment = surroundings | {"NUMBA_CACHE_DIR": str(cache), "OPENBLAS_NUM_THREADS": "1"}
-    script = "from sfxproc.jobs.warm import solve_tiny; solve_tiny()"
+    script = "from sfxproc.jobs.warm import solve_tiny; solve_tiny('sphere')"
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, cwd=tmp_path)
     before = compiled(cache)
     assert before
@@ -44,6 +44,11 @@ def test_other_ranks_compile_nothing(
         subprocess.run(
             command, env=environment, check=True, cwd=job.parent, stdout=subprocess.DEVNULL
         )
+    partial_job = job.with_name("partial.toml")
+    partial_job.write_text(job.read_text().replace('"scale"', '"postrefine"'))
+    paths = sets("output.folder=post", "input.paths=partial.h5")
+    command = [sys.executable, "-m", "sfxproc", "run", str(partial_job), *paths]
+    subprocess.run(command, env=environment, check=True, cwd=job.parent, stdout=subprocess.DEVNULL)
     # what rank 0 alone uses may be compiled later: it is the only writer then too
     new = {name.split("-")[0] for name in compiled(cache) - before}
     assert new <= RANK_0_ALONE
