@@ -28,7 +28,7 @@ def inverse_variance_mean(
     good = np.isfinite(intensity) & np.isfinite(sigma) & (sigma > 0)
     weight = 1.0 / np.asarray(sigma[good], dtype=np.float64) ** 2
     total = np.bincount(group[good], weight, n_groups)
-    total[total == 0] = np.nan
+    total = np.where(total > 0, total, np.nan)
     mean = np.bincount(group[good], weight * intensity[good], n_groups) / total
     return mean, 1.0 / np.sqrt(total)
 

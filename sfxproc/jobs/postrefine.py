@@ -43,6 +43,7 @@ from sfxproc.report.log import Log
 F8 = NDArray[np.float64]
 
 LEAST_PARTIALITY = 0.02  # when scaling with recorded orientations: these may be wrong
+FEWEST_SHOWN, MOST_SHOWN = 0.1, 0.5  # of the observations: below, an error or a warning
 AT_REST = 0.01  # relative change of the scatter from one pass to the next
 
 
@@ -107,6 +108,7 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     geometry, size = geometry_of(data, config.postrefine)
     model = PARTIALITIES[config.postrefine.partiality]
     start = partialities(model, data.observations.crystal, geometry, size)
+    require_shown(start, size, job)
     observations = replace(
         data.observations, partiality=np.maximum(start, LEAST_PARTIALITY).astype(np.float32)
     )
@@ -133,6 +135,26 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     moved = job.comm.allgather_rows(refined_A(geometry, result.point))
     found = merged_of(job, data, n_overlaps, engine, result)
     return replace(found, frames={**found.frames, "A_refined": moved})
+
+
+def require_shown(start: F8, size: F8, job: ScaleJob) -> None:
+    """Raise DataError if the recorded orientations and sizes leave nothing of the reflections that
+    were measured; warn if it is little."""
+    shown = int(np.count_nonzero(start >= LEAST_PARTIALITY))
+    n, n_shown = (sum(job.comm.allgather(v)) for v in (len(start), shown))
+    r0 = float(np.median(np.concatenate(job.comm.allgather(size))))
+    told = (
+        f"{n_shown:,} of {n:,} observations are expected to show at least "
+        f"{100 * LEAST_PARTIALITY:.0f} % of their reflection, with the orientations as recorded "
+        f"and a size of {r0:.2g} Å⁻¹"
+    )
+    if n_shown < FEWEST_SHOWN * n:
+        raise DataError(
+            f"Only {told}: that is not how they were predicted. Set a larger postrefine.size, or "
+            "check that wavelength and orientations are those of the integration."
+        )
+    if n_shown < MOST_SHOWN * n:
+        job.log(f"WARNING: only {told}. A larger postrefine.size may be a better start.")
 
 
 def refined(

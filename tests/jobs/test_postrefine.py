@@ -174,6 +174,19 @@ def test_no_radius(told: Callable[..., str], partial: Simulated) -> None:
     assert "Set postrefine.size" in said
 
 
+def test_all_partialities_below_the_cut(told: Callable[..., str]) -> None:
+    said = told("postrefine.size=1e-6", "postrefine.bandwidth=0")
+    assert "observations are expected to show at least 2 %" in said
+    assert "Set a larger postrefine.size" in said
+
+
+def test_a_reference_of_another_space_group(
+    told: Callable[..., str], found: Any, folder: Path
+) -> None:
+    said = told(f"reference.path={found.folder / 'merged.mtz'}", "symmetry.space_group=P 1")
+    assert "has space group P 43 21 2" in said
+
+
 def test_no_wavelength(told: Callable[..., str]) -> None:
     assert "no wavelength recorded" in told(wavelength_A=np.full(160, np.nan))
 
