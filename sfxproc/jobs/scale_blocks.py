@@ -260,13 +260,23 @@ class BlockScaling:
 
     def _centre(self, refined: NDArray[np.bool_]) -> None:
         """Bring the mean ln G and B of the refined crystals of each set to zero."""
-        sets, local = self.state["of_crystal"], self.state["local"]
-        n_sets = 1 + max(int(sets.max(initial=0)), int(self.state["of_reflection"].max(initial=0)))
-        inside = refined & (sets >= 0)
-        total = np.zeros((n_sets, 2))
-        np.add.at(total, sets[inside], local[inside])
-        count = np.bincount(sets[inside], minlength=n_sets)
-        self.shift(-total / np.maximum(count, 1)[:, None])
+        self.shift(self.to_zero_mean(refined))
+
+    @property
+    def n_sets(self) -> int:
+        """How many connected sets there are."""
+        return 1 + max(
+            int(self.state[name].max(initial=0)) for name in ("of_crystal", "of_reflection")
+        )
+
+    def to_zero_mean(self, chosen: NDArray[np.bool_] | bool = True) -> F8:
+        """(n_sets, 2) what brings mean ln G and B of the chosen crystals of each set to zero."""
+        sets = self.state["of_crystal"]
+        inside = chosen & (sets >= 0)
+        total = np.zeros((self.n_sets, 2))
+        np.add.at(total, sets[inside], self.state["local"][inside])
+        count = np.bincount(sets[inside], minlength=self.n_sets)
+        return -total / np.maximum(count, 1)[:, None]
 
     def shift(self, shift: F8) -> None:
         """Change ln G and B of each connected set by shift (n_sets, 2), the intensities with it."""

@@ -36,6 +36,7 @@ from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.report.log import Log
 
+THIN = 2.0  # observations a reflection in a block
 READING = "reading"  # folder of shards and pieces, in the checkpoint
 
 
@@ -138,6 +139,8 @@ def scale_in_blocks(job: ScaleJob) -> Scaled | None:
         f"{work.count('blocks')} blocks of {settings.block_size} crystals, overlapping by "
         f"{settings.overlap}"
     )
+    if data is not None:
+        warn_of_thin_blocks(data, work, log)
     blocks = BlockScaling(work, stages, settings, log)
     set_sizes = blocks.survey()
     reasons, n_overlaps = blocks.refine()
@@ -241,6 +244,19 @@ def read_pieces(job: ScaleJob, stages: Stages) -> tuple[Inventory | None, pieces
     return data, plan, work
 
 
+def warn_of_thin_blocks(data: Inventory, work: Work, log: Log) -> None:
+    """Say so where blocks hold too little to stand for the whole job."""
+    n_blocks = work.count("blocks")
+    share = np.diff(work.blocks.bounds).mean() / len(work.blocks.order)
+    each = share * float(data.n_observations.sum()) / len(data.reflections)
+    if n_blocks > 1 and each < THIN:
+        log(
+            f"WARNING: a block has only {each:.1f} observations a reflection, too few to tell how "
+            "scales move together: rounds converge slowly or not at all. Raise "
+            'parallel.block_size, or use parallel.strategy = "global".'
+        )
+
+
 def _by_crystal(plan: pieces.Plan | None, n: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Rows in the order of the blocks as rows of all crystals, 0 for those in no block."""
     assert plan is not None
@@ -265,13 +281,7 @@ def _shift(
     blocks: BlockScaling, data: Inventory, reference: ReferenceSet | None
 ) -> NDArray[np.float64]:
     """What brings ln G and B of each connected set to mean zero, or to the reference."""
+    if reference is None:
+        return blocks.to_zero_mean()
     state = blocks.state
-    sets = state["of_crystal"]
-    inside = sets >= 0
-    n_sets = 1 + max(int(sets.max(initial=0)), int(state["of_reflection"].max(initial=0)))
-    if reference is not None:
-        of_reflection = state["of_reflection"]
-        return reference_scales(state["shared"], of_reflection, n_sets, data, reference)
-    total = np.zeros((n_sets, 2))
-    np.add.at(total, sets[inside], state["local"][inside])
-    return -total / np.maximum(np.bincount(sets[inside], minlength=n_sets), 1)[:, None]
+    return reference_scales(state["shared"], state["of_reflection"], blocks.n_sets, data, reference)

@@ -23,9 +23,9 @@ from sfxproc.data import Stills
 from sfxproc.formats import FORMATS
 from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
+from tests.launch import launched
 
 SCRIPT = Path(sys.executable).with_name("sfxproc")
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
 LAUNCHERS = ("PMI", "OMPI", "SLURM", "MPI_")
 JOB = 'job = "scale"\n[symmetry]\nspace_group = "P 43 21 2"\n'
 TIMEOUT_s = 60
@@ -71,11 +71,7 @@ def program(surroundings: dict[str, str]) -> Run:
     """`sfxproc arguments…` as a process of its own, under mpiexec if ranks are given."""
 
     def run(*arguments: object, cwd: Path, ranks: int = 0) -> Ended:
-        command = [str(SCRIPT), *map(str, arguments)]
-        if ranks:
-            if not MPIEXEC.is_file():
-                pytest.skip(f"no {MPIEXEC.name} beside {sys.executable}")
-            command = [str(MPIEXEC), "-n", str(ranks), *command]
+        command = launched([str(SCRIPT), *map(str, arguments)], ranks)
         with subprocess.Popen(
             command, cwd=cwd, env=surroundings, text=True, encoding="utf-8",
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,

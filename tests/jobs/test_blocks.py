@@ -21,8 +21,9 @@ from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.jobs import block_tasks
 from sfxproc.jobs.block_tasks import TASKS
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
-from tests.jobs.conftest import JOB, MPIEXEC, SCRIPT
+from tests.jobs.conftest import JOB, SCRIPT
 from tests.jobs.test_ranks import PROMPT_s, require_same_bits
+from tests.launch import launched
 
 STILLS = StillsSettings(n_crystals=240, d_min_A=3.0, seed=8, outlier_fraction=0.01)
 IN_BLOCKS = ("parallel.strategy=blocks", "parallel.block_size=80", "parallel.overlap=40")
@@ -263,8 +264,7 @@ def killed(
     """Begin or go on, and kill one rank after a time; whether the job was still running."""
     settings = ("input.paths=part*.h5", f"output.folder={folder}", *IN_BLOCKS)
     command = [str(SCRIPT), "run", "job.toml", "--resume", *sets(*settings)]
-    if ranks > 1:
-        command = [str(MPIEXEC), "-n", str(ranks), *command]
+    command = launched(command, ranks if ranks > 1 else 0)
     with subprocess.Popen(
         command, cwd=stills, env=surroundings, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
@@ -347,8 +347,7 @@ def test_stopped_and_resumed(
     folder = f"stopped{ranks}"
     settings = ("input.paths=part*.h5", f"output.folder={folder}", *IN_BLOCKS)
     command = [str(SCRIPT), "run", "job.toml", *sets(*settings)]
-    if ranks > 1:
-        command = [str(MPIEXEC), "-n", str(ranks), *command]
+    command = launched(command, ranks if ranks > 1 else 0)
     with subprocess.Popen(
         command, cwd=stills, env=surroundings, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, start_new_session=True,

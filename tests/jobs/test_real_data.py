@@ -80,6 +80,20 @@ def test_nitrite_reductase(scaled: Any) -> None:
         assert "intensities are summed" in (found.folder / "log.txt").read_text()
 
 
+def test_lysozyme_in_blocks(scaled: Any) -> None:
+    """As all together, also where a block has little more than one observation a reflection."""
+    path, folders = "LD91_lysozyme_300xtal.expt", "output.overwrite=true"
+    together = scaled("P 43 21 2", path, "solver.tolerance=1e-12")
+    for settings in ((), ("parallel.block_size=150", "parallel.overlap=75")):
+        apart = scaled("P 43 21 2", path, folders, "parallel.strategy=blocks", *settings)
+        warned = "observations a reflection, too few" in (apart.folder / "log.txt").read_text()
+        assert warned == bool(settings)
+        difference = apart.master["intensity"] - together.master["intensity"]
+        assert np.sqrt(np.mean((difference / together.master["sigma"]) ** 2)) <= 0.01
+        assert np.nanmax(np.abs(apart.frames["ln_G"] - together.frames["ln_G"])) <= 0.02
+        assert apart.statistics["crystals"] == together.statistics["crystals"]
+
+
 def test_lysozyme_postrefined(scaled: Any, shared_data: Path) -> None:
     """Some thirty strong spots a crystal: more than scaling gives, and no crystal lost."""
     settings = ("postrefine.partiality=lorentzian", "postrefine.size=0.003")

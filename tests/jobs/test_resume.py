@@ -24,9 +24,9 @@ from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import ConsoleLog
 from sfxproc.simulate.stills import StillsSettings
 from tests.jobs.test_ranks import heed_interruptions, require_same_bits
+from tests.launch import launched
 
 HERE = Path(__file__).resolve().parent
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
 SETTINGS = ("input.paths=part*.h5", "symmetry.anomalous=true", "output.checkpoint_interval_s=0")
 LAST_KEPT = 3  # of about six iterations
 TIMEOUT_s = 60
@@ -51,10 +51,7 @@ def interrupted(samples: Path, base: Any, surroundings: Any, sets: Any) -> Calla
         folder: Path, name: str, moment: object, target: object = 0, ranks: int = 0, *more: str
     ) -> End:
         command = [sys.executable, str(HERE / "signalled.py"), name, str(moment), str(target)]
-        if ranks:
-            if not MPIEXEC.is_file():
-                pytest.skip(f"no {MPIEXEC.name} beside {sys.executable}")
-            command = [str(MPIEXEC), "-n", str(ranks), *command]
+        command = launched(command, ranks)
         command += ["run", "base.toml", *sets(*SETTINGS, f"output.folder={folder}"), *more]
         with subprocess.Popen(
             command, cwd=samples, env=surroundings, text=True, stdout=subprocess.PIPE,

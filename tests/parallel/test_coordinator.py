@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.launch import launched
+
 HERE = Path(__file__).resolve().parent
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
 LAUNCHERS = ("PMI", "OMPI", "SLURM", "MPI_")
 N = 12
 RANKS = (1, 2, 3, 4)
@@ -21,10 +22,7 @@ SQUARES = sum(t**2 for t in range(N))
 
 def dealt(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(HERE / "ranks_deal.py"), *arguments]
-    if ranks > 1:
-        if not MPIEXEC.is_file():
-            pytest.skip("no mpiexec beside this Python")
-        command = [str(MPIEXEC), "-n", str(ranks), *command]
+    command = launched(command, ranks if ranks > 1 else 0)
     alone = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, env=alone
