@@ -122,7 +122,17 @@ def show(
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Merged set (MTZ, mmCIF, …).")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Merged set to compare with.")],
+    b: Annotated[
+        Path | None, typer.Argument(metavar="B", help="Merged set to compare with.")
+    ] = None,
+    truth: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare with the truth of simulated data instead of B, and with their ideal "
+            "merge; once for each part of a set.",
+        ),
+    ] = None,
     space_group: Annotated[
         str | None, typer.Option(help="Space group of both (default: as the files say).")
     ] = None,
@@ -130,13 +140,31 @@ def compare(
     d_min: Annotated[
         float | None, typer.Option(min=0.1, metavar="Å", help="High-resolution limit.")
     ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write the figures as JSON, too.")
+    ] = None,
 ) -> None:
-    """Compare two merged sets: correlation, and R after fitting scale and B."""
+    """Compare two merged sets, or one with the truth: correlation, and R after fitting scale
+    and B."""
     from rich.console import Console
 
     from sfxproc.jobs.compare import compare as compare_files
+    from sfxproc.jobs.compare_truth import compare_truth
 
-    compare_files(a, b, space_group, shells, d_min, Console())
+    if (b is None) == (not truth):
+        raise ConfigError(
+            "compare needs one thing to compare A with: another merged set, `sfxproc compare A B`, "
+            "or the truth of simulated data, `sfxproc compare A --truth FILE`."
+        )
+    if truth and space_group:
+        raise ConfigError(
+            "--space-group has no place beside --truth, which is compared in the space group of "
+            "the simulation. Leave it out."
+        )
+    if b is not None:
+        compare_files(a, b, space_group, shells, d_min, json, Console())
+    else:
+        compare_truth(a, truth or [], shells, d_min, json, Console())
 
 
 @simulate_app.command()

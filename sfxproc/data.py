@@ -41,6 +41,11 @@ class Reason(IntEnum):
     TOO_FEW_OVERLAPS = 4
     NO_SIGNAL = 5
     TASK_FAILED = 6  # what was to be done with them failed twice; the log says how
+    UNRELATED = 7  # intensities of its own: wrong indexing, another lattice
+    HARMFUL = 8  # agrees less than it should, and CC½ is higher without it
+    CC_TOO_LOW = 9
+    OTHER_CELL_CLUSTER = 10
+    NOT_REFINED_BEFORE = 11
     # observations
     NOT_FINITE = 20
     VARIANCE_NOT_POSITIVE = 21

@@ -7,6 +7,10 @@ c* along z. gemmi is not seen outside this module and the formats.
 Cell constraints come from the group itself, so every setting is covered: the metric tensor
 G = (aᵢ·aⱼ) of a cell that obeys the group satisfies G = Rᵀ G R for each rotation R, and the mean
 of Rᵀ G R over the group is the nearest such G.
+
+Reindexing by a matrix R is h' = h R; then A' = A (R⁻¹)ᵀ, so that q = A h stays, and G' = Rᵀ G R.
+The settings in which a crystal may have been indexed are the cosets R L of the Laue group L in the
+symmetry of its lattice, found by Le Page's obliquity (J. Appl. Cryst. 15, 255, 1982).
 """
 
 from __future__ import annotations
@@ -305,3 +309,82 @@ def possible(
 def absent(sg: SpaceGroup, hkl: Ints) -> Mask:
     """(n,) whether each hkl (n, 3) is systematically absent, by centring, screw axis or glide."""
     return np.asarray(_gemmi(sg).operations().systematic_absences(_int32(hkl)))
+
+
+# ---- indexing ambiguities --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Reindexing:
+    """An operator on Miller indices, h' = h R. triplet : such as "k,h,-l". matrix : (3, 3) float64
+    R, a proper rotation; halves or thirds where the lattice is centred."""
+
+    triplet: str
+    matrix: NDArray[np.float64]
+
+
+def twin_operators(
+    sg: SpaceGroup, cell: ArrayLike, max_obliquity_deg: float
+) -> tuple[Reindexing, ...]:
+    """The inequivalent ways to reindex crystals of a group in the cell (6,), identity left out.
+
+    One operator for each setting: of a coset the rotation of lowest order, shortest in writing.
+    Two-fold axes of the lattice count within max_obliquity_deg (some 0.6° for each per cent between
+    lengths that they exchange), so that merohedral and pseudo-merohedral operators are there.
+    """
+    unit_cell = gemmi.UnitCell(*(float(v) for v in np.asarray(cell)))
+    laws = gemmi.find_twin_laws(unit_cell, _gemmi(sg), max(max_obliquity_deg, 1e-6), True)
+    laue = _laue_rotations(sg)
+    written = {op.as_hkl().triplet(): np.array(op.rot) / gemmi.Op.DEN for op in laws}
+    found: list[Reindexing] = []
+    for triplet in sorted(written, key=lambda t: _simplicity(t, written[t])):
+        matrix = written[triplet]
+        known = (laue, *(o.matrix @ laue for o in found))
+        if not any(_holds(coset, matrix) for coset in known):
+            found.append(Reindexing(triplet, matrix))
+    return tuple(found)
+
+
+def _laue_rotations(sg: SpaceGroup) -> NDArray[np.float64]:
+    """(n, 3, 3) the proper rotations of the Laue group."""
+    signs = np.round(np.linalg.det(sg.rotations.astype(np.float64)))
+    return np.asarray(np.unique(sg.rotations * signs[:, None, None], axis=0))
+
+
+def _holds(coset: NDArray[np.float64], matrix: NDArray[np.float64]) -> bool:
+    return bool(np.isclose(coset, matrix, atol=1e-6).all(axis=(1, 2)).any())
+
+
+def _simplicity(triplet: str, matrix: NDArray[np.float64]) -> tuple[float, int, list[str]]:
+    """Rotations in the order of preference: two-fold first (trace −1, then 0, 1, 2)."""
+    return round(float(np.trace(matrix))), len(triplet), triplet.split(",")[::-1]
+
+
+def relative_settings(sg: SpaceGroup, operators: tuple[Reindexing, ...]) -> NDArray[np.int8]:
+    """(k, k) with k = 1 + len(operators): at [s, t] the setting in which a crystal of setting s is
+    if setting t is to be called 0, all others changed alike.
+
+    Setting 0 is that of the identity. A column holds −1 if its operator turns the axes of the Laue
+    group into others, so that its setting cannot be called 0.
+    """
+    laue = _laue_rotations(sg)
+    matrices = [np.eye(3), *(o.matrix for o in operators)]
+    cosets = [m @ laue for m in matrices]
+    table = np.full((len(matrices), len(matrices)), -1, dtype=np.int8)
+    for t, back in enumerate(np.linalg.inv(m) for m in matrices):
+        if all(_holds(laue, np.linalg.inv(back) @ rotation @ back) for rotation in laue):
+            for s, matrix in enumerate(matrices):
+                table[s, t] = next(i for i, c in enumerate(cosets) if _holds(c, matrix @ back))
+    return table
+
+
+def reindexed_hkl(hkl: Ints, operator: Reindexing) -> Ints:
+    """hkl (n, 3) in another setting, of the same type; they must obey the lattice's centring."""
+    return np.asarray(np.rint(hkl @ operator.matrix).astype(hkl.dtype))
+
+
+def reindexed_cells(A: Floats, cells: Floats, operator: Reindexing) -> tuple[Floats, Floats]:
+    """A (n, 3, 3) and cells (n, 6) in another setting; rows of NaN stay such."""
+    R = operator.matrix
+    moved = np.asarray(A @ np.linalg.inv(R).T)
+    return moved, _cells_from_metric(R.T @ _metric(np.asarray(cells, dtype=np.float64)) @ R)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -361,6 +362,38 @@ def test_compare_finds_scale_and_B(tmp_path: Path, command: Command) -> None:
     assert all(float(row[0].split("–")[1]) >= 4.49 for row in rows)
     assert all(row[3] == "0.0" for row in rows)
     assert "multiplying B by 3 exp(−2 · 10.00 Å² · s²)" in ended.out
+
+
+def test_figures_are_written_as_json(tmp_path: Path, command: Command) -> None:
+    a, b, figures = tmp_path / "a.mtz", tmp_path / "b.mtz", tmp_path / "figures.json"
+    merged_set(a, "P 43 21 2", CELL)
+    merged_set(b, "P 43 21 2", CELL, k=3.0)
+    assert command("compare", a, b, "--shells", "4", "--json", figures).status == 0
+    told = json.loads(figures.read_text())
+    assert len(told["shells"]) == 4
+    assert told["overall"]["cc"] == pytest.approx(1.0)
+    assert told["scale"]["k"] == pytest.approx(3.0)
+    ended = command("compare", a, b, "--json", tmp_path / "none" / "figures.json")
+    assert ended.status == 2
+    assert "none" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((), "compare needs one thing to compare A with"),
+        (("b.mtz", "--truth", "t.h5"), "compare needs one thing to compare A with"),
+        (("--truth", "t.h5", "--space-group", "P422"), "--space-group has no place beside"),
+        (("--truth", "none.truth.h5"), "none.truth.h5"),
+    ],
+)
+def test_compare_with_one_thing(
+    arguments: tuple[str, ...], part: str, tmp_path: Path, command: Command
+) -> None:
+    merged_set(tmp_path / "a.mtz", "P 43 21 2", CELL)
+    ended = command("compare", "a.mtz", *arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert part in ended.err
 
 
 def test_sets_of_other_symmetry_need_a_space_group(tmp_path: Path, command: Command) -> None:

@@ -208,3 +208,108 @@ def test_a_cell_made_for_the_group_is_accepted(name: str) -> None:
 def test_a_cell_that_contradicts_the_group(name: str, cell: list[float], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         symmetry.require_cell(symmetry.space_group(name), cell)
+
+
+# ---- indexing ambiguities --------------------------------------------------------------------
+
+AMBIGUOUS = [
+    ("P 43", (79, 79, 38, 90, 90, 90), ["k,h,-l"]),
+    ("I 4", (79, 79, 38, 90, 90, 90), ["k,h,-l"]),
+    ("P 21 3", (97, 97, 97, 90, 90, 90), ["k,h,-l"]),
+    ("P m -3", (97, 97, 97, 90, 90, 90), ["k,h,-l"]),
+    ("P 6", (60, 60, 90, 90, 90, 120), ["k,h,-l"]),
+    ("P 31", (60, 60, 90, 90, 90, 120), ["k,h,-l", "-h,-k,l", "-k,-h,-l"]),
+    ("P 32 2 1", (60, 60, 90, 90, 90, 120), ["-h,-k,l"]),
+    ("P 31 1 2", (60, 60, 90, 90, 90, 120), ["k,h,-l"]),
+    ("R 3:H", (60, 60, 90, 90, 90, 120), ["k,h,-l"]),
+    ("R 3:R", (60, 60, 60, 80, 80, 80), ["-l,-k,-h"]),
+    ("P 43 21 2", (79, 79, 38, 90, 90, 90), []),
+    ("P 43 21 2", (79, 79, 79.4, 90, 90, 90), ["l,-k,h", "-h,l,k"]),
+    ("P m m 2", (50, 60, 70, 90, 90, 90), []),  # 2 along a is of the Laue group
+    ("P 2 2 2", (50, 50.4, 90, 90, 90, 90), ["k,h,-l"]),
+    ("P 2 2 2", (50, 52, 90, 90, 90, 90), []),
+    ("P 1 21 1", (50, 60, 70, 90, 90.3, 90), ["h,-k,-l"]),
+    ("P 1 21 1", (50, 60, 70, 90, 93, 90), []),
+    ("C 2 2 21", (50, 86.6, 90, 90, 90, 90),
+     ["h/2+k/2,3/2*h-k/2,-l", "h/2-k/2,-3/2*h-k/2,-l"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "cell", "triplets"), AMBIGUOUS)
+def test_twin_operators(name: str, cell: tuple[float, ...], triplets: list[str]) -> None:
+    """Known operators; each keeps d to within the obliquity and makes no reflection equivalent."""
+    sg = symmetry.space_group(name)
+    found = symmetry.twin_operators(sg, cell, 1.0)
+    assert [o.triplet for o in found] == triplets
+    hkl = box(4)
+    if sg.centring in "CI":
+        hkl = hkl[(hkl[:, 0] + hkl[:, 1] + (sg.centring == "I") * hkl[:, 2]) % 2 == 0]
+    s2, key = symmetry.s_squared(hkl, cell), symmetry.unique_keys(sg, hkl, False)
+    for operator in found:
+        moved = symmetry.reindexed_hkl(hkl, operator)
+        assert moved.dtype == hkl.dtype
+        assert np.linalg.det(operator.matrix) == pytest.approx(1)
+        np.testing.assert_allclose(moved, hkl @ operator.matrix, atol=1e-12)
+        np.testing.assert_allclose(symmetry.s_squared(moved, cell), s2, rtol=0.04)
+        written = gemmi.Op(operator.triplet)
+        inside = [h.tolist() for h in hkl[:50]]
+        assert [written.apply_to_hkl(h) for h in inside] == moved[:50].tolist()
+        assert np.mean(symmetry.unique_keys(sg, moved, False) != key) > 0.3
+
+
+@pytest.mark.parametrize(("name", "cell", "triplets"), AMBIGUOUS)
+def test_settings_are_a_full_set(name: str, cell: tuple[float, ...], triplets: list[str]) -> None:
+    """Settings and rotations of the Laue group make up the group of the lattice."""
+    sg = symmetry.space_group(name)
+    matrices = [np.eye(3), *(o.matrix for o in symmetry.twin_operators(sg, cell, 1.0))]
+    proper = {tuple(np.ravel(r * round(np.linalg.det(r)))) for r in sg.rotations.astype(float)}
+    everything = {
+        tuple(np.ravel(np.round(m @ np.reshape(r, (3, 3)), 6) + 0.0))
+        for m in matrices
+        for r in proper
+    }
+    assert len(everything) == len(matrices) * len(proper)
+    products = {
+        tuple(np.ravel(np.round(np.reshape(a, (3, 3)) @ np.reshape(b, (3, 3)), 6) + 0.0))
+        for a in everything
+        for b in everything
+    }
+    assert products == everything
+
+
+def test_relative_settings() -> None:
+    """What brings setting t to 0 brings s where the table says; axes that move cannot."""
+    for name, cell, _ in AMBIGUOUS:
+        sg = symmetry.space_group(name)
+        operators = symmetry.twin_operators(sg, cell, 1.0)
+        table = symmetry.relative_settings(sg, operators)
+        matrices = [np.eye(3), *(o.matrix for o in operators)]
+        hkl = 12 * box(1)
+        keys = [symmetry.unique_keys(sg, np.rint(hkl @ m).astype(int), False) for m in matrices]
+        np.testing.assert_array_equal(table[:, 0], range(len(matrices)))
+        for t in range(len(matrices)):
+            back = np.linalg.inv(matrices[t])
+            for s in range(len(matrices)):
+                if table[s, t] >= 0:
+                    moved = np.rint(hkl @ matrices[s] @ back).astype(int)
+                    same = symmetry.unique_keys(sg, moved, False)
+                    np.testing.assert_array_equal(same, keys[table[s, t]])
+        if name == "P 43 21 2" and len(operators):
+            np.testing.assert_array_equal(table[:, 1:], -1)
+        if name == "P 31":
+            assert sorted(table[0]) == [0, 1, 2, 3]
+
+
+def test_reindexing_keeps_reciprocal_vectors() -> None:
+    rng = np.random.default_rng(2)
+    cell = np.array([50.0, 50.4, 90.0, 90.0, 90.0, 90.0])
+    (operator,) = symmetry.twin_operators(symmetry.space_group("P 2 2 2"), cell, 1.0)
+    A = np.linalg.qr(rng.normal(size=(3, 3)))[0] @ symmetry.reciprocal_matrix(cell)
+    everyone = np.stack([A, np.full((3, 3), np.nan)])
+    moved, cells = symmetry.reindexed_cells(everyone, np.stack([cell, cell]), operator)
+    hkl = box(3)
+    q = symmetry.reindexed_hkl(hkl, operator) @ moved[0].T
+    np.testing.assert_allclose(q, hkl @ A.T, atol=1e-14)
+    np.testing.assert_allclose(cells, [[50.4, 50, 90, 90, 90, 90]] * 2, rtol=1e-12)
+    np.testing.assert_allclose(symmetry.cells_from_A(moved[:1]), cells[:1], rtol=1e-12)
+    assert np.isnan(moved[1]).all()

@@ -1,20 +1,24 @@
 """DIALS experiment lists (`.expt`, JSON): crystals, beams and the detector.
 
+An experiment names its models by index; one index in several experiments is a shared model.
+
 Frames. A = [a b c]⁻ᵀ, where the file's real_space_a, b, c are the rows of A⁻¹ in the laboratory
 frame; the beam propagates along −direction. A panel or group is given in its parent's frame
 (F, S, O): with M = (F | S | F×S) its axes there are M f, M s and its origin O + M o.
 
-Source: dxtbx, model/crystal.h, model/beam.h, model/panel_data.h (DIALS 3.12).
+Source: dxtbx (DIALS 3.12), model/crystal.h, beam.h and panel_data.h, serialize/filename.py.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gemmi
 import numpy as np
 
 from sfxproc.data import Crystals, Detector, Floats, Ints, Stills
@@ -24,7 +28,9 @@ from sfxproc.symmetry import cells_from_A
 
 Model = Mapping[str, Any]
 
-SPACE_GROUP_HALL = "P 1"
+AXES = ("real_space_a", "real_space_b", "real_space_c")
+OF_SCANS = ("_at_scan_points", "recalculated_")  # parts of the keys that a new orientation voids
+IMAGE_PATHS = ("images", "template", "mask", "gain", "pedestal", "dx", "dy")  # of an imageset
 _X, _Y, _O = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)
 
 
@@ -75,12 +81,12 @@ def read_experiments(path: Path, label: str) -> Experiments:
                 continue
             beam = models["beam"]
             crystal_of[i] = len(axes)
-            axes.append([_vector(crystal, f"real_space_{axis}") for axis in "abc"])
+            axes.append([_vector(crystal, axis) for axis in AXES])
             beams.append(_vector(beam, "direction"))
             wavelengths.append(float(beam["wavelength"]))
             if not (np.linalg.det(axes[-1]) != 0.0 and beams[-1].any() and wavelengths[-1] > 0.0):
                 raise ValueError("a cell without volume, or a beam without direction or wavelength")
-            events.append(identifiers[-1] or str(i))
+            events.append(_event(experiment, i))
         place = "the detector model"
         flat = _flatten(detectors[0]) if detectors else None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -119,39 +125,36 @@ def identifiers_of(crystals: Crystals) -> list[str]:
 
 
 def write_experiments(path: Path, stills: Stills) -> None:
+    """Write one experiment a crystal of the stills, in space group P 1; see `write_models`."""
+    write_models(path, stills.crystals, stills.detector)
+
+
+def write_models(
+    path: Path, crystals: Crystals, detector: Detector | None, space_group: str = "P 1"
+) -> None:
     """Write one experiment a crystal, atomically.
 
-    A crystal without an orientation becomes an experiment without a crystal model. Crystals are
-    written in space group P 1. Raises OutputError if the file cannot be written.
+    A crystal without an orientation becomes an experiment without a crystal model. Raises
+    OutputError if the file cannot be written.
     """
-    crystals = stills.crystals
-    oriented = np.all(np.isfinite(crystals.A), axis=(1, 2))
-    axes = np.linalg.inv(np.where(oriented[:, None, None], crystals.A, np.eye(3))).tolist()
+    hall = gemmi.SpaceGroup(space_group).hall
     experiments: list[dict[str, Any]] = []
     models: list[Any] = []
+    axes = _real_axes(crystals.A)
     for i, identifier in enumerate(identifiers_of(crystals)):
         experiment: dict[str, Any] = {"__id__": "Experiment", "identifier": identifier, "beam": i}
-        if stills.detector is not None:
+        if detector is not None:
             experiment["detector"] = 0
-        if oriented[i]:
+        if axes[i]:
             experiment["crystal"] = len(models)
-            a, b, c = axes[i]
-            models.append(
-                {
-                    "__id__": "crystal",
-                    "real_space_a": a,
-                    "real_space_b": b,
-                    "real_space_c": c,
-                    "space_group_hall_symbol": SPACE_GROUP_HALL,
-                }
-            )
+            models.append({"__id__": "crystal", **axes[i], "space_group_hall_symbol": hall})
         experiments.append(experiment)
     top = {
         "__id__": "ExperimentList",
         "experiment": experiments,
         "imageset": [],
         "beam": _beams(crystals),
-        "detector": [] if stills.detector is None else [_tree(stills.detector)],
+        "detector": [] if detector is None else [_tree(detector)],
         "goniometer": [],
         "scan": [],
         "crystal": models,
@@ -159,6 +162,75 @@ def write_experiments(path: Path, stills: Stills) -> None:
         "scaling_model": [],
     }
     write_text(path, json.dumps(top, allow_nan=False))
+
+
+def write_refined(path: Path, source: Path, crystals: Crystals) -> None:
+    """Write the experiment list `source` again with these crystals' A and wavelengths, atomically.
+
+    crystals : by event, as `read_experiments` names them. An experiment whose crystal is not among
+    them, or has no orientation (NaN), is dropped. Each other one gets a crystal model of its own,
+    without what is told of scan points, and a beam of its own if its wavelength is another than in
+    the file (NaN: that of the file). All else is kept as it is, but for relative paths of images:
+    DIALS looks for them from the folder of the list, so they become absolute. Raises InputError if
+    the source can no longer be read and OutputError if the file cannot be written.
+    """
+    top = _load(source)
+    row_of = {str(event): row for row, event in enumerate(crystals.event)}
+    axes, wavelengths = _real_axes(crystals.A), crystals.wavelength_A.tolist()
+    experiments: list[Model] = []
+    models: list[Model] = []
+    beams: list[Model] = list(top["beam"])
+    for i, old in enumerate(top["experiment"]):
+        if old.get("crystal") is None:
+            experiments.append(old)
+            continue
+        row = row_of.get(_event(old, i))
+        if row is None or not axes[row]:
+            continue
+        experiment = {**old, "crystal": len(models)}
+        models.append({**_of_stills(top["crystal"][old["crystal"]]), **axes[row]})
+        beam = beams[old["beam"]]
+        if np.isfinite(wavelengths[row]) and wavelengths[row] != beam["wavelength"]:
+            experiment["beam"] = len(beams)
+            beams.append({**_of_stills(beam), "wavelength": wavelengths[row]})
+        experiments.append(experiment)
+    imagesets = [_with_absolute_paths(m, source) for m in top.get("imageset", ())]
+    changed = {"experiment": experiments, "crystal": models, "beam": beams, "imageset": imagesets}
+    write_text(path, json.dumps({**top, **changed}))
+
+
+def _event(experiment: Model, i: int) -> str:
+    """What names the crystal of experiment i within its file."""
+    return str(experiment.get("identifier", "")) or str(i)
+
+
+def _real_axes(A: Floats) -> list[dict[str, list[float]]]:
+    """Real-space axes of each A (n, 3, 3) as a crystal model has them; none where A is NaN."""
+    oriented = np.all(np.isfinite(A), axis=(1, 2))
+    axes = np.linalg.inv(np.where(oriented[:, None, None], A, np.eye(3))).tolist()
+    return [
+        dict(zip(AXES, rows, strict=True)) if known else {}
+        for rows, known in zip(axes, oriented, strict=True)
+    ]
+
+
+def _of_stills(model: Model) -> dict[str, Any]:
+    """A model without what is told of scan points."""
+    return {k: v for k, v in model.items() if not any(part in k for part in OF_SCANS)}
+
+
+def _with_absolute_paths(imageset: Model, source: Path) -> dict[str, Any]:
+    """An imageset whose relative paths, as seen from the file `source`, are made absolute."""
+    folder = source.absolute().parent
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, list):
+            return [absolute(v) for v in value]
+        if not isinstance(value, str) or not value or value[0] in "~$" or "://" in value:
+            return value
+        return os.path.normpath(folder / value)
+
+    return {k: absolute(v) if k in IMAGE_PATHS else v for k, v in imageset.items()}
 
 
 def _load(path: Path) -> dict[str, Any]:

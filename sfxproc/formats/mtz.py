@@ -109,24 +109,14 @@ def write_unmerged(path: Path, stills: Stills) -> None:
     bandwidth, profile radius and file names longer than a title. Raises OutputError.
     """
     crystals, table = stills.crystals, stills.observations
-    if len(crystals) >= MAX_BATCH:
-        raise OutputError(
-            f"Cannot write '{path}': MTZ holds at most {MAX_BATCH - 1} batches and there are "
-            f"{len(crystals)} crystals. Write native HDF5 (.h5) instead."
-        )
-    # A holds a cell too: it wins, so that U comes out as a rotation
-    oriented = np.asarray(np.isfinite(crystals.A).all(axis=(1, 2)))
-    cells = np.where(oriented[:, None], cells_from_A(crystals.A), crystals.cell)
+    cells = best_cells(crystals)
     known = cells[np.isfinite(cells).all(axis=1)]
     cell = np.median(known, axis=0) if len(known) else np.array([1.0, 1, 1, 90, 90, 90])
-    wavelengths = crystals.wavelength_A[np.isfinite(crystals.wavelength_A)]
-    wavelength = float(np.median(wavelengths)) if len(wavelengths) else np.nan
-    mtz = new_mtz("unmerged stills", "P 1", cell, wavelength, ())
+    mtz = new_mtz("unmerged stills", "P 1", cell, median_wavelength_A(crystals), ())
     sigma = np.sqrt(np.where(table.variance > 0, table.variance, np.nan))
-    hkl = np.array(table.hkl, dtype=np.int32, order="C")
-    gemmi.SpaceGroup("P 1").switch_to_asu(hkl)
+    hkl, isym = asymmetric_unit(mtz.spacegroup, table.hkl)
     columns: dict[str, Any] = {
-        "M/ISYM:Y": np.where((hkl == table.hkl).all(axis=1), 1, 2),  # 2: the Friedel mate
+        "M/ISYM:Y": isym,
         "BATCH:B": table.crystal + 1,
         "I:J": table.intensity,
         "SIGI:Q": sigma,
@@ -136,10 +126,53 @@ def write_unmerged(path: Path, stills: Stills) -> None:
     if table.x_px is not None and table.y_px is not None:
         columns |= {"XDET:R": table.x_px, "YDET:R": table.y_px}
     fill(mtz, hkl, columns)
+    add_batches(path, mtz, crystals, np.arange(len(crystals)))
+    save(path, mtz)
+
+
+def best_cells(crystals: Crystals) -> Floats:
+    """(n, 6) Å and degrees. A holds a cell too: it wins, so that U comes out as a rotation."""
+    oriented = np.asarray(np.isfinite(crystals.A).all(axis=(1, 2)))
+    return np.where(oriented[:, None], cells_from_A(crystals.A), crystals.cell)
+
+
+def median_wavelength_A(crystals: Crystals) -> float:
+    """The median of the wavelengths that are known; NaN if none is."""
+    known = crystals.wavelength_A[np.isfinite(crystals.wavelength_A)]
+    return float(np.median(known)) if len(known) else np.nan
+
+
+def asymmetric_unit(group: gemmi.SpaceGroup, hkl: Ints) -> tuple[Ints, Ints]:
+    """hkl (n, 3) in CCP4's asymmetric unit of the group, and ISYM (n,) to come back from there.
+
+    The i-th operator's rotation R takes the original into the unit: hkl R = ± asu; ISYM is
+    2i − 1, or 2i for the Friedel mate.
+    """
+    asu = np.array(hkl, dtype=np.int32, order="C")
+    group.switch_to_asu(asu)
+    isym = np.zeros(len(asu), dtype=np.int32)
+    for i, operator in enumerate(group.operations().sym_ops):
+        turned = hkl.astype(np.int32) @ (np.array(operator.rot, dtype=np.int32) // gemmi.Op.DEN)
+        for code, sign in ((2 * i + 1, 1), (2 * i + 2, -1)):
+            isym[(isym == 0) & (turned == sign * asu).all(axis=1)] = code
+    return asu, isym
+
+
+def add_batches(path: Path, mtz: gemmi.Mtz, crystals: Crystals, rows: Ints) -> None:
+    """Add headers of the batches of these rows of `crystals`, numbered row + 1.
+
+    path : for the message. Raises OutputError if MTZ cannot hold so large a number.
+    """
+    if len(crystals) >= MAX_BATCH:
+        raise OutputError(
+            f"Cannot write '{path}': MTZ holds at most {MAX_BATCH - 1} batches and there are "
+            f"{len(crystals)} crystals. Write native HDF5 (.h5) instead."
+        )
+    cells = best_cells(crystals)
     dataset_id = mtz.datasets[-1].id
     U = crystals.A @ np.linalg.inv(_busing_levy(crystals.A))
     identity = crystals.identity
-    for i in range(len(crystals)):
+    for i in rows.tolist():
         batch = gemmi.Mtz.Batch()
         batch.number = i + 1
         batch.title = identity[i].encode("ascii", "replace").decode()[-70:]
@@ -155,7 +188,6 @@ def write_unmerged(path: Path, stills: Stills) -> None:
             _set(batch, SOURCE, -crystals.beam[i])
             _set(batch, SO, -crystals.beam[i])
         mtz.batches.append(batch)
-    save(path, mtz)
 
 
 def read_unmerged(path: Path, request: Request) -> Stills:

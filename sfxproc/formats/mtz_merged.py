@@ -1,12 +1,14 @@
 """Merged MTZ: one row a reflection of the CCP4 asymmetric unit.
 
 Friedel mates that were kept apart are averaged with weights 1/σ² for the mean columns and stand
-beside it as (+) and (-). MTZ stores float32; `frames.h5` keeps the float64 values.
+beside it as (+) and (-), a centric reflection as (+). MTZ stores float32; `frames.h5` keeps the
+float64 values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,21 @@ import numpy as np
 
 from sfxproc.data import Floats, Ints, Merged, packed_hkl
 from sfxproc.formats.mtz import fill, new_mtz, save
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """What follows from merged intensities, one row for each distinct hkl in the order h, k, l.
+
+    mean : amplitude and σ (2, n) of the mean of Friedel mates; plus, minus : of each of them
+    where they were kept apart, NaN where not measured or there is no such mate. free_flag : (n,)
+    0 … 19, 0 the free set.
+    """
+
+    free_flag: Ints
+    mean: Floats
+    plus: Floats | None = None
+    minus: Floats | None = None
 
 
 def inverse_variance_mean(
@@ -40,12 +57,14 @@ def write_merged(
     cell: Floats,
     wavelength_A: float,
     history: Sequence[str] = (),
+    derived: Derived | None = None,
 ) -> None:
     """Write the merge and its half sets as MTZ, atomically.
 
     Columns: IMEAN SIGIMEAN N, then I(+) SIGI(+) I(-) SIGI(-) N(+) N(-) if Friedel mates were kept
-    apart (a centric reflection stands in the (+) columns), then the two half sets. NaN where
-    nothing was measured. cell : (6,) Å and degrees. Raises OutputError.
+    apart, then what is derived from them: F SIGF, of mates apart F(+) SIGF(+) F(-) SIGF(-) DANO
+    SIGDANO, and FreeR_flag; then the two half sets. NaN where nothing was measured. cell : (6,) Å
+    and degrees. Raises OutputError.
     """
     table = merged.reflections
     hkl, group = _unique_hkl(table.hkl)
@@ -59,6 +78,7 @@ def write_merged(
             sides[f"I({sign}):K"], sides[f"SIGI({sign}):M"], sides[f"N({sign}):I"] = side
         order = ("I(+):K", "SIGI(+):M", "I(-):K", "SIGI(-):M", "N(+):I", "N(-):I")
         columns |= {name: sides[name] for name in order}
+    columns |= _derived_columns(derived) if derived else {}
     halves = [
         _collapse(group, len(hkl), merged.half_intensity[i], merged.half_sigma[i], merged.half_n[i])
         for i in (0, 1)
@@ -69,6 +89,37 @@ def write_merged(
     _write_rows(
         path, new_mtz("merged intensities", space_group, cell, wavelength_A, history), hkl, columns
     )
+
+
+def _derived_columns(derived: Derived) -> dict[str, Floats | Ints]:
+    """DANO = F(+) − F(−), of reflections that have both; its σ² is the sum of theirs."""
+    columns: dict[str, Floats | Ints] = {"F:F": derived.mean[0], "SIGF:Q": derived.mean[1]}
+    if derived.plus is not None and derived.minus is not None:
+        columns |= {"F(+):G": derived.plus[0], "SIGF(+):L": derived.plus[1]}
+        columns |= {"F(-):G": derived.minus[0], "SIGF(-):L": derived.minus[1]}
+        columns["DANO:D"] = derived.plus[0] - derived.minus[0]
+        columns["SIGDANO:Q"] = np.hypot(derived.plus[1], derived.minus[1])
+    return columns | {"FreeR_flag:I": derived.free_flag}
+
+
+def write_difference(
+    path: Path,
+    first: Merged,
+    second: Merged,
+    space_group: str,
+    cell: Floats,
+    wavelength_A: float,
+    history: Sequence[str] = (),
+) -> None:
+    """Write first − second of two merges on one scale, reflections of both: DI and SIGDI, the
+    variances added. Friedel mates that were kept apart are averaged. Raises OutputError."""
+    hkl, group = _unique_hkl(first.reflections.hkl)
+    means = [_collapse(group, len(hkl), *_measured(one)) for one in (first, second)]
+    (a, sigma_a, n_a), (b, sigma_b, n_b) = means
+    both = np.isfinite(a) & np.isfinite(b)
+    columns = {"DI:J": a - b, "SIGDI:Q": np.hypot(sigma_a, sigma_b), "N1:I": n_a, "N2:I": n_b}
+    mtz = new_mtz("difference of intensities", space_group, cell, wavelength_A, history)
+    _write_rows(path, mtz, hkl[both], {name: values[both] for name, values in columns.items()})
 
 
 def write_half(

@@ -32,6 +32,9 @@ CIF_INTENSITIES = (
 CIF_SIDES = (("pdbx_I_plus", "pdbx_I_plus_sigma"), ("pdbx_I_minus", "pdbx_I_minus_sigma"))
 CIF_AMPLITUDES = (("F_meas_au", "F_meas_sigma_au"), ("F_meas", "F_meas_sigma"))
 
+TEXT_SUFFIXES = (".cif", ".mmcif", ".ent")  # of structure factors or coordinates
+MODEL_MARKS = ("_atom_site.", "CRYST1")
+
 
 @dataclass(frozen=True)
 class _Measured:
@@ -41,6 +44,33 @@ class _Measured:
     value: Floats
     sigma: Floats | None
     amplitude: bool = False
+
+
+def read_any_reference(path: Path, d_min_A: float) -> ReferenceSet:
+    """Read a merged set, or calculate one to d_min_A (Å) if the file holds coordinates.
+
+    Raises InputError as `read_reference` and `intensities_from_model` do.
+    """
+    return intensities_from_model(path, d_min_A) if holds_model(path) else read_reference(path)
+
+
+def holds_model(path: Path) -> bool:
+    """Whether a file holds coordinates: by its suffix or, where either may be meant, by its text.
+
+    Raises InputError if it is missing or cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in TEXT_SUFFIXES:
+        return suffix == ".pdb"
+    if not path.is_file():
+        raise missing_file(path, "The reference")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(
+            f"'{path}' cannot be read: {error.strerror}. Give an MTZ, mmCIF or PDB file."
+        ) from error
+    return "_refln." not in text and any(mark in text for mark in MODEL_MARKS)
 
 
 def read_reference(path: Path) -> ReferenceSet:
@@ -55,7 +85,7 @@ def read_reference(path: Path) -> ReferenceSet:
     suffixes = [s.lower() for s in path.suffixes]
     if ".mtz" in suffixes:
         group, cell, rows = _read_mtz(path)
-    elif {".cif", ".mmcif", ".ent"} & set(suffixes):
+    elif set(TEXT_SUFFIXES) & set(suffixes):
         group, cell, rows = _read_cif(path)
     else:
         raise InputError(

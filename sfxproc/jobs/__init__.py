@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sfxproc.jobs import postrefine, scale, scale_config
+from sfxproc.jobs import postrefine, postrefine_config, scale, scale_config
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
 
@@ -27,6 +27,6 @@ class Job:
 
 
 JOBS: dict[str, Job] = {
-    "postrefine": Job("postrefine", postrefine.PostrefineConfig, postrefine.run, postrefine.check),
+    "postrefine": Job("postrefine", postrefine_config.PostrefineConfig, postrefine.run, postrefine.check),
     "scale": Job("scale", scale_config.ScaleConfig, scale.run, scale.check),
 }

@@ -20,7 +20,8 @@ from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
 from sfxproc.lsq.components import components
 from sfxproc.lsq.rounds import refit_local, step_of_block
 from sfxproc.lsq.sampled import uncorrelated
-from sfxproc.models.scale import ErrorModel, ScaleModel
+from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_merge import deviations, weighted_sums
 from sfxproc.models.scale_start import (
     Facts,
@@ -93,7 +94,7 @@ class State:
     @property
     def facts(self) -> Facts:
         """What the whole job told before anything was refined."""
-        return Facts(self.errors.gain, self["expected"], self["seen"])
+        return Facts(self.errors.counted, self["expected"], self["seen"])
 
     def point(self, first: int, last: int) -> Point:
         """The common point, of some crystals."""
@@ -192,7 +193,7 @@ def gradient_segment(work: Work, state: State, first: int, last: int) -> Arrays:
         "D": refit.D,
         "q": refit.q,
         "objective": np.array([refit.objective, refit.chi2]),
-        "scatter": model.scatter_sums(Point(refit.local, state["shared"])) if fitted else _NOTHING,
+        "errors": model.error_sums(Point(refit.local, state["shared"])) if fitted else _NOTHING,
     }
 
 

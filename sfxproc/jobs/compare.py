@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 from rich.console import Console
 
 from sfxproc.data import ReferenceSet, Reflections
 from sfxproc.errors import DataError
+from sfxproc.formats.atomic import write_text
 from sfxproc.formats.mtz_merged import inverse_variance_mean
 from sfxproc.formats.reference import read_reference
 from sfxproc.merging.compare import Comparison, RelativeScale, compare_sets
@@ -20,11 +24,12 @@ from sfxproc.symmetry import SpaceGroup, reflections, space_group, unique_keys
 
 def compare(
     a: Path, b: Path, space_group_name: str | None, n_shells: int, d_min_A: float | None,
-    console: Console,
+    json_path: Path | None, console: Console,
 ) -> Comparison:  # fmt: skip
     """Print the agreement of the merged sets in two files by shell, b brought onto a.
 
-    Without a space group both files must have the same point group. Raises InputError for a
+    Without a space group both files must have the same point group. json_path : file for the same
+    figures, if wanted. Raises InputError for a
     file that cannot be read and DataError for sets that cannot be compared.
     """
     sets = [read_reference(path) for path in (a, b)]
@@ -54,7 +59,15 @@ def compare(
     console.print(f"A  {a}\nB  {b}\nin {group.hm}\n", markup=False, highlight=False)
     console.print(statistics_table(shown))
     console.print(f"\n{_sentence(comparison, tables)}", highlight=False)
+    if json_path is not None:
+        scale = None if comparison.scale is None else asdict(comparison.scale)
+        save_json(json_path, {**shown, "scale": scale})
     return comparison
+
+
+def save_json(path: Path, told: Mapping[str, Any]) -> None:
+    """Write figures as JSON, null for what is not finite. Raises OutputError."""
+    write_text(path, msgspec.json.format(msgspec.json.encode(told), indent=1).decode() + "\n")
 
 
 def same_laue_group(a: SpaceGroup, b: SpaceGroup) -> bool:

@@ -7,8 +7,9 @@ import math
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,31 @@ from numpy.typing import NDArray
 
 from sfxproc import __version__
 from sfxproc.config import resolved_toml
-from sfxproc.data import Merged, Reflections
+from sfxproc.data import Floats, Merged, Reflections, packed_hkl
 from sfxproc.errors import OutputError
 from sfxproc.formats.atomic import write_text
 from sfxproc.formats.crystfel_hkl import symbol, write_hkl
 from sfxproc.formats.frames import write_frames
-from sfxproc.formats.mtz_merged import write_half, write_merged
+from sfxproc.formats.mtz_merged import Derived, write_difference, write_half, write_merged
+from sfxproc.formats.mtz_scaled import ScaledObservations
+from sfxproc.jobs import exports
 from sfxproc.jobs.selection import Inventory
 from sfxproc.jobs.settings import Output
+from sfxproc.merging.free_flags import free_flags
+from sfxproc.merging.french_wilson import french_wilson
+from sfxproc.merging.statistics import merge_friedel
+from sfxproc.merging.wilson import IntensityShells, expected_intensity, intensity_shells
+from sfxproc.report.html import Story, report_html
 from sfxproc.report.log import Log
+from sfxproc.symmetry import SpaceGroup
 
 RESULTS = (
     "merged.mtz", "merged.hkl", "half1.mtz", "half2.mtz", "half1.hkl", "half2.hkl", "frames.h5",
-    "statistics.json", "job.resolved.toml", "log.txt", "DONE",
+    "statistics.json", "job.resolved.toml", "log.txt", "report.html", "DONE",
+    exports.REFINED, exports.UNMERGED,
 )  # fmt: skip
+GROUPS = "groups"
+FOLDERS = (exports.REFINED_FOLDER, GROUPS)
 CHECKPOINT = "checkpoint"
 OWNER = f"{CHECKPOINT}/job.json"
 VERSIONS = ("numpy", "scipy", "numba", "gemmi", "h5py")
@@ -39,11 +51,14 @@ VERSIONS = ("numpy", "scipy", "numba", "gemmi", "h5py")
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What a merging job has to tell: columns of frames.h5 by name, statistics ready for JSON."""
+    """What a merging job has to tell: columns of frames.h5 by name, statistics ready for JSON,
+    a merge of each group, scaled observations if wanted."""
 
     merged: Merged
     frames: Mapping[str, NDArray[Any]]
     statistics: Mapping[str, Any]
+    groups: Mapping[str, Merged] = field(default_factory=dict)
+    unmerged: ScaledObservations | None = None
 
 
 def claim_output(settings: Output) -> None:
@@ -115,13 +130,16 @@ def write_results(
     dataset: Inventory,
     results: Results,
     config: msgspec.Struct,
+    kind: str,
     sentence: str,
     log: Log,
 ) -> None:
     """Write all files of a merging job (rank 0 only), the log with the closing sentence and DONE
-    last. Raises OutputError."""
+    last. kind : of the job, for the report. Raises OutputError."""
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
     group, cell = dataset.space_group, dataset.cell
     wavelengths = dataset.crystals.wavelength_A
     known = wavelengths[np.isfinite(wavelengths)]
@@ -129,20 +147,67 @@ def write_results(
     history = [f"sfxproc {__version__}"]
     merged = results.merged
     point_group = symbol(group, friedel_merged=not np.any(merged.reflections.friedel))
-    write_merged(folder / "merged.mtz", merged, group.hm, cell, wavelength_A, history)
+    derived = derive(merged, group)
+    write_merged(folder / "merged.mtz", merged, group.hm, cell, wavelength_A, history, derived)
     for half in (1, 2):
         write_half(
             folder / f"half{half}.mtz", merged, group.hm, cell, wavelength_A, history, half=half
         )
         write_hkl(folder / f"half{half}.hkl", _half(merged, half - 1), point_group)
     write_hkl(folder / "merged.hkl", merged.reflections, point_group)
+    for name, part in results.groups.items():
+        (folder / GROUPS).mkdir(exist_ok=True)
+        path = folder / GROUPS / f"{name}.mtz"
+        write_merged(path, part, group.hm, cell, wavelength_A, history, derive(part, group))
+    for (one, first), (other, second) in combinations(results.groups.items(), 2):
+        path = folder / GROUPS / f"{one}-minus-{other}.mtz"
+        write_difference(path, first, second, group.hm, cell, wavelength_A, history)
     attributes = {"space_group": group.hm, "unit_cell": cell}
     write_frames(folder / "frames.h5", dataset.crystals, results.frames, attributes, merged)
+    crystals = dataset.crystals
+    if "A_refined" in results.frames:
+        wavelength = results.frames.get("wavelength_refined_A")
+        crystals = exports.refined_crystals(dataset, results.frames["A_refined"], wavelength)
+        exports.write_refined_experiments(folder, dataset, crystals)
+    if results.unmerged is not None:
+        exports.write_unmerged(folder, dataset, results.unmerged, crystals, history)
     write_text(folder / "statistics.json", _json(results.statistics))
-    write_text(folder / "job.resolved.toml", resolved_toml(config, _provenance(dataset)))
+    settings = resolved_toml(config, _provenance(dataset))
+    write_text(folder / "job.resolved.toml", settings)
     log(sentence)
+    story = Story(
+        title=f"{kind} {folder.name}", sentence=sentence, told=results.statistics,
+        crystals=dataset.crystals, frames=results.frames, merged=merged, config_text=settings,
+        log_text=log.text,
+    )  # fmt: skip
+    write_text(folder / "report.html", report_html(story))
     write_text(folder / "log.txt", log.text)
     write_text(folder / "DONE", "")
+
+
+def derive(merged: Merged, group: SpaceGroup) -> Derived:
+    """Amplitudes, of mates apart also of each, and free flags; a row for each distinct hkl."""
+    table = merged.reflections
+    mean = merge_friedel(merged).reflections
+    shells = intensity_shells(mean)
+    derived = Derived(free_flags(mean.hkl, group), _amplitudes(mean, shells))
+    if not np.any(table.friedel):
+        return derived
+    each = _amplitudes(table, shells)
+    row = np.searchsorted(packed_hkl(mean.hkl), packed_hkl(table.hkl))
+    sides = np.full((2, 2, len(mean)), np.nan)
+    for side, of in zip(sides, (table.friedel >= 0, table.friedel < 0), strict=True):
+        side[:, row[of]] = each[:, of]
+    return replace(derived, plus=sides[0], minus=sides[1])
+
+
+def _amplitudes(table: Reflections, shells: IntensityShells) -> Floats:
+    """F and σ(F), (2, n)."""
+    assert table.intensity is not None
+    assert table.sigma is not None
+    expected = table.epsilon * expected_intensity(shells, table.s2)
+    found = french_wilson(table.intensity, table.sigma, expected, table.centric)
+    return np.stack([found.amplitude, found.sigma_amplitude])
 
 
 def _half(merged: Merged, i: int) -> Reflections:

@@ -35,6 +35,7 @@ from sfxproc.errors import InputError, OutputError
 from sfxproc.formats import hdf5
 from sfxproc.formats.inputs import InputFile, read_input
 from sfxproc.formats.pieces import PieceHead, read_piece_head, read_run, write_piece
+from sfxproc.jobs.corrections import Corrections, corrected
 from sfxproc.jobs.selection import (
     Inventory,
     by_reason,
@@ -69,11 +70,12 @@ class Reading:
     strict: bool
     folder: Path
     part_rows: int = PART_ROWS
+    corrections: Corrections = field(default_factory=Corrections)
 
     def shard(self, number: int) -> Path:
         """The native file of an input."""
         file = self.files[number]
-        if file.format == hdf5.FORMAT:
+        if file.format == hdf5.FORMAT and not self.corrections.wanted:
             return file.path
         return self.folder / "shards" / f"{number:05d}.h5"
 
@@ -156,6 +158,7 @@ def read_file(reading: Reading, number: int) -> Arrays:
         if shard == file.path:
             raise
         stills = read_input(file, reading.columns, reading.strict)
+        stills = corrected(stills, reading.corrections)
         hdf5.write(shard, replace(stills, header=""))
         head = hdf5.read_head(shard)
     require_columns(file.path, head.columns, reading.columns)

@@ -17,16 +17,21 @@ from sfxproc.data import (
     Crystals,
     Observations,
     Reason,
+    ReferenceSet,
     Status,
     Stills,
     concatenate,
     require_distinct,
 )
 from sfxproc.formats.inputs import InputFile, list_inputs, read_input
+from sfxproc.jobs.corrections import Corrections, corrected
+from sfxproc.jobs.reindexing import ambiguity_reference, in_one_setting
 from sfxproc.jobs.selection import (
     N_REASONS,
     Inventory,
+    by_cell_cluster,
     by_reason,
+    clusters_text,
     coded,
     of_kept_crystals,
     require_columns,
@@ -71,16 +76,23 @@ def read_dataset(
     comm: Comm,
     log: Log,
     oriented: bool = False,
+    reference: ReferenceSet | None = None,
+    corrections: Corrections | None = None,
 ) -> Dataset:
-    """Read all inputs of a job. oriented : crystals need an orientation. Raises InputError,
-    ConfigError or DataError."""
+    """Read all inputs of a job. oriented : crystals need an orientation. reference : the set whose
+    setting crystals are brought into, where indexing is ambiguous and the settings name no other.
+    Raises InputError, ConfigError or DataError."""
     group = space_group(symmetry.space_group)
+    reference = ambiguity_reference(symmetry, reference)
     files = list_inputs(inputs.paths, inputs.exclude, Path.cwd())
-    stills = _read_share(files, columns, inputs.strict, comm, log)
+    stills = _read_share(files, columns, inputs.strict, corrections or Corrections(), comm, log)
     crystals, first = _all_crystals(stills, comm)
     require_distinct(crystals)
     cell = target_cell(group, symmetry, crystals)
     status, reason = select_crystals(crystals, cell, symmetry, oriented)
+    clusters = by_cell_cluster(crystals, status, reason, group, selection.cell_cluster)
+    if len(clusters.size) > 1:
+        log(f"Cells form clusters: {clusters_text(clusters)}.")
     observations, left_out = _select_observations(
         stills, first, status, group, cell, selection, columns
     )
@@ -91,6 +103,13 @@ def read_dataset(
     n_observations = np.where(status == Status.LEFT_OUT, 0, counts)
     total = sum(comm.allgather(left_out + with_crystals))
     require_rows(n_observations, reason, total, cell)
+    alike = in_one_setting(
+        group, cell, symmetry, crystals, status, observations, reference, comm, log
+    )
+    crystals, observations = alike.crystals, alike.observations
+    n_observations -= alike.n_absent
+    total[Reason.SYSTEMATIC_ABSENCE] += alike.n_absent.sum()
+    cell = target_cell(group, symmetry, crystals)
     keys = unique_keys(group, observations.hkl, symmetry.anomalous)
     unique = np.unique(comm.allgather_rows(np.unique(keys)))
     unique_reflections = reflections(group, cell, unique)
@@ -104,17 +123,19 @@ def read_dataset(
         next((s.detector for s in stills.values() if s.detector is not None), None),
         tuple(files),
         _deal(observations, chunks, len(unique), comm), chunks,
+        found={**alike.columns, "cell_cluster": clusters.label},
     )  # fmt: skip
 
 
 def _read_share(
-    files: list[InputFile], columns: frozenset[str], strict: bool, comm: Comm, log: Log
+    files: list[InputFile], columns: frozenset[str], strict: bool, corrections: Corrections,
+    comm: Comm, log: Log,
 ) -> dict[int, Stills]:
     """This rank's share of the files, by their number; every rank's notes are told by rank 0."""
     stills = {}
     with log.progress(len(files), "reading") as advance:
         for number in range(comm.rank, len(files), comm.size):
-            stills[number] = read_input(files[number], columns, strict)
+            stills[number] = corrected(read_input(files[number], columns, strict), corrections)
             present = stills[number].observations.columns()
             require_columns(files[number].path, present, columns)
             advance(min(comm.size, len(files) - number))

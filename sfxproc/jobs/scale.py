@@ -10,9 +10,10 @@ from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.checkpoints import open_job
 from sfxproc.jobs.outputs import Results, write_results
 from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.jobs.scale_job import Scaled, ScaleJob
 from sfxproc.jobs.simulate import simulated_inputs
-from sfxproc.jobs.strategies import STRATEGIES, Scaled, ScaleJob
-from sfxproc.jobs.warm import compile_once
+from sfxproc.jobs.strategies import STRATEGIES
+from sfxproc.jobs.warm import Kernels, compile_once
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.threads import threads_of
 from sfxproc.report.log import Log
@@ -28,11 +29,11 @@ def run_with(
     config: ScaleConfig,
     comm: Comm,
     log: Log,
-    partiality: str | None = None,
+    kernels: Kernels | None = None,
 ) -> None:
     """Do a job from opening its folder to writing its results, scaled in a way of its own.
 
-    partiality : the model, if that postrefines.
+    kernels : what more than scaling is to be compiled for.
     """
     threads = threads_of(config.parallel.threads, comm)
     log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}, threads of each: {threads}")
@@ -42,7 +43,7 @@ def run_with(
         return
     folder = checkpoint.folder
     reference = steps.reference_of(config)
-    compile_once(comm, partiality)
+    compile_once(comm, kernels)
     inputs = simulated_inputs(config.simulate, config.input, checkpoint, log)
     job = ScaleJob(config, comm, log, checkpoint, inputs, reference, threads)
     scaled = scaled_by(job)
@@ -52,10 +53,14 @@ def run_with(
             config, data, merged, reference, scaled.errors, scaled.scale_variance_error,
             scaled.solver,
         )  # fmt: skip
+        told |= report.of_groups(config, data, scaled.groups)
+        if scaled.models:
+            told["partiality_models"] = list(scaled.models)
         report.tell_statistics(told, log)
         sentence = report.closing_sentence(told, folder)
         checkpoint.begin()
-        write_results(folder, data, Results(merged, scaled.frames, told), config, sentence, log)
+        results = Results(merged, scaled.frames, told, scaled.groups, scaled.unmerged)
+        write_results(folder, data, results, config, config.job, sentence, log)
         checkpoint.remove()
     comm.barrier()
 

@@ -19,10 +19,11 @@ from sfxproc.jobs.settings import Parallel
 from sfxproc.jobs.stages import Found, Stages, Totals
 from sfxproc.kernels.components import flatten, join_labels
 from sfxproc.lsq import Point
-from sfxproc.models.scale import ErrorModel, next_errors, shifted
+from sfxproc.models.error_model import next_errors
+from sfxproc.models.scale import shifted
 from sfxproc.models.scale_average import Averaging, BlockSolution
 from sfxproc.models.scale_merge import mean_intensity
-from sfxproc.models.scale_start import MOST_REFITS, facts_of
+from sfxproc.models.scale_start import begun_with, facts_of
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.report.log import Log
 
@@ -126,8 +127,7 @@ class BlockScaling:
         sizes = np.bincount(root[root >= 0], minlength=len(roots))
         order = np.argsort(-sizes, kind="stable")
         number = np.argsort(order, kind="stable")
-        refits = MOST_REFITS if self.work.settings.variances == "scatter" else 0
-        errors = ErrorModel(facts.gain, 0.0, refits, self.work.settings.outliers)
+        errors = begun_with(facts, self.work.settings)
         self.state = replace(self.state, errors=errors).with_arrays(
             expected=facts.expected,
             seen=facts.seen,
@@ -244,7 +244,7 @@ class BlockScaling:
     def _take(self, found: Found) -> bool:
         """Make what the crystals found at the common point part of the state; tells whether the
         error model stays as it is."""
-        errors = next_errors(self.state.errors, found["scatter"], self.dof)
+        errors = next_errors(self.state.errors, found["errors"], self.dof)
         same = errors == self.state.errors
         arrays = {name: found[name] for name in ("local", "D", "q")}
         self.state = replace(self.state, errors=errors).with_arrays(**arrays)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sfxproc.jobs.corrections import Corrections
 from sfxproc.jobs.settings import (
     Count,
     Input,
+    Merging,
     Output,
     Parallel,
     Positive,
     Reference,
+    Rejection,
     Section,
     Selection,
     Solver,
+    Start,
     Symmetry,
 )
 from sfxproc.simulate.stills import StillsSettings
@@ -26,7 +30,7 @@ class Scaling(Section, frozen=True):
     b_prior_A2: Positive | None = 10.0
     partiality: Literal["ignore", "recorded"] = "ignore"
     gain: Positive | None = None
-    error_model: Literal["given", "counting", "scatter"] = "scatter"
+    error_model: Literal["given", "counting", "scatter", "likelihood"] = "scatter"
     loss: Literal["none", "huber", "cauchy"] = "cauchy"
     loss_scale: Positive = 4.0
     min_overlaps: Count = 3
@@ -42,6 +46,10 @@ class ScaleConfig(Section, frozen=True):
     selection: Selection = Selection()
     scaling: Scaling = Scaling()
     reference: Reference = Reference()
+    rejection: Rejection = Rejection()
+    merging: Merging = Merging()
+    start: Start = Start()
+    corrections: Corrections = Corrections()
     solver: Solver = Solver()
     parallel: Parallel = Parallel()
     output: Output = Output()

@@ -82,3 +82,19 @@ def _scale_of(
         "determine a scale: too few, or noise. Check that it holds measured intensities, or leave "
         "reference.path out."
     )
+
+
+def reference_intensities(
+    intensity: F8, of_reflection: Ints, data: Inventory, reference: ReferenceSet
+) -> F8:
+    """(n_reflections,) the reference's intensities on the scale of the given ones, which stay where
+    it has none."""
+    i, j = _in_common(data, reference)
+    theirs = reference.reflections.intensity
+    assert theirs is not None
+    n_sets = int(of_reflection.max()) + 1
+    scales = reference_scales(intensity, of_reflection, n_sets, data, reference)
+    ln_k, b = scales[of_reflection[i]].T
+    out = intensity.copy()
+    out[i] = theirs[j] * np.exp(ln_k - 2.0 * b * data.reflections.s2[i])
+    return out

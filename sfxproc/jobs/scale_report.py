@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Merged, Reason, ReferenceSet, Status
+from sfxproc.data import Crystals, Merged, Reason, ReferenceSet, Status
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.selection import Inventory
 from sfxproc.kernels.postrefine import LN_SIZE, N_LOCAL, THETA_1, THETA_2
+from sfxproc.merging.compare import compare_sets
 from sfxproc.merging.statistics import statistics, summary_sentence
-from sfxproc.models.scale import LN_G, B, ErrorModel
+from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.scale import LN_G, B
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table, statistics_table
 from sfxproc.symmetry import possible
@@ -63,15 +67,22 @@ def crystal_reasons(data: Inventory) -> dict[str, int]:
 
 
 def frame_columns(
-    data: Inventory, n_overlaps: NDArray[np.int64], local: F8, sigma: F8, crystal_cc: F8
+    data: Inventory,
+    n_overlaps: NDArray[np.int64],
+    local: F8,
+    sigma: F8,
+    crystal_cc: F8,
+    more: Mapping[str, NDArray[Any]] | None = None,
+    parameters: Sequence[str] = (),
 ) -> dict[str, NDArray[Any]]:
     """The columns of frames.h5, for all crystals of the job; NaN where a crystal was left out.
 
-    local, sigma : (n_crystals, p) of ln G and B and, of postrefinement, the rotations (rad) and
-    ln of the size; the others (n_crystals,).
+    local, sigma : (n_crystals, p) of ln G and B and, of postrefinement, the rotations (rad), ln of
+    the size and what else has a name among the parameters; the others (n_crystals,). more : columns
+    as they are.
     """
     moved = {}
-    if local.shape[1] == N_LOCAL:
+    if local.shape[1] >= N_LOCAL:
         size = np.exp(local[:, LN_SIZE])
         moved = {
             "theta_1_mrad": 1e3 * local[:, THETA_1],
@@ -81,6 +92,9 @@ def frame_columns(
             "size": size,
             "sigma_size": size * sigma[:, LN_SIZE],
         }
+        for column in range(N_LOCAL, local.shape[1]):
+            name = parameters[column]
+            moved |= {name: local[:, column], f"sigma_{name}": sigma[:, column]}
     refined = {
         "ln_G": local[:, LN_G],
         "sigma_ln_G": sigma[:, LN_G],
@@ -96,6 +110,7 @@ def frame_columns(
         "n_observations": data.n_observations,
         "n_overlaps": n_overlaps,
         **{name: np.where(left_out, np.nan, values) for name, values in refined.items()},
+        **(more or {}),
     }
 
 
@@ -110,19 +125,8 @@ def statistics_of(
 ) -> dict[str, Any]:
     """Everything that statistics.json tells. solver : what it says of itself;
     scale_variance_error : relative, of what uncertain scales add to variances."""
-    unique = data.reflections
-    # a hair wider than the data, so that rounding does not cut the reflections at the edge
-    d_min_A = (config.selection.d_min_A or float(unique.d_A.min())) * (1.0 - 1e-6)
-    d_max_A = (config.selection.d_max_A or float(unique.d_A.max())) * (1.0 + 1e-6)
-    told = statistics(
-        merged,
-        possible(data.space_group, data.cell, d_min_A, d_max_A, config.symmetry.anomalous),
-        n_shells=config.output.n_shells,
-        d_min_A=d_min_A,
-        d_max_A=d_max_A,
-        reference=None if reference is None else reference.reflections,
-        n_crystals=int(np.count_nonzero(data.status != Status.LEFT_OUT)),
-    )
+    n_crystals = int(np.count_nonzero(data.status != Status.LEFT_OUT))
+    told = shells_of(config, data, merged, n_crystals, reference)
     status = Counter(Status(int(s)).name.lower() for s in data.status)
     return {
         **told,
@@ -140,13 +144,58 @@ def statistics_of(
             "left_out": {r.text: n for r, n in data.left_out.items()},
         },
         "error_model": {
-            "gain": errors.gain,
-            "scatter": errors.scatter,
+            **errors.as_dict(),
             **naive_sigmas(merged),
             "scale_variance_error": scale_variance_error,
         },
         "solver": dict(solver),
     }
+
+
+def shells_of(
+    config: ScaleConfig, data: Inventory, merged: Merged, n_crystals: int,
+    reference: ReferenceSet | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Statistics of a merge, overall and by shell."""
+    unique = data.reflections
+    # a hair wider than the data, so that rounding does not cut the reflections at the edge
+    d_min_A = (config.selection.d_min_A or float(unique.d_A.min())) * (1.0 - 1e-6)
+    d_max_A = (config.selection.d_max_A or float(unique.d_A.max())) * (1.0 + 1e-6)
+    return statistics(
+        merged,
+        possible(data.space_group, data.cell, d_min_A, d_max_A, config.symmetry.anomalous),
+        n_shells=config.output.n_shells,
+        d_min_A=d_min_A,
+        d_max_A=d_max_A,
+        reference=None if reference is None else reference.reflections,
+        n_crystals=n_crystals,
+    )
+
+
+def of_groups(
+    config: ScaleConfig, data: Inventory, groups: Mapping[str, Merged]
+) -> dict[str, Any]:
+    """How good the merge of each group is, and how much two of them agree; nothing without."""
+    if not groups:
+        return {}
+    told = []
+    for name, merged in groups.items():
+        n = int(np.count_nonzero(in_pattern(data.crystals, config.merging.groups[name])
+                                 & (data.status != Status.LEFT_OUT)))  # fmt: skip
+        overall = shells_of(config, data, merged, n)["overall"]
+        keys = ("n_unique", "completeness", "multiplicity", "mean_i_over_sigma", "cc_half",
+                "r_split")  # fmt: skip
+        told.append({"group": name, "n_crystals": n, **{k: overall[k] for k in keys}})
+    pairs = []
+    for (one, first), (other, second) in combinations(groups.items(), 2):
+        overall = compare_sets(first.reflections, second.reflections).overall
+        pairs.append({"groups": f"{one}, {other}", "cc": overall.cc, "r": overall.r})
+    return {"groups": {"each": told, "pairs": pairs}}
+
+
+def in_pattern(crystals: Crystals, pattern: str) -> NDArray[np.bool_]:
+    """(n,) whether the identity FILE//EVENT of each crystal is like a pattern with * and ?."""
+    return np.array([fnmatchcase(name, pattern) for name in crystals.identity], dtype=bool)
 
 
 def naive_sigmas(merged: Merged) -> dict[str, float]:

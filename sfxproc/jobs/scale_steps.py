@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,7 @@ from sfxproc import signals
 from sfxproc.data import Reason, ReferenceSet, Status
 from sfxproc.errors import ConfigError, DataError, OutputError
 from sfxproc.formats.inputs import list_inputs, missing_file
-from sfxproc.formats.reference import read_reference
+from sfxproc.formats.reference import read_any_reference
 from sfxproc.jobs.checkpoints import JobCheckpoint, arrays_of, state_of, stop_wanted, stopped
 from sfxproc.jobs.compare import in_group, same_laue_group
 from sfxproc.jobs.estimate import estimate, needs_table
@@ -22,14 +23,16 @@ from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.scale_reference import reference_scales
 from sfxproc.jobs.selection import Inventory
+from sfxproc.jobs.settings import Merging, Start
 from sfxproc.jobs.status import write_progress
 from sfxproc.lsq import SOLVERS, Engine, Iteration, LevenbergMarquardt, Loss, Point, Result
 from sfxproc.lsq.covariance import Covariance, exact
 from sfxproc.lsq.lm import State
 from sfxproc.lsq.sampled import sampled
 from sfxproc.merging.halves import half_of
+from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.postrefine import PostrefineModel
-from sfxproc.models.scale import ErrorModel, ScaleModel
+from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import ScaleSettings
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table
@@ -40,6 +43,9 @@ InventoryT = TypeVar("InventoryT", bound=Inventory)
 
 EXACT_PARAMETERS = 2000  # of crystals; beyond this covariances are sampled
 STRATA = 20  # shells of equal numbers of reflections, for calibrating sampled variances
+
+MODELS = (ScaleModel, PostrefineModel)
+MODEL_D_MIN_A = 2.0  # to which a reference is calculated from coordinates, without another limit
 
 SOLVE = "lm"  # key of the solver's state in the checkpoint
 
@@ -77,6 +83,18 @@ def require_sense(config: ScaleConfig) -> None:
             "selection.min_partiality out."
         )
     parallel = config.parallel
+    if parallel.strategy == "blocks":
+        for section, default in (("merging", Merging()), ("start", Start())):
+            if getattr(config, section) != default:
+                raise ConfigError(
+                    f'[{section}] asks for what parallel.strategy = "blocks" does not do. Use '
+                    'parallel.strategy = "global", which runs on many ranks too, or leave it out.'
+                )
+        if config.output.unmerged:
+            raise ConfigError(
+                'output.unmerged needs parallel.strategy = "global": in blocks observations stay '
+                "where they are. Change one of them."
+            )
     if parallel.strategy == "blocks" and parallel.overlap >= parallel.block_size:
         raise ConfigError(
             f"parallel.overlap = {parallel.overlap} must be smaller than parallel.block_size = "
@@ -115,7 +133,7 @@ def reference_of(config: ScaleConfig) -> ReferenceSet | None:
     path = Path(config.reference.path).expanduser()
     if not path.is_file():
         raise missing_file(path.absolute(), f"reference.path: '{path}'")
-    reference = read_reference(path)
+    reference = read_any_reference(path, config.selection.d_min_A or MODEL_D_MIN_A)
     ours, theirs = space_group(config.symmetry.space_group), space_group(reference.space_group)
     if not same_laue_group(ours, theirs):
         raise ConfigError(
@@ -206,18 +224,7 @@ def solve(
         tolerance=config.solver.tolerance,
     )
 
-    comm = checkpoint.comm
-
-    def tell(i: Iteration) -> None:
-        if comm.rank == 0:
-            write_progress(
-                checkpoint.folder, "solve", 0, 0, comm.size,
-                iteration=i.number, objective=i.objective,
-            )  # fmt: skip
-        if i.number <= TOLD_ALL or i.number % TOLD_EVERY == 0:
-            refused = "" if i.accepted else ", step refused"
-            log(f"iteration {i.number:3d}: objective {i.objective:.6g}{refused}")
-
+    tell = teller(checkpoint, log)
     if isinstance(solver, LevenbergMarquardt):
         state = kept_state(engine, model, checkpoint, log, key)
 
@@ -237,6 +244,23 @@ def solve(
         result = solver.solve(engine, model, start, tell)
     log(f"{len(result.iterations)} iterations. {result.termination}")
     return result
+
+
+def teller(checkpoint: JobCheckpoint, log: Log) -> Callable[[Iteration], None]:
+    """What tells of iterations: in the log, of many only some, and in the folder for `status`."""
+    comm = checkpoint.comm
+
+    def tell(i: Iteration) -> None:
+        if comm.rank == 0:
+            write_progress(
+                checkpoint.folder, "solve", 0, 0, comm.size,
+                iteration=i.number, objective=i.objective,
+            )  # fmt: skip
+        if i.number <= TOLD_ALL or i.number % TOLD_EVERY == 0:
+            refused = "" if i.accepted else ", step refused"
+            log(f"iteration {i.number:3d}: objective {i.objective:.6g}{refused}")
+
+    return tell
 
 
 def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint, key: str) -> None:
@@ -259,8 +283,10 @@ def kept_state(
     arrays = checkpoint.load(key, log)
     if arrays is None:
         return None
-    gain, scatter, refits, outliers = arrays["errors"].tolist()
-    errors = ErrorModel(gain, scatter, int(refits), bool(outliers))
+    gain, scatter, refits, outliers, background, likelihood, counted = arrays["errors"].tolist()
+    errors = ErrorModel(
+        gain, scatter, int(refits), bool(outliers), background, bool(likelihood), counted
+    )
     state = state_of(arrays, model.with_errors(errors), engine)
     log(f"resumed after iteration {len(state.iterations)}")
     return state
@@ -289,7 +315,7 @@ def in_gauge(
     config: ScaleConfig,
 ) -> Solution:  # fmt: skip
     """The solution with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
-    assert isinstance(result.model, ScaleModel | PostrefineModel)
+    assert isinstance(result.model, MODELS)
     model = result.model.at(result.point)
     point = model.centred(result.point)
     if reference is not None:

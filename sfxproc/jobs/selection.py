@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from sfxproc.data import Crystals, Detector, Ints, Observations, Reason, Reflect
 from sfxproc.errors import ConfigError, DataError, InputError
 from sfxproc.formats.inputs import InputFile
 from sfxproc.jobs.settings import Selection, Symmetry
+from sfxproc.merging.cell_clusters import Clusters, cell_clusters
 from sfxproc.merging.shells import shell_edges
 from sfxproc.symmetry import (
     SpaceGroup,
@@ -40,7 +42,8 @@ class Inventory:
     """What a job works on, after selection, without the observations; the same on every rank.
 
     crystals, status, reason, n_observations : of the whole job. reflections : all unique ones.
-    left_out : observations left out, by reason, of the whole job; no zeros.
+    left_out : observations left out, by reason, of the whole job; no zeros. found : columns of
+    frames.h5, (n_crystals,) each, that were found while reading.
     """
 
     space_group: SpaceGroup
@@ -54,6 +57,7 @@ class Inventory:
     n_images: int
     detector: Detector | None
     files: tuple[InputFile, ...]
+    found: Mapping[str, NDArray[Any]] = field(default_factory=dict, kw_only=True)
 
 
 def require_columns(path: Path, present: Collection[str], wanted: Collection[str]) -> None:
@@ -123,6 +127,35 @@ def select_crystals(
             "symmetry.length_tolerance_percent and symmetry.angle_tolerance_deg."
         )
     return status, reason
+
+
+def by_cell_cluster(
+    crystals: Crystals, status: U1, reason: U1, group: SpaceGroup, wanted: int | None
+) -> Clusters:
+    """Clusters of the cells of crystals in use; with a wanted one (counted from 1) the others are
+    left out, in place. Raises ConfigError if there are not so many."""
+    cells = np.where((status == Status.USED)[:, None], crystals.cell, np.nan)
+    clusters = cell_clusters(cells, group)
+    if wanted is None:
+        return clusters
+    if wanted > len(clusters.size):
+        raise ConfigError(
+            f"selection.cell_cluster = {wanted}, but the cells form {len(clusters.size)} "
+            f"{'cluster' if len(clusters.size) == 1 else 'clusters'}: {clusters_text(clusters)}. "
+            "Choose one of these, or leave it out."
+        )
+    other = (status == Status.USED) & (clusters.label != wanted - 1)
+    status[other], reason[other] = Status.LEFT_OUT, Reason.OTHER_CELL_CLUSTER
+    return clusters
+
+
+def clusters_text(clusters: Clusters) -> str:
+    """Sizes and median cells in words."""
+    each = zip(clusters.size, clusters.median, strict=True)
+    return "; ".join(
+        f"{number}: {size:,} crystals, {' '.join(f'{v:.2f}' for v in cell)}"
+        for number, (size, cell) in enumerate(each, 1)
+    )
 
 
 def usable(

@@ -26,13 +26,21 @@ class Input(Section, frozen=True):
 
 
 class Symmetry(Section, frozen=True):
-    """Space group by name or number; unit cell in Å and degrees (default: median of the data)."""
+    """Space group by name or number; unit cell in Å and degrees (default: median of the data).
+
+    ambiguity : whether crystals that could be indexed in several settings are brought into one,
+    of ambiguity_reference (default: reference.path) or of most crystals; operators of the lattice
+    count up to ambiguity_obliquity_deg.
+    """
 
     space_group: str | int
     unit_cell: list[float] | None = None
     anomalous: bool = False
     length_tolerance_percent: Positive = 5.0
     angle_tolerance_deg: Positive = 3.0
+    ambiguity: Literal["resolve", "ignore"] = "resolve"
+    ambiguity_reference: str | None = None
+    ambiguity_obliquity_deg: NotNegative = 1.0
 
 
 class Selection(Section, frozen=True):
@@ -42,12 +50,37 @@ class Selection(Section, frozen=True):
     d_max_A: Positive | None = None
     min_observations: Count = 3
     min_partiality: Fraction = 0.0
+    cell_cluster: Count | None = None
 
 
 class Reference(Section, frozen=True):
     """A merged set (MTZ or mmCIF) that fixes the overall scale and B."""
 
     path: str | None = None
+
+
+class Rejection(Section, frozen=True):
+    """Whether crystals that disagree with all others are left out, and from when on."""
+
+    reject: bool = True
+    false_alarms: Positive = 0.01
+    unrelated_signal: Fraction = 0.5
+    min_cc: Annotated[float, Meta(ge=-1, le=1)] | None = None
+    passes: Count = 3
+
+
+class Merging(Section, frozen=True):
+    """What is merged besides all crystals. groups : pattern of FILE//EVENT of each, by name."""
+
+    groups: dict[str, str] = {}
+    independent_halves: bool = False
+
+
+class Start(Section, frozen=True):
+    """Where crystals begin: the frames.h5 of an earlier job; refined from there, or not."""
+
+    frames: str | None = None
+    refine: bool = True
 
 
 class Solver(Section, frozen=True):
@@ -82,4 +115,5 @@ class Output(Section, frozen=True):
     overwrite: bool = False
     resume: bool = False
     checkpoint_interval_s: NotNegative = 5.0
+    unmerged: bool = False
     n_shells: Annotated[int, Meta(ge=1, le=100)] = 10

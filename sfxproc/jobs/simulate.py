@@ -95,15 +95,17 @@ def simulated_inputs(
     settings: StillsSettings | None, inputs: Input, checkpoint: JobCheckpoint, log: Log
 ) -> Input:
     """The inputs as they are, or those simulated into the job's folder if there are settings for
-    it; a job that goes on keeps those that it has."""
+    it, with their truth beside them; a job that goes on keeps those that it has."""
     if settings is None:
         return inputs
     out = checkpoint.folder / "simulated.h5"
     if checkpoint.comm.rank == 0:
         checkpoint.begin()
         if checkpoint.resumed and out.exists() and truth_path(out).exists():
-            log(f"the input was simulated before: '{out}'")
+            log(f"the input was simulated before: '{out}', its truth '{truth_path(out)}'")
         else:
             log(simulate(out, settings, None, True, log))
+        merged = checkpoint.folder / "merged.mtz"
+        log(f"`sfxproc compare {merged} --truth {truth_path(out)}` will score the result")
     checkpoint.comm.barrier()
     return msgspec.structs.replace(inputs, paths=[str(out)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,61 +10,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Merged, Reason, ReferenceSet, Status
+from sfxproc.data import Reason, ReferenceSet, Status
 from sfxproc.errors import Stopped, UserError
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.jobs import pieces
 from sfxproc.jobs import scale_report as report
 from sfxproc.jobs import scale_steps as steps
+from sfxproc.jobs.begun import begun_at, earlier
 from sfxproc.jobs.block_tasks import Work
-from sfxproc.jobs.checkpoints import JobCheckpoint
-from sfxproc.jobs.reading import Dataset, read_dataset
+from sfxproc.jobs.conclusion import concluded
+from sfxproc.jobs.rejection import Judging, refined_without_bad
 from sfxproc.jobs.scale_blocks import BlockScaling
-from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.jobs.scale_job import Scaled, ScaleJob, read_all, with_fixed
 from sfxproc.jobs.scale_reference import reference_scales, require_overlap
 from sfxproc.jobs.selection import Inventory
-from sfxproc.jobs.settings import Input
 from sfxproc.jobs.stages import Found, Stages
-from sfxproc.lsq import Engine, Result
+from sfxproc.lsq import Engine
 from sfxproc.merging.halves import half_of
 from sfxproc.merging.merge import merge
-from sfxproc.models.scale import ErrorModel
-from sfxproc.models.scale_merge import merge_sums
-from sfxproc.models.scale_start import ScaleProblem, scale_problem
+from sfxproc.models.scale_start import scale_problem
 from sfxproc.parallel.chunks import ChunkSums
-from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.report.log import Log
 
 THIN = 2.0  # observations a reflection in a block
 READING = "reading"  # folder of shards and pieces, in the checkpoint
-
-
-@dataclass(frozen=True, eq=False)
-class ScaleJob:
-    """A scaling job under way. threads : of this rank."""
-
-    config: ScaleConfig
-    comm: Comm
-    log: Log
-    checkpoint: JobCheckpoint
-    inputs: Input
-    reference: ReferenceSet | None
-    threads: int
-
-
-@dataclass(frozen=True, eq=False)
-class Scaled:
-    """What scaling has to tell. frames : columns of frames.h5 by name; solver : plain numbers and
-    text; scale_variance_error : relative, of what uncertain scales add to variances, NaN where
-    not known."""
-
-    data: Inventory
-    merged: Merged
-    frames: Mapping[str, NDArray[Any]]
-    solver: Mapping[str, Any]
-    errors: ErrorModel
-    scale_variance_error: float
 
 
 def scale_globally(job: ScaleJob) -> Scaled:
@@ -77,44 +47,16 @@ def scale_globally(job: ScaleJob) -> Scaled:
         steps.scale_settings(config),
     )  # fmt: skip
     data, n_overlaps = with_fixed(job, data, problem)
-    result = steps.solve(engine, problem.model, problem.start, config, job.checkpoint, job.log)
-    return merged_of(job, data, n_overlaps, engine, result)
-
-
-def read_all(job: ScaleJob, columns: frozenset[str], oriented: bool = False) -> Dataset:
-    """Read the inputs, each rank its share, and tell what there is."""
-    config, comm, log = job.config, job.comm, job.log
-    data = read_dataset(job.inputs, config.symmetry, config.selection, columns, comm, log, oriented)
-    report.tell_data(data, log)
-    if job.reference is not None:
-        require_overlap(data, job.reference, config.symmetry)
-    return data
-
-
-def with_fixed(
-    job: ScaleJob, data: Dataset, problem: ScaleProblem
-) -> tuple[Dataset, NDArray[np.int64]]:
-    """The data with the crystals marked that keep their start values; overlaps of all crystals."""
-    own = problem.reasons, problem.n_overlaps
-    reasons, n_overlaps = (job.comm.allgather_rows(a) for a in own)
-    return steps.with_fixed(data, reasons, n_overlaps, problem.set_sizes, job.log), n_overlaps
-
-
-def merged_of(
-    job: ScaleJob, data: Dataset, n_overlaps: NDArray[np.int64], engine: Engine, result: Result
-) -> Scaled:
-    """The end of a global job: gauge, uncertainties, merging, columns of frames.h5."""
-    config = job.config
-    solution = steps.in_gauge(engine, result, data, job.reference, config)
-    sums, crystal_cc = merge_sums(
-        solution.model, solution.point, steps.loss_of(config), steps.own_halves(data)
-    )
-    merged = merge(data.reflections, sums, solution.covariance.from_local)
-    own = solution.point.local, solution.local_sigma, crystal_cc
-    frames = report.frame_columns(data, n_overlaps, *(job.comm.allgather_rows(a) for a in own))
-    solver = {"method": config.solver.method, **result.as_dict()}
-    relative_error = solution.covariance.relative_error
-    return Scaled(data, merged, frames, solver, solution.model.errors, relative_error)
+    judging = Judging(job, data)
+    model, start = begun_at(
+        earlier(job, data, problem.model.layout.parameters), job, problem.model, problem.start,
+        judging,
+    )  # fmt: skip
+    n_rows = np.diff(problem.model.layout.start)
+    result = steps.solve(engine, model, start, config, job.checkpoint, job.log)
+    if config.start.refine:
+        result = refined_without_bad(job, engine, result, judging)
+    return concluded(job, judging, n_overlaps, engine, result, n_rows)
 
 
 def scale_in_blocks(job: ScaleJob) -> Scaled | None:
@@ -162,9 +104,8 @@ def scale_in_blocks(job: ScaleJob) -> Scaled | None:
     )
     merged = merge(data.reflections, sums, found["from_local"])
     of_crystals = blocks.state["local"], found["sigma"], found["cc"]
-    frames = report.frame_columns(
-        data, everything(n_overlaps), *(everything(a) for a in of_crystals)
-    )
+    local, sigma, crystal_cc = (everything(a) for a in of_crystals)
+    frames = report.frame_columns(data, everything(n_overlaps), local, sigma, crystal_cc)
     solver = {**blocks.as_dict(), "coordinating_s": stages.coordinating_s}
     return Scaled(data, merged, frames, solver, blocks.state.errors, np.nan)
 
@@ -209,7 +150,10 @@ def read_pieces(job: ScaleJob, stages: Stages) -> tuple[Inventory | None, pieces
     settings = config.parallel
     files = tuple(list_inputs(job.inputs.paths, job.inputs.exclude, Path.cwd()))
     folder = job.checkpoint.store.folder / READING
-    reading = pieces.Reading(files, steps.columns_wanted(config), job.inputs.strict, folder)
+    reading = pieces.Reading(
+        files, steps.columns_wanted(config), job.inputs.strict, folder,
+        corrections=config.corrections,
+    )
     if comm.rank == 0:
         pieces.make_folders(folder)
     comm.barrier()

@@ -8,7 +8,7 @@ and the other ranks wait and then only read.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from sfxproc.data import Observations, Reflections
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
 from sfxproc.lsq.rounds import refit_local
 from sfxproc.lsq.sampled import sampled
+from sfxproc.models.agreement import agreement_of
 from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
@@ -24,9 +25,11 @@ from sfxproc.models.postrefine import (
     extended,
     postrefine_model,
 )
+from sfxproc.models.postrefine_passes import unlikeliness
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_merge import merge_sums
 from sfxproc.models.scale_start import ScaleSettings, scale_problem
+from sfxproc.models.scaled_rows import scaled_rows
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import Comm, SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality
@@ -35,19 +38,26 @@ from sfxproc.symmetry import possible, reflections, s_squared, space_group, uniq
 N_CRYSTALS, N_HKL = 16, 60
 
 
-def compile_once(comm: Comm, partiality: str | None = None) -> None:
-    """Have the kernels of a job compiled by rank 0, if there are others to wait for it.
+@dataclass(frozen=True)
+class Kernels:
+    """What postrefinement is to be compiled for: names of partiality models, strains of a cell,
+    whether wavelengths are refined."""
 
-    partiality : the model of a job that postrefines.
-    """
+    partialities: tuple[str, ...]
+    n_strains: int = 0
+    waves: bool = False
+
+
+def compile_once(comm: Comm, kernels: Kernels | None = None) -> None:
+    """Have the kernels of a job compiled by rank 0, if there are others to wait for it."""
     if comm.size == 1:
         return
     if comm.rank == 0:
-        solve_tiny(partiality)
+        solve_tiny(kernels)
     comm.barrier()
 
 
-def solve_tiny(partiality: str | None = None) -> None:
+def solve_tiny(kernels: Kernels | None = None) -> None:
     """Scale, postrefine if wanted, and merge a few made-up observations with all that a job may
     use."""
     group, cell = space_group("P 1"), np.array([20.0, 20.0, 20.0, 90.0, 90.0, 90.0])
@@ -76,12 +86,12 @@ def solve_tiny(partiality: str | None = None) -> None:
     )
     assert isinstance(result.model, ScaleModel)
     finish_tiny(engine, result.model, result.point, loss)
-    if partiality is not None:
-        shape = PARTIALITIES[partiality]
-        start = extended(result.point, np.full(N_CRYSTALS, 0.1))
-        finish_tiny(
-            engine, *postrefine_tiny(engine, result.model, start, observations, shape), loss
+    kernels = kernels or Kernels(())
+    for name in kernels.partialities:
+        moved = postrefine_tiny(
+            engine, result.model, result.point, observations, PARTIALITIES[name], kernels
         )
+        finish_tiny(engine, *moved, loss)
 
 
 def finish_tiny(
@@ -93,24 +103,33 @@ def finish_tiny(
     Engine(engine.sums, storage=np.float64).linearise(model, point, loss)
     lin = engine.linearise(model, point, loss)
     sampled(engine, model, point, lin, loss, np.zeros(n_shared, dtype=np.int32), samples=2)
-    merge_sums(model.at(point), point, loss, np.zeros(N_CRYSTALS, dtype=np.int8))
+    scale, half = model.at(point), np.zeros(N_CRYSTALS, dtype=np.int8)
+    merge_sums(scale, point, loss, half)
+    agreement_of(scale, point, loss, half)
+    scaled_rows(scale, point, loss, half == 0)
+    likely = replace(scale.errors, likelihood=True, refits=1)
+    scale.with_errors(likely).refreshed(point)
 
 
 def postrefine_tiny(
-    engine: Engine, scale: ScaleModel, start: Point, observations: Observations, shape: Partiality
-) -> tuple[PostrefineModel, Point]:
+    engine: Engine, scale: ScaleModel, point: Point, observations: Observations, shape: Partiality,
+    kernels: Kernels,
+) -> tuple[PostrefineModel, Point]:  # fmt: skip
     """A few steps with partialities."""
     n = N_CRYSTALS
     beam = np.tile([0.0, 0.0, 1.0], (n, 1))
     geometry = Geometry(
         np.ascontiguousarray(observations.hkl, dtype=np.int16),
         np.tile(0.05 * np.eye(3), (n, 1, 1)), beam, axes_of(beam), np.ones(n), np.zeros(n),
-        np.zeros(n),
+        np.zeros(n), np.tile(np.eye(3), (kernels.n_strains, 1, 1)),
+        np.zeros((n, kernels.n_strains)), kernels.waves,
     )  # fmt: skip
+    start = extended(point, np.full(n, 0.1), geometry)
     model = postrefine_model(scale, geometry, shape, start, PostrefineSettings())
     model = model.with_errors(replace(model.errors, refits=2))
     result = LevenbergMarquardt(max_iterations=2).solve(engine, model, start)
     assert isinstance(result.model, PostrefineModel)
+    unlikeliness(result.model, result.point, Loss())
     return result.model, result.point
 
 

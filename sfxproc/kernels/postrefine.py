@@ -1,14 +1,19 @@
-"""Partialities of stills from the orientation and size of each crystal, with derivatives.
+"""Partialities of stills from orientation, size, cell and wavelength of each crystal.
 
-    q = R(θ) A₀ h,  θ = θ₁ e₁ + θ₂ e₂       a rotation about axes normal to the beam ŝ
+    q = R(θ) A₀ (1 + Σⱼ eⱼ Tⱼ) h,  θ = θ₁ e₁ + θ₂ e₂   a rotation about axes normal to the beam ŝ
     z = q·ŝ,  n = |q + kŝ| = √(q² + k² + 2kz),  r = n − k            excitation error
     R = r₀ + m |q|,  w = β k |(k + z)/n − 1|                  size; spread of r by bandwidth β
+    k = k₀ exp(κ)                                              wavenumber
     P = f(r, R, w), times r₀/R where the model says so
 
-A rotation leaves |q|, and so R, alone and moves z by ∂z/∂θⱼ = (q × ŝ)·J(θ) eⱼ, J the left
-Jacobian of the rotation group (J = 1 at θ = 0), hence
+Tⱼ are strains that leave the cell within its crystal system. A change dq of q means
 
-    ∂r/∂z = k/n    ∂w/∂z = ∓β k (1/n − (k + z) k/n³)
+    dn = dr = (q + kŝ)·dq/n,  dz = ŝ·dq,  dw = ±β k (dz − dn (k + z)/n)/n,  dR = m q·dq/|q|
+
+A rotation leaves |q| alone: dq = (J(θ) eⱼ) × q, J the left Jacobian of the rotation group (J = 1 at
+θ = 0); a strain has dq = R A₀ Tⱼ h. The wavenumber moves n too: with dk = k,
+
+    dn = (k + z)/n k,  dr = dn − k,  dw = w ± β k (k − dn (k + z)/n)/n
 
 A rotation about the beam changes nothing. Units Å⁻¹ and rad.
 """
@@ -23,7 +28,7 @@ import numpy as np
 from numba import njit, types
 
 LN_G, B, THETA_1, THETA_2, LN_SIZE = range(5)
-N_LOCAL = 5
+N_LOCAL = 5  # and then strains and κ, as many as there are
 _FOUR: Any = types.Tuple([types.float64] * 4)  # type: ignore[no-untyped-call]
 PROFILE_TYPE: Any = types.FunctionType(_FOUR(types.float64, types.float64, types.float64))
 """A compiled profile(r, R, w) -> (P, ∂P/∂r, ∂P/∂R, ∂P/∂w) as an argument of loops."""
@@ -72,7 +77,7 @@ def partiality_kernel() -> Callable[..., Any]:
     signature = types.void(
         PROFILE_TYPE, types.boolean, types.int64[::1], types.int64, types.int64, f8[:, :],
         types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1], f8[::1], f8[::1], f8[::1],
-        f8[::1], f8[:, ::1],
+        f8[:, :, ::1], f8[::1], f8[:, ::1],
     )  # fmt: skip
     compiled: Callable[..., Any] = njit(signature, cache=True, nogil=True, error_model="numpy")(
         fill_partialities
@@ -81,40 +86,54 @@ def partiality_kernel() -> Callable[..., Any]:
 
 
 def fill_partialities(  # type: ignore[no-untyped-def]
-    profile, over_size, start, first, last, local, hkl, A, beam, axes, k_of, slope, bandwidth, P,
-    relative,
+    profile, over_size, start, first, last, local, hkl, A, beam, axes, k_of, slope, bandwidth,
+    strains, P, relative,
 ):  # fmt: skip
-    """P[i] of the rows of crystals first … last−1 and, unless it is empty, relative (rows, 3) =
-    ∂ ln P/∂(θ₁, θ₂, ln r₀), from the first crystal's first row on; 0 where P is 0.
+    """P[i] of the rows of crystals first … last−1 and, unless it is empty, relative (rows, 3 +
+    n_strains + κ) = ∂ ln P/∂(θ₁, θ₂, ln r₀, e, κ), from the first crystal's first row on; 0 where
+    P is 0.
 
-    profile : of PROFILE_TYPE; over_size : whether P is multiplied by r₀/R. local : (n, 5). hkl :
-    (rows, 3). A : (n, 3, 3). beam : (n, 3). axes : (n, 2, 3). k_of, slope (m), bandwidth : (n,).
+    profile : of PROFILE_TYPE; over_size : whether P is multiplied by r₀/R. local : (n, 5 +
+    n_strains), or one more for κ. hkl : (rows, 3). A : (n, 3, 3). beam : (n, 3). axes : (n, 2, 3).
+    k_of, slope (m), bandwidth : (n,). strains : (n_strains, 3, 3) T.
     """
     origin = start[first]
+    n_strains = len(strains)
+    at_wave = N_LOCAL + n_strains
+    waves = local.shape[1] > at_wave
     turn, M, about = np.empty((3, 3)), np.empty((3, 3)), np.empty((2, 3))
+    along, deformed = np.empty((n_strains, 3, 3)), np.empty((3, 3))
     wanted = relative.size > 0
     for m in range(first, last):
         rotation_of(local[m, THETA_1], local[m, THETA_2], axes[m], turn, about)
-        for i in range(3):
-            for j in range(3):
-                M[i, j] = (
-                    turn[i, 0] * A[m, 0, j] + turn[i, 1] * A[m, 1, j] + turn[i, 2] * A[m, 2, j]
-                )
-        s, k = beam[m], k_of[m]
+        product(turn, A[m], M)
+        for s in range(n_strains):
+            product(M, strains[s], along[s])
+        deformed[:] = M
+        for s in range(n_strains):
+            for i in range(3):
+                for j in range(3):
+                    deformed[i, j] += local[m, N_LOCAL + s] * along[s, i, j]
+        s0, s1, s2 = beam[m, 0], beam[m, 1], beam[m, 2]
+        k = k_of[m]
+        if waves:
+            k *= np.exp(local[m, at_wave])
         r0 = np.exp(local[m, LN_SIZE])
         spread = bandwidth[m] * k
         for i in range(start[m], start[m + 1]):
             h0, h1, h2 = float(hkl[i, 0]), float(hkl[i, 1]), float(hkl[i, 2])
-            x = M[0, 0] * h0 + M[0, 1] * h1 + M[0, 2] * h2
-            y = M[1, 0] * h0 + M[1, 1] * h1 + M[1, 2] * h2
-            t = M[2, 0] * h0 + M[2, 1] * h1 + M[2, 2] * h2
+            x = deformed[0, 0] * h0 + deformed[0, 1] * h1 + deformed[0, 2] * h2
+            y = deformed[1, 0] * h0 + deformed[1, 1] * h1 + deformed[1, 2] * h2
+            t = deformed[2, 0] * h0 + deformed[2, 1] * h1 + deformed[2, 2] * h2
             q2 = x * x + y * y + t * t
-            z = x * s[0] + y * s[1] + t * s[2]
+            z = x * s0 + y * s1 + t * s2
             n = np.sqrt(q2 + k * k + 2.0 * k * z)
             # n − k without cancellation
             r = (q2 + 2.0 * k * z) / (n + k)
-            R = r0 + slope[m] * np.sqrt(q2)
-            off = (k + z) / n - 1.0
+            q = np.sqrt(q2)
+            R = r0 + slope[m] * q
+            cosine = (k + z) / n
+            off = cosine - 1.0
             w = spread * abs(off)
             p, by_r, by_R, by_w = profile(r, R, w)
             amplitude = r0 / R if over_size else 1.0
@@ -123,24 +142,47 @@ def fill_partialities(  # type: ignore[no-untyped-def]
                 continue
             j = i - origin
             if p <= 0.0:
-                relative[j, 0] = relative[j, 1] = relative[j, 2] = 0.0
+                for a in range(relative.shape[1]):
+                    relative[j, a] = 0.0
                 continue
-            w_z = spread * (1.0 / n - (k + z) * k / (n * n * n))
-            if off < 0.0:
-                w_z = -w_z
-            by_z = (by_r * k / n + by_w * w_z) / p
+            per_z = spread / n if off >= 0.0 else -spread / n
+            # ln P by z at constant |q|, and by q·dq beyond that
+            by_z = (by_r * k / n + by_w * per_z * (1.0 - cosine * k / n)) / p
             # q × ŝ
-            c0, c1, c2 = y * s[2] - t * s[1], t * s[0] - x * s[2], x * s[1] - y * s[0]
+            c0, c1, c2 = y * s2 - t * s1, t * s0 - x * s2, x * s1 - y * s0
             for a in range(2):
                 relative[j, a] = by_z * (c0 * about[a, 0] + c1 * about[a, 1] + c2 * about[a, 2])
             relative[j, 2] = r0 * by_R / p
             if over_size:
                 relative[j, 2] += 1.0 - r0 / R
+            if n_strains > 0:
+                by_qq = (by_r - by_w * per_z * cosine) / (n * p)
+                if slope[m] > 0.0:
+                    by_qq += (by_R / p - (1.0 / R if over_size else 0.0)) * slope[m] / q
+                g0, g1, g2 = by_qq * x + by_z * s0, by_qq * y + by_z * s1, by_qq * t + by_z * s2
+                for s in range(n_strains):
+                    T = along[s]
+                    relative[j, 3 + s] = (
+                        g0 * (T[0, 0] * h0 + T[0, 1] * h1 + T[0, 2] * h2)
+                        + g1 * (T[1, 0] * h0 + T[1, 1] * h1 + T[1, 2] * h2)
+                        + g2 * (T[2, 0] * h0 + T[2, 1] * h1 + T[2, 2] * h2)
+                    )
+            if waves:
+                by_k = by_r * k * off + by_w * (w + per_z * k * (1.0 - cosine * cosine))
+                relative[j, 3 + n_strains] = by_k / p
+
+
+@njit(cache=True, nogil=True, inline="always")
+def product(a, b, out):  # type: ignore[no-untyped-def]
+    """out = a b, all (3, 3)."""
+    for i in range(3):
+        for j in range(3):
+            out[i, j] = a[i, 0] * b[0, j] + a[i, 1] * b[1, j] + a[i, 2] * b[2, j]
 
 
 @njit(cache=True, nogil=True)
 def extend_rows(a, relative):  # type: ignore[no-untyped-def]
-    """a[:, 2:] = ∂r/∂(θ₁, θ₂, ln r₀) from a[:, 0] = ∂r/∂ ln G, which is ∂r/∂ ln P too."""
+    """a[:, 2:] = ∂r/∂(θ₁, θ₂, ln r₀, …) from a[:, 0] = ∂r/∂ ln G, which is ∂r/∂ ln P too."""
     for i in range(len(a)):
         for j in range(relative.shape[1]):
             a[i, 2 + j] = a[i, LN_G] * relative[i, j]

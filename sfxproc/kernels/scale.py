@@ -197,32 +197,6 @@ def deviances(  # type: ignore[no-untyped-def]
         deviance_residuals(observed[i : i + n], y, background[i : i + n], gain, c2, d[j : j + n])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def chi2_of_scatter(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, cap
-):
-    """Σ z and Σ ∂z/∂c² with z = (I_obs − y)²/σ², over the observations with z ≤ cap[h] (the
-    others count as cap[h])."""
-    chi2 = 0.0
-    slope = 0.0
-    n = longest(start, first, last)
-    work, y_all = np.empty((2, n)), np.empty(n)
-    for m in range(first, last):
-        i, n = start[m], start[m + 1] - start[m]
-        h, y = shared[i : i + n], y_all[:n]
-        scale_factors(local[m, 0], local[m, 1], s2, P[i : i + n], h, y, work)
-        for k in range(n):
-            y[k] *= I[h[k]]
-            v = variance_of(y[k], background[i + k], gain, c2)
-            z = (observed[i + k] - y[k]) ** 2 / v
-            if z <= cap[h[k]]:
-                chi2 += z
-                slope -= z * max(y[k], 0.0) ** 2 / v
-            else:
-                chi2 += cap[h[k]]
-    return chi2, slope
-
-
 @njit(cache=True, nogil=True)
 def crystal_ratios(start, shared, first, last, observed, P, expected, out):  # type: ignore[no-untyped-def]
     """out[m] = Σ I_obs / Σ P·expected[h] of each crystal, a start value of G; NaN if not > 0."""

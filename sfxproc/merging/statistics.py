@@ -9,9 +9,15 @@ all of them, and I_i its n scaled observations:
     R_merge Σ_h Σ_i |I_i − ⟨I⟩| / Σ_h Σ_i I_i over n ≥ 2
     R_meas  Σ_h √(n/(n−1)) Σ_i |I_i − ⟨I⟩| / Σ_h Σ_i I_i over n ≥ 2
             (Diederichs & Karplus 1997, Nat. Struct. Biol. 4, 269)
-    CC_anom correlation of I₁(+) − I₁(−) and I₂(+) − I₂(−)
+    CC_anom correlation of Δ₁ = I₁(+) − I₁(−) and Δ₂ = I₂(+) − I₂(−)
+    RCR     √(Σ (Δ₁ + Δ₂)² / Σ (Δ₁ − Δ₂)²), the r.m.s. correlation ratio (Evans 2006, Acta Cryst.
+            D62, 72): 1 without an anomalous signal
+    signal  ⟨|ΔI|⟩ / ⟨σ(ΔI)⟩ with ΔI = I(+) − I(−): √(2/π) ≈ 0.8 without an anomalous signal
 
-All but R_merge, R_meas and CC_anom are of the mean of Friedel mates; R_merge and R_meas are about
+The standard error of a correlation r of n pairs is (1 − r²)/√(n − 3) (Fisher 1921, Metron 1, 3);
+it is of normal variates, and rather too small for the skew distribution of intensities. That of
+CC* follows by its derivative. All but R_merge, R_meas and the last three are of the mean of Friedel
+mates; R_merge and R_meas are about
 the mean of each mate where mates are kept apart. Overall values are over all reflections at once,
 not averages of the shells. What cannot be computed is None. Fractions are fractions (0.05, not
 5 %), resolutions are in Å.
@@ -27,10 +33,9 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Floats, Ints, Mask, Merged, Reflections, packed_hkl
 from sfxproc.merging.compare import Agreement, compare_sets, pearson
+from sfxproc.merging.resolution import CC_HALF_LIMIT, fit_cc_half, resolution_estimate
 from sfxproc.merging.shells import assign, d_of, s2_of, shell_edges
-
-CC_HALF_LIMIT = 0.3
-"""The resolution estimate is where CC½ falls below this."""
+from sfxproc.merging.wilson import intensity_shells, second_moment, wilson_line
 
 
 def statistics(
@@ -51,10 +56,12 @@ def statistics(
 
     `overall` and each of `shells` (equal volume, low resolution first) hold d_max_A, d_min_A,
     n_unique, n_possible, completeness, n_observations, multiplicity, mean_i_over_sigma, cc_half,
-    cc_star, r_split, r_merge, r_meas, cc_reference, r_reference; with Friedel mates apart also
-    n_bijvoet_pairs, cc_anom. Beside them: n_crystals, anomalous, d_cc_half_A (see
-    `resolution_estimate`), and reference_k, reference_B_A2, the scale and B that bring the
-    reference onto the data. Raises ValueError where possible is empty.
+    cc_star, r_split, r_merge, r_meas, cc_reference, r_reference, sigma_cc_half and sigma_cc_star;
+    with Friedel mates apart also n_bijvoet_pairs, cc_anom, sigma_cc_anom, rcr_anom and
+    anomalous_signal. Beside them: n_crystals, anomalous, d_cc_half_A (see `resolution_estimate`),
+    resolution.cc_half_fit (`fit_cc_half`; s0 and r in Å⁻²), wilson (`wilson_line` and the shells
+    of `intensity_shells`), second_moment, and reference_k, reference_B_A2, the scale and B that
+    bring the reference onto the data. Raises ValueError where possible is empty.
     """
     anomalous = bool(np.any(possible.friedel) or np.any(merged.reflections.friedel))
     possible_s2 = possible.s2[np.unique(packed_hkl(possible.hkl), return_index=True)[1]]
@@ -99,6 +106,8 @@ def statistics(
         "n_crystals": n_crystals,
         "anomalous": anomalous,
         "d_cc_half_A": resolution_estimate(rows),
+        "resolution": {"cc_half_fit": _cc_half_fit(rows)},
+        **_wilson(mean.reflections.take(shells["mean"] >= 0)),
         "reference_k": scale.k if scale else None,
         "reference_B_A2": scale.B_A2 if scale else None,
         "overall": row(None),
@@ -161,28 +170,6 @@ def bijvoet_rows(reflections: Reflections) -> tuple[NDArray[np.intp], NDArray[np
     return plus[i], minus[j]
 
 
-def resolution_estimate(shells: list[dict[str, Any]]) -> float | None:
-    """Resolution in Å where CC½ falls below 0.3, from the rows of `statistics`.
-
-    Going outward from the first shell with CC½ ≥ 0.3, the last before one without: the limit
-    lies on the straight line in s² from its middle to the middle of the next one, or at its edge
-    where the next one has no CC½. The edge of the data where no shell fails, None where all do.
-    """
-    good = [(row["cc_half"] or 0.0) >= CC_HALF_LIMIT for row in shells]
-    if not any(good):
-        return None
-    first = good.index(True)
-    end = good.index(False, first) if False in good[first:] else len(shells)
-    last, beyond = shells[end - 1], shells[end : end + 1]
-    if not beyond or beyond[0]["cc_half"] is None:
-        return float(last["d_min_A"])
-    (s_in, cc_in), (s_out, cc_out) = (
-        (float(s2_of(row["d_max_A"], row["d_min_A"]).mean()), row["cc_half"])
-        for row in (last, beyond[0])
-    )
-    return d_of(s_in + (s_out - s_in) * (cc_in - CC_HALF_LIMIT) / (cc_in - cc_out))
-
-
 def summary_sentence(statistics: dict[str, Any]) -> str:
     """One sentence on how good the data are, and how far they reach."""
     overall, last = statistics["overall"], statistics["shells"][-1]
@@ -197,13 +184,19 @@ def summary_sentence(statistics: dict[str, Any]) -> str:
         f"CC½ {_number(overall['cc_half'], 3)} ({_number(last['cc_half'], 2)} in the last shell)",
         f"R_split {_percent(overall['r_split'])}",
     ]
-    limit = statistics["d_cc_half_A"]
+    B, sigma_B = (statistics["wilson"][key] for key in ("B_A2", "sigma_B_A2"))
+    if B is not None:
+        parts.append(f"Wilson B {B:.1f} ± {sigma_B:.1f} Å²")
+    fitted = statistics["resolution"]["cc_half_fit"]
+    limit, error = statistics["d_cc_half_A"], ""
+    if limit is not None and fitted["d_0p3_A"] is not None:
+        limit, error = fitted["d_0p3_A"], f" ± {fitted['sigma_A']:.2f}"
     if overall["cc_half"] is None:
         end = "; too few reflections are in both half sets to say how good they are."
     elif limit is None:
         end = f"; CC½ is below {CC_HALF_LIMIT} in every shell, so these data carry little signal."
     elif limit > last["d_min_A"]:
-        end = f"; CC½ falls below {CC_HALF_LIMIT} at about {limit:.2f} Å."
+        end = f"; CC½ falls below {CC_HALF_LIMIT} at about {limit:.2f}{error} Å."
     else:
         end = "."
     return f"{head}: {', '.join(parts)}{end}"
@@ -250,9 +243,15 @@ def _half_sets(mean: Merged, inside: Mask) -> dict[str, Any]:
     both = inside & (mean.half_n > 0).all(axis=0) & np.isfinite(mean.half_intensity).all(axis=0)
     one, two = mean.half_intensity[:, both]
     cc_half = pearson(one, two)
+    sigma = correlation_error(cc_half, len(one))
+    star = cc_star(cc_half)
+    # dCC*/dCC½ = 1 / (CC* (1 + CC½)²)
+    slope = 1.0 / (star * (1.0 + cc_half) ** 2) if star and cc_half else None
     return {
         "cc_half": cc_half,
-        "cc_star": cc_star(cc_half),
+        "sigma_cc_half": sigma,
+        "cc_star": star,
+        "sigma_cc_star": sigma * slope if sigma is not None and slope else None,
         "r_split": _ratio(float(np.abs(one - two).sum()), np.sqrt(0.5) * float((one + two).sum())),
     }
 
@@ -262,6 +261,44 @@ def cc_star(cc_half: float | None) -> float | None:
     if cc_half is None or cc_half < 0:
         return None
     return float(np.sqrt(2 * cc_half / (1 + cc_half)))
+
+
+def correlation_error(cc: float | None, n: int) -> float | None:
+    """Standard error (1 − r²)/√(n − 3) of a correlation of n pairs; None with fewer than 4."""
+    return None if cc is None or n < 4 else (1.0 - cc**2) / float(np.sqrt(n - 3))
+
+
+def _cc_half_fit(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    curve = fit_cc_half(rows)
+    found = {c: curve.d_at(c) if curve else None for c in (CC_HALF_LIMIT, 0.143)}
+    (d, sigma), (further, sigma_further) = (f or (None, None) for f in found.values())
+    return {
+        "d_0p3_A": d,
+        "sigma_A": sigma,
+        "d_0p143_A": further,
+        "sigma_0p143_A": sigma_further,
+        "s0": curve.s0 if curve else None,
+        "r": curve.r if curve else None,
+    }
+
+
+def _wilson(mean: Reflections) -> dict[str, Any]:
+    """`wilson` and `second_moment` of reflections whose Friedel mates are combined."""
+    shells = intensity_shells(mean)
+    line = wilson_line(shells)
+    return {
+        "wilson": {
+            "B_A2": line.B_A2 if line else None,
+            "sigma_B_A2": line.sigma_B_A2 if line else None,
+            "ln_k": line.ln_k if line else None,
+            "shells": [
+                {"s2": float(s2), "ln_mean_intensity": float(np.log(m)) if m > 0 else None,
+                 "n": int(n)}
+                for s2, m, n in zip(shells.s2, shells.mean, shells.n, strict=True)
+            ],
+        },
+        "second_moment": second_moment(mean, shells),
+    }  # fmt: skip
 
 
 def _spread(merged: Merged, inside: Mask) -> dict[str, Any]:
@@ -282,11 +319,21 @@ def _against(agreement: Agreement | None) -> dict[str, Any]:
 
 
 def _anomalous(merged: Merged, plus: Ints, minus: Ints) -> dict[str, Any]:
-    _, _, n = _measured_columns(merged.reflections)
+    intensity, sigma, n = _measured_columns(merged.reflections)
     difference = merged.half_intensity[:, plus] - merged.half_intensity[:, minus]
     in_both = ((merged.half_n[:, plus] > 0) & (merged.half_n[:, minus] > 0)).all(axis=0)
     in_both &= np.isfinite(difference).all(axis=0)
+    one, two = difference[:, in_both]
+    cc_anom = pearson(one, two)
+    across = float(np.sum((one - two) ** 2))
+    whole = np.abs(intensity[plus] - intensity[minus])
+    error = np.hypot(sigma[plus], sigma[minus])
+    known = np.isfinite(whole) & np.isfinite(error)
     return {
         "n_bijvoet_pairs": int(((n[plus] > 0) & (n[minus] > 0)).sum()),
-        "cc_anom": pearson(difference[0, in_both], difference[1, in_both]),
-    }
+        "cc_anom": cc_anom,
+        "sigma_cc_anom": correlation_error(cc_anom, len(one)),
+        "rcr_anom": None if cc_anom is None or not across > 0
+        else float(np.sqrt(np.sum((one + two) ** 2) / across)),
+        "anomalous_signal": _ratio(float(whole[known].sum()), float(error[known].sum())),
+    }  # fmt: skip

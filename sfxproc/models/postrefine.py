@@ -2,15 +2,16 @@
 
     yᵢ = P(r_h(θ_m), R_m) · G_m · exp(−2 B_m s_h²) · I_h      (kernels.postrefine has P)
 
-Local parameters: ln G, B (Å²), θ₁, θ₂ (rad, about axes normal to the beam), ln r₀ (r₀ in Å⁻¹). It
-is the scaling model with partialities that move: variances, gauge and error model are those of
-`models.scale`. Gaussian priors hold what the data do not tell: θ to the recorded orientation, ln r₀
-to its start.
+Local parameters: ln G, B (Å²), θ₁, θ₂ (rad, about axes normal to the beam), ln r₀ (r₀ in Å⁻¹) and,
+if wanted, strains of the cell (models.cell_strains) and κ, the logarithm of the wavenumber over the
+recorded one. It is the scaling model with partialities that move: variances, gauge and error model
+are those of `models.scale`. Gaussian priors hold what the data do not tell: θ and κ to what was
+recorded, ln r₀ to its start, cells to their mean.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +29,8 @@ from sfxproc.kernels.postrefine import (
 )
 from sfxproc.lsq import Engine, Layout, Loss, Point
 from sfxproc.lsq.rounds import local_objectives, refit_local
-from sfxproc.models.scale import LN_G, B, ErrorModel, ScaleModel
+from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.scale import LN_G, B, ScaleModel
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import Partiality
@@ -49,6 +51,9 @@ class Geometry:
     hkl : (n_rows, 3) int16. A : (n, 3, 3) Å⁻¹ as recorded. beam : (n, 3) unit vectors. axes :
     (n, 2, 3) unit vectors normal to the beam and to each other. wavenumber : (n,) 1/λ, Å⁻¹. slope :
     (n,) growth of the size with |q|. bandwidth : (n,) σ of λ over λ.
+
+    Cells are refined if there are deformations : (k, 3, 3), T of models.cell_strains; then strain :
+    (n, k), c there, of the recorded cells. waves : whether wavelengths are.
     """
 
     hkl: NDArray[np.int16]
@@ -58,6 +63,35 @@ class Geometry:
     wavenumber: F8
     slope: F8
     bandwidth: F8
+    deformations: F8 = field(default_factory=lambda: np.empty((0, 3, 3)))
+    strain: F8 | None = None
+    waves: bool = False
+
+    @property
+    def n_strains(self) -> int:
+        """How many strains a cell has."""
+        return len(self.deformations)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of a crystal's parameters."""
+        strains = tuple(f"strain_{j + 1}" for j in range(self.n_strains))
+        return (*PARAMETERS, *strains, *(("ln_wavenumber",) if self.waves else ()))
+
+    @property
+    def arrays(self) -> tuple[F8, ...]:
+        """What the kernel takes after hkl."""
+        return (
+            self.A, self.beam, self.axes, self.wavenumber, self.slope, self.bandwidth,
+            self.deformations,
+        )  # fmt: skip
+
+    def of(self, crystals: NDArray[np.int64], rows: NDArray[np.int64]) -> Geometry:
+        """Of some crystals and their observations."""
+        own = ("A", "beam", "axes", "wavenumber", "slope", "bandwidth")
+        strain = None if self.strain is None else self.strain[crystals]
+        taken = {name: getattr(self, name)[crystals] for name in own}
+        return replace(self, hkl=self.hkl[rows], strain=strain, **taken)
 
 
 def axes_of(beam: F8) -> F8:
@@ -96,13 +130,13 @@ class PostrefineModel:
         model = self.partiality
         partiality_kernel()(
             model.profile, model.amplitude == "r0/R",
-            self.layout.start, first, last, point.local, g.hkl, g.A, g.beam, g.axes,
-            g.wavenumber, g.slope, g.bandwidth, self.scale.partiality, relative,
+            self.layout.start, first, last, point.local, g.hkl, *g.arrays, self.scale.partiality,
+            relative,
         )  # fmt: skip
 
     def rows(self, point: Point, first: int, last: int, r: F8, d: F8, a: F8, c: F8) -> None:
         """Residuals, deviance residuals and Jacobian of crystals first … last−1."""
-        relative = np.empty((len(r), N_LOCAL - 2))
+        relative = np.empty((len(r), point.local.shape[1] - 2))
         self._fill(point, first, last, relative)
         self.scale.rows(point, first, last, r, d, a, c)
         extend_rows(a, relative)
@@ -126,6 +160,16 @@ class PostrefineModel:
         """The model with another error model."""
         return replace(self, scale=self.scale.with_errors(errors))
 
+    def without(self, crystals: NDArray[np.bool_]) -> Self:
+        """The model whose own crystals (n,) marked here have no observations."""
+        kept = ~np.repeat(crystals, np.diff(self.layout.start))
+        geometry = replace(self.geometry, hkl=self.geometry.hkl[kept])
+        return replace(self, scale=self.scale.without(crystals), geometry=geometry)
+
+    def held(self) -> Self:
+        """The model whose crystals keep their parameters."""
+        return replace(self, scale=self.scale.held())
+
     def at(self, point: Point) -> ScaleModel:
         """The scaling model with the partialities of a point."""
         bounds = self.layout.chunk
@@ -141,7 +185,7 @@ class PostrefineModel:
         return self.scale.centred(point)
 
 
-_NOT_WANTED = np.empty((0, N_LOCAL - 2))
+_NOT_WANTED = np.empty((0, 3))
 
 
 def partialities(model: Partiality, crystal: NDArray[Any], geometry: Geometry, size: F8) -> F8:
@@ -149,32 +193,38 @@ def partialities(model: Partiality, crystal: NDArray[Any], geometry: Geometry, s
     r₀ in Å⁻¹."""
     n = len(size)
     start = np.searchsorted(crystal, np.arange(n + 1)).astype(np.int64)
-    local = np.zeros((n, N_LOCAL))
+    local = np.zeros((n, len(geometry.parameters)))
     local[:, LN_SIZE] = np.log(size)
     P = np.empty(len(crystal))
-    g = geometry
     partiality_kernel()(
-        model.profile, model.amplitude == "r0/R",
-        start, 0, n, local, g.hkl, g.A, g.beam, g.axes, g.wavenumber, g.slope, g.bandwidth, P,
-        _NOT_WANTED,
+        model.profile, model.amplitude == "r0/R", start, 0, n, local, geometry.hkl,
+        *geometry.arrays, P, _NOT_WANTED,
     )  # fmt: skip
     return P
 
 
 def refined_A(geometry: Geometry, point: Point) -> F8:
-    """(n, 3, 3) A of the crystals, Å⁻¹, turned as refined."""
+    """(n, 3, 3) A of the crystals, Å⁻¹, turned and deformed as refined."""
     out = np.empty_like(geometry.A)
     turn, about = np.empty((3, 3)), np.empty((2, 3))
     for m, (A, axes) in enumerate(zip(geometry.A, geometry.axes, strict=True)):
         rotation_of(point.local[m, THETA_1], point.local[m, THETA_2], axes, turn, about)
-        out[m] = turn @ A
+        strains = point.local[m, N_LOCAL : N_LOCAL + geometry.n_strains]
+        out[m] = turn @ A @ (np.eye(3) + np.tensordot(strains, geometry.deformations, 1))
     return out
+
+
+def refined_wavelength(geometry: Geometry, point: Point) -> F8:
+    """(n,) wavelengths, Å."""
+    kappa = point.local[:, N_LOCAL + geometry.n_strains] if geometry.waves else 0.0
+    return np.asarray(np.exp(-kappa) / geometry.wavenumber)
 
 
 @dataclass(frozen=True)
 class PostrefineSettings:
-    """theta_prior_mrad, size_prior, scale_prior : σ of the priors on θ, ln r₀ and ln G.
-    orientation, size : whether they are refined.
+    """theta_prior_mrad, size_prior, scale_prior, cell_prior, wavelength_prior : σ of the priors on
+    θ, ln r₀, ln G, strains and κ. orientation, size : whether they are refined; strains and κ are
+    if the geometry has them.
 
     The scale needs one for a crystal that turns away from all it was seen to show.
     """
@@ -182,6 +232,8 @@ class PostrefineSettings:
     theta_prior_mrad: float = 2.0
     size_prior: float = 0.5
     scale_prior: float = 3.0
+    cell_prior: float = 0.002
+    wavelength_prior: float = 0.001
     orientation: bool = True
     size: bool = True
 
@@ -199,21 +251,25 @@ def postrefine_model(
     fixed altogether.
     """
     old = scale.layout
-    n = old.n_local
+    n, p = start.local.shape
+    cells = slice(N_LOCAL, N_LOCAL + geometry.n_strains)
     refined = old.free[:, 0]
-    free = np.zeros((n, N_LOCAL), dtype=bool)
+    free = np.zeros((n, p), dtype=bool)
     free[:, : B + 1] = old.free
     free[:, THETA_1] = free[:, THETA_2] = refined & settings.orientation
     free[:, LN_SIZE] = refined & settings.size
-    centre, weight = np.zeros((n, N_LOCAL)), np.zeros((n, N_LOCAL))
+    free[:, N_LOCAL:] = refined[:, None]
+    centre, weight = np.zeros((n, p)), np.zeros((n, p))
     centre[:, : B + 1], weight[:, : B + 1] = old.prior_centre, old.prior_weight
     centre[:, LN_G], centre[:, LN_SIZE] = start.local[:, LN_G], start.local[:, LN_SIZE]
     weight[:, LN_G] = free[:, LN_G] / settings.scale_prior**2
     theta = free[:, THETA_1] / (1e-3 * settings.theta_prior_mrad) ** 2
     weight[:, THETA_1] = weight[:, THETA_2] = theta
     weight[:, LN_SIZE] = free[:, LN_SIZE] / settings.size_prior**2
+    weight[:, N_LOCAL:] = free[:, N_LOCAL:] / settings.wavelength_prior**2
+    weight[:, cells] = free[:, cells] / settings.cell_prior**2
     layout = replace(
-        old, parameters=PARAMETERS, free=free, prior_centre=centre, prior_weight=weight
+        old, parameters=geometry.parameters, free=free, prior_centre=centre, prior_weight=weight
     )
     more = free[:, B + 1 :].astype(np.float64)
     n_more = float(scale.engine.dots(layout, more, more).sum())
@@ -223,12 +279,30 @@ def postrefine_model(
         partiality=np.ones(len(geometry.hkl)),  # float64: the derivatives are as exact
         dof=max(scale.dof - n_more, 1.0),
     )
-    return PostrefineModel(moving, geometry, partiality)
+    return cells_to_mean(PostrefineModel(moving, geometry, partiality), start)
 
 
-def extended(point: Point, size_start: F8) -> Point:
+def cells_to_mean(model: PostrefineModel, point: Point) -> PostrefineModel:
+    """The model whose cells are held to the mean of what they are at a point."""
+    k, layout = model.geometry.n_strains, model.layout
+    if k == 0:
+        return model
+    cells = slice(N_LOCAL, N_LOCAL + k)
+    recorded = model.geometry.strain
+    assert recorded is not None
+    free = layout.free[:, cells].astype(np.float64)
+    dots = model.scale.engine.dots
+    number = np.maximum(dots(layout, free, free), 1.0)
+    mean = dots(layout, (point.local[:, cells] + recorded) * free, free) / number
+    centre = layout.prior_centre.copy()
+    centre[:, cells] = mean - recorded
+    layout = replace(layout, prior_centre=centre)
+    return replace(model, scale=replace(model.scale, layout=layout))
+
+
+def extended(point: Point, size_start: F8, geometry: Geometry) -> Point:
     """A point of the scaling model as a start of postrefinement."""
-    local = np.zeros((len(point.local), N_LOCAL))
+    local = np.zeros((len(point.local), len(geometry.parameters)))
     local[:, : B + 1] = point.local
     local[:, LN_SIZE] = np.log(size_start)
     return Point(local, point.shared)
@@ -299,7 +373,4 @@ def part_of(model: PostrefineModel, crystals: NDArray[np.int64]) -> PostrefineMo
         scale, layout=layout, engine=engine, observed=scale.observed[rows],
         background=scale.background[rows], partiality=np.ones(len(rows)),
     )  # fmt: skip
-    of_crystals = {
-        f.name: getattr(g, f.name)[rows if f.name == "hkl" else crystals] for f in fields(g)
-    }
-    return PostrefineModel(smaller, Geometry(**of_crystals), model.partiality)
+    return PostrefineModel(smaller, g.of(crystals, rows), model.partiality)

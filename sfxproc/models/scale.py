@@ -15,13 +15,23 @@ each accepted step so that χ² equals the degrees of freedom.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.kernels import scale as kernels
+from sfxproc.kernels.variances import chi2_of_scatter, variance_sums
 from sfxproc.lsq import Engine, Layout, Point
+from sfxproc.models.error_model import (
+    AT_REST,
+    SCATTER_ACCURACY,
+    SMALLEST_SCATTER,
+    ErrorModel,
+    fitted,
+    nearer,
+)
 
 F8 = NDArray[np.float64]
 F4 = NDArray[np.float32]
@@ -29,29 +39,7 @@ F4 = NDArray[np.float32]
 Arguments = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]
 
 LN_G, B = 0, 1
-BOUND = 4.0
-BOUNDED_MEAN = 0.9205  # E[min(z, BOUND)] of z ~ χ² with one degree of freedom
-PULL_CAP = 36.0  # squared pull beyond which an observation says nothing more about the scatter
-SMALLEST_SCATTER, LARGEST_SCATTER = 1e-3, 10.0
-SCATTER_ACCURACY = 1e-4  # of χ²/dof
-MOST_SCATTER_STEPS = 30
-AT_REST = 1e-3  # relative change of the scatter
-
-
-@dataclass(frozen=True)
-class ErrorModel:
-    """gain: counts' variance per unit of intensity. scatter: c, the unexplained relative scatter,
-    found anew at each refresh as long as refits are left: a solver that is to converge needs an
-    error model that comes to rest. outliers : whether some are to be expected."""
-
-    gain: float = 1.0
-    scatter: float = 0.0
-    refits: int = 0
-    outliers: bool = False
-
-    def target(self, dof: float) -> float:
-        """What the capped χ² of a whole job should be."""
-        return BOUNDED_MEAN * dof if self.outliers else dof
+MOST_STEPS = 30  # of finding an error model
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +75,14 @@ class ScaleModel:
         """What all kernels of the model begin with, for crystals first … last−1."""
         return (
             self.layout.start, self.layout.shared, first, last, *point, self.s2, self.partiality,
-            self.observed, self.background, self.errors.gain, self.errors.scatter**2,
+            self.observed, self.floor, self.errors.gain, self.errors.scatter**2,
         )  # fmt: skip
+
+    @cached_property
+    def floor(self) -> F4:
+        """(n_rows,) variance of what is no signal."""
+        factor = self.errors.background
+        return self.background if factor == 1.0 else self.background * np.float32(factor)
 
     def retract(self, point: Point, local: F8, shared: F8) -> Point:
         """Parameters plus step."""
@@ -98,19 +92,52 @@ class ScaleModel:
         """The model with another error model."""
         return replace(self, errors=errors)
 
+    def without(self, crystals: NDArray[np.bool_]) -> Self:
+        """The model whose own crystals (n,) marked here have no observations; their parameters
+        stay as they are."""
+        layout = self.layout
+        counts = np.diff(layout.start)
+        kept = ~np.repeat(crystals, counts)
+        free = layout.free & ~crystals[:, None]
+        lost = np.stack([counts * crystals, (layout.free & ~free).sum(axis=1)], axis=1)
+        n_rows, n_free = self.engine.dots(layout, lost.astype(np.float64), np.ones(lost.shape))
+        start = np.concatenate([[0], np.cumsum(np.where(crystals, 0, counts))]).astype(np.int64)
+        smaller = replace(
+            layout, start=start, shared=layout.shared[kept], free=free,
+            prior_weight=np.where(free, layout.prior_weight, 0.0),
+        )  # fmt: skip
+        return replace(
+            self,
+            layout=smaller,
+            observed=self.observed[kept],
+            background=self.background[kept],
+            partiality=self.partiality[kept] if len(self.partiality) else self.partiality,
+            dof=max(self.dof - float(n_rows - n_free), 1.0),
+        )
+
+    def held(self) -> Self:
+        """The model whose crystals keep their parameters; only intensities are free."""
+        nothing = np.zeros_like(self.layout.free)
+        free = self.layout.free.astype(np.float64)
+        n_free = self.engine.dots(self.layout, free, np.ones(free.shape)).sum()
+        layout = replace(self.layout, free=nothing, prior_weight=np.zeros(nothing.shape))
+        return replace(self, layout=layout, dof=self.dof + float(n_free))
+
     def at(self, point: Point) -> Self:
         """The scaling model of a point: itself."""
         return self
 
     def refreshed(self, point: Point) -> Self:
-        """The model with the scatter that fits this point."""
+        """The model with the error model that fits this point."""
         old = self.errors
         if old.refits <= 0:
             return self
+        if old.likelihood:
+            return self.with_errors(self._likeliest(point))
         scatter = self._fitted_scatter(point)
         at_rest = abs(scatter - old.scatter) <= AT_REST * scatter
         refits = 0 if at_rest else old.refits - 1
-        return replace(self, errors=replace(old, scatter=scatter, refits=refits))
+        return self.with_errors(replace(old, scatter=scatter, refits=refits))
 
     def gauged(self, point: Point, ln_k: F8, b: F8) -> Point:
         """The same model values with ln G shifted by ln_k and B by b.
@@ -128,42 +155,64 @@ class ScaleModel:
         return self.gauged(point, -mean[:, LN_G], -mean[:, B])
 
     def _fitted_scatter(self, point: Point) -> float:
-        """c with χ²(c) = dof; 0 if the counting statistics explain everything, LARGEST_SCATTER if
-        nothing does (strong observations where the model has y ≤ 0).
-
-        Where outliers are expected, squared pulls count up to BOUND only, and the target is what
-        normal deviates give then: a few outliers must not be taken for scatter of all.
-
-        Newton's method on 1/χ², which is nearly linear in c² where the scatter dominates.
-        """
-        target = self.errors.target(self.dof)
+        """c with χ²(c) = dof; 0 if the counting statistics explain everything, the largest there is
+        if nothing does (strong observations where the model has y ≤ 0)."""
+        target = self.errors.mean * self.dof
         if self._chi2(point, 0.0)[0] <= target:
             return 0.0
         c2 = max(self.errors.scatter, SMALLEST_SCATTER) ** 2
-        for _ in range(MOST_SCATTER_STEPS):
+        for _ in range(MOST_STEPS):
             chi2, slope = self._chi2(point, c2)
             if abs(chi2 / target - 1.0) < SCATTER_ACCURACY or slope == 0.0:
                 break
             c2 = nearer(c2, chi2, slope, target)
         return float(np.sqrt(c2))
 
-    def scatter_sums(self, point: Point) -> F8:
-        """(3,) χ² without scatter, χ² and its slope at the present one, for `next_errors`; those
-        of several blocks of crystals can be added."""
+    def _likeliest(self, point: Point) -> ErrorModel:
+        """All of the error model by likelihood; a refit is spent."""
+        errors, first = self.errors, np.inf
+        for _ in range(MOST_STEPS):
+            found, change = fitted(errors, self._variance_sums(point, errors), self.dof)
+            first = change if errors is self.errors else first
+            errors = replace(found, refits=self.errors.refits)
+            if change <= 0.1 * AT_REST:
+                break
+        return replace(errors, refits=0 if first <= AT_REST else self.errors.refits - 1)
+
+    def error_sums(self, point: Point) -> F8:
+        """What `next_errors` needs; sums of several blocks of crystals can be added. (10,) for
+        likelihood, or (3,): χ² without scatter, χ² and its slope at the present one."""
+        if self.errors.likelihood:
+            return self._variance_sums(point, self.errors)
         c2 = max(self.errors.scatter, SMALLEST_SCATTER) ** 2
         return np.array([self._chi2(point, 0.0)[0], *self._chi2(point, c2)])
 
+    def _variance_sums(self, point: Point, errors: ErrorModel) -> F8:
+        """(10,) of the whole job, at an error model."""
+        layout = self.layout
+
+        def chunk(c: int) -> F8:
+            out = np.zeros(10)
+            variance_sums(
+                layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], *point, self.s2,
+                self.partiality, self.observed, self.background, errors.v, self.share, errors.most,
+                out,
+            )  # fmt: skip
+            return out
+
+        per_chunk = np.array(self.engine.map(chunk, len(layout.chunk) - 1)).reshape(-1, 10)
+        return self.engine.sums.scalars(per_chunk)
+
     def _chi2(self, point: Point, c2: float) -> tuple[float, float]:
         """χ² of the whole job at squared scatter c2, large pulls capped, and its slope in c2."""
-        cap = BOUND * self.share
-        if not self.errors.outliers:
-            cap = np.full(len(self.share), PULL_CAP)
-        model = replace(self, errors=replace(self.errors, scatter=float(np.sqrt(c2))))
+        errors = self.errors
+        cap = errors.most * self.share if errors.outliers else np.full(len(self.share), errors.most)
+        model = replace(self, errors=replace(errors, scatter=float(np.sqrt(c2))))
         bounds = self.layout.chunk
 
         def chunk(c: int) -> tuple[float, float]:
             arguments = model.arguments(point, bounds[c], bounds[c + 1])
-            found: tuple[float, float] = kernels.chi2_of_scatter(*arguments, cap)
+            found: tuple[float, float] = chi2_of_scatter(*arguments, cap)
             return found
 
         per_chunk = np.array(self.engine.map(chunk, len(bounds) - 1)).reshape(-1, 2)
@@ -181,25 +230,3 @@ def shifted(point: Point, shift: F8, of_crystal: Any, of_reflection: Any, s2: F8
     local[:, : B + 1] += np.where(of_crystal[:, None] >= 0, shift[of_crystal], 0.0)
     ln_k, b = shift[of_reflection].T
     return Point(local, point.shared * np.exp(2.0 * b * s2 - ln_k))
-
-
-def nearer(c2: float, chi2: float, slope: float, target: float) -> float:
-    """A squared scatter nearer to χ² = target, by a Newton step on 1/χ²."""
-    return min(max(c2 - (chi2 / target - 1.0) * chi2 / slope, 0.1 * c2), LARGEST_SCATTER**2)
-
-
-def next_errors(errors: ErrorModel, sums: F8, dof: float) -> ErrorModel:
-    """The error model one step nearer to χ² = dof of the whole job, from `scatter_sums` over it."""
-    if errors.refits <= 0:
-        return errors
-    without, chi2, slope = (float(v) for v in sums)
-    target = errors.target(dof)
-    c2 = max(errors.scatter, SMALLEST_SCATTER) ** 2
-    if without <= target:
-        scatter = 0.0
-    else:
-        scatter = (
-            float(np.sqrt(nearer(c2, chi2, slope, target))) if slope != 0.0 else errors.scatter
-        )
-    at_rest = abs(scatter - errors.scatter) <= AT_REST * scatter
-    return replace(errors, scatter=scatter, refits=0 if at_rest else errors.refits - 1)

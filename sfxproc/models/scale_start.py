@@ -13,13 +13,15 @@ from sfxproc.kernels import scale as kernels
 from sfxproc.lsq import Engine, Layout, Point
 from sfxproc.lsq.components import components
 from sfxproc.lsq.problem import Array
-from sfxproc.models.scale import LN_G, B, ErrorModel, ScaleModel
+from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.scale import LN_G, B, ScaleModel
 
 F8 = NDArray[np.float64]
 
 SHELLS = 20  # of equal numbers of reflections, for the mean intensity at start
 BACKGROUND_FLOOR = 0.002  # of σ²: what is left when the counting part seems to be all of it
 MOST_REFITS = 12
+FITTED = ("scatter", "likelihood")  # error models that are found while refining
 STRONG = 5.0  # I/σ of observations that tell the gain
 
 
@@ -30,7 +32,7 @@ class ScaleSettings:
     b_factor: bool
     b_prior_A2: float | None
     gain: float | None
-    variances: Literal["given", "counting", "scatter"]
+    variances: Literal["given", "counting", "scatter", "likelihood"]
     min_overlaps: int
     outliers: bool = False
 
@@ -192,12 +194,18 @@ def split_variances(model: ScaleModel, facts: Facts, settings: ScaleSettings) ->
     background = np.maximum(
         variance - gain * np.maximum(model.observed, 0), np.float32(BACKGROUND_FLOOR) * variance
     )
-    errors = ErrorModel(
+    return replace(model, background=background, errors=begun_with(facts, settings))
+
+
+def begun_with(facts: Facts, settings: ScaleSettings) -> ErrorModel:
+    """The error model before anything is refined."""
+    return ErrorModel(
         facts.gain,
-        refits=MOST_REFITS if settings.variances == "scatter" else 0,
+        refits=MOST_REFITS if settings.variances in FITTED else 0,
         outliers=settings.outliers,
+        likelihood=settings.variances == "likelihood",
+        counted=facts.gain,
     )
-    return replace(model, background=background, errors=errors)
 
 
 def centred_start(model: ScaleModel, local: F8) -> F8:

@@ -35,12 +35,19 @@ COLUMNS = (
     _Column("cc_star", "CC*", 3),
     _Column("r_split", "Rsplit\n%", 1, 100),
     _Column("r_meas", "Rmeas\n%", 1, 100),
-    _Column("cc_anom", "CCano", 3),
+    _Column("cc_anom", "CCano", 2),
+    _Column("anomalous_signal", "ΔI\n/σ", 2),
     _Column("cc_reference", "CCref", 3),
     # of two merged sets
     _Column("n_common", "common", 0),
     _Column("cc", "CC", 3),
     _Column("r", "R\n%", 1, 100),
+    # of a merge and the truth
+    _Column("r_ideal", "Rideal\n%", 1, 100),
+    _Column("r_ratio", "ratio", 2),
+    _Column("rms_z", "z\nr.m.s.", 2),
+    _Column("rms_z_strong", "strong\nz", 2),
+    _Column("sigma_cc", "σ(CC\n−CC*)", 4),
 )
 
 

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from sfxproc.errors import InputError
-from sfxproc.formats.reference import intensities_from_model, read_reference
+from sfxproc.formats.reference import (
+    intensities_from_model,
+    read_any_reference,
+    read_reference,
+)
 
 CELL = (50.0, 60.0, 70.0, 90.0, 100.0, 90.0)
 
@@ -213,3 +217,39 @@ def test_no_model(tmp_path: Path) -> None:
         intensities_from_model(path, 2.5)
     with pytest.raises(InputError, match=r"no 'n\.pdb' .* Did you mean 'm\.pdb'"):
         intensities_from_model(tmp_path / "n.pdb", 2.5)
+
+
+# --- whichever it is
+
+
+def test_coordinates_or_a_merged_set(tmp_path: Path) -> None:
+    """By suffix, or by what a CIF holds."""
+    structure = model()
+    structure.write_pdb(str(tmp_path / "m.pdb"))
+    structure.write_pdb(str(tmp_path / "pdb1abc.ent"))
+    structure.make_mmcif_document().write_file(str(tmp_path / "m.cif"))
+    calculated = [read_any_reference(tmp_path / n, 2.5) for n in ("m.pdb", "pdb1abc.ent", "m.cif")]
+    for found in calculated:
+        expected = intensities_from_model(tmp_path / "m.pdb", 2.5).reflections
+        assert found.reflections.hkl.tolist() == expected.hkl.tolist()
+        np.testing.assert_allclose(
+            found.reflections.intensity, expected.intensity, rtol=0.02, atol=1.0
+        )
+        assert found.reflections.d_A.min() >= 2.5
+    text = CIF.format(tags="_refln.F_squared_meas", rows="1 2 3 5")
+    for name in ("r-sf.cif", "r1abcsf.ent"):
+        (tmp_path / name).write_text(text)
+        table = read_any_reference(tmp_path / name, 2.5).reflections
+        assert table.intensity is not None
+        assert table.intensity.tolist() == [5.0]
+    path = write_mtz(tmp_path / "r.mtz", "IMEAN:J SIGIMEAN:Q", [[1, 2, 3, 10, 1]])
+    assert len(read_any_reference(path, 2.5).reflections) == 1
+
+
+def test_neither(tmp_path: Path) -> None:
+    (tmp_path / "x.cif").write_text("data_x\n_cell.length_a 50\n")
+    with pytest.raises(InputError, match="no table of reflections"):
+        read_any_reference(tmp_path / "x.cif", 2.5)
+    for name in ("y.cif", "y.pdb", "y.mtz"):
+        with pytest.raises(InputError, match=f"there is no '{name}'"):
+            read_any_reference(tmp_path / name, 2.5)

@@ -12,6 +12,7 @@ from scipy.integrate import quad
 
 from sfxproc.kernels import arrow, scale, scale_numpy
 from sfxproc.kernels.exponential import exponential
+from sfxproc.kernels.variances import chi2_of_scatter
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 ERRORS = [(0.0, 0.0), (1.0, 0.0), (2.0, 0.01), (0.0, 0.09), (0.3, 1e-6)]
@@ -228,7 +229,7 @@ def test_chi2_of_scatter(gain: float, c2: float) -> None:
     arguments = model_of(x, 0, 6, gain, c2)
     cap = np.linspace(1.0, 4.0, len(x.I))
     expected = scale_numpy.chi2_of_scatter(*arguments, cap)
-    np.testing.assert_allclose(scale.chi2_of_scatter(*arguments, cap), expected, rtol=1e-12)
+    np.testing.assert_allclose(chi2_of_scatter(*arguments, cap), expected, rtol=1e-12)
     uncapped = scale_numpy.chi2_of_scatter(*arguments, np.full(len(x.I), np.inf))[0]
     assert expected[0] < uncapped  # the cap is met
 
@@ -236,8 +237,8 @@ def test_chi2_of_scatter(gain: float, c2: float) -> None:
 def test_slope_of_chi2_in_the_scatter() -> None:
     x = stills()
     cap = np.full(len(x.I), np.inf)
-    ends = [scale.chi2_of_scatter(*model_of(x, 0, 6, 1.0, c2), cap)[0] for c2 in (0.0099, 0.0101)]
-    slope = scale.chi2_of_scatter(*model_of(x, 0, 6, 1.0, 0.01), cap)[1]
+    ends = [chi2_of_scatter(*model_of(x, 0, 6, 1.0, c2), cap)[0] for c2 in (0.0099, 0.0101)]
+    slope = chi2_of_scatter(*model_of(x, 0, 6, 1.0, 0.01), cap)[1]
     assert slope == pytest.approx((ends[1] - ends[0]) / 2e-4, rel=1e-3)
 
 

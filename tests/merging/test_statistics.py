@@ -15,8 +15,8 @@ from sfxproc.merging.shells import s2_of
 from sfxproc.merging.statistics import (
     bijvoet_rows,
     cc_star,
+    correlation_error,
     merge_friedel,
-    resolution_estimate,
     statistics,
     summary_sentence,
 )
@@ -101,6 +101,11 @@ def test_every_number_by_hand() -> None:
     assert row["r_meas"] == pytest.approx((18 * np.sqrt(4 / 3) + np.sqrt(2)) / 262)
     assert row["cc_reference"] is None
     assert "cc_anom" not in row
+    assert row["sigma_cc_half"] is None  # of three pairs
+    assert result["second_moment"] is None
+    assert result["resolution"]["cc_half_fit"]["d_0p3_A"] is None
+    mean = [np.log(np.mean([11, 19, 31.5, 8]))]
+    assert [s["ln_mean_intensity"] for s in result["wilson"]["shells"]] == pytest.approx(mean)
 
 
 def test_r_meas_needs_two_observations() -> None:
@@ -138,6 +143,8 @@ def test_nothing_measured_is_null_in_json_and_no_warning() -> None:
     computable = {"d_max_A", "d_min_A", "n_unique", "n_possible", "completeness", "n_observations"}
     assert all(value is None for key, value in row.items() if key not in computable)
     assert summary_sentence(result) == "0 reflections to 2.00 Å: nothing was merged."
+    assert result["wilson"] == {"B_A2": None, "sigma_B_A2": None, "ln_k": None, "shells": []}
+    assert set(result["resolution"]["cc_half_fit"].values()) == {None}
 
 
 def test_half_sets_follow_theory() -> None:
@@ -229,30 +236,35 @@ def test_anomalous_correlation_follows_theory() -> None:
     )
     true = np.repeat(rng.exponential(10, n), 2)
     true += np.repeat(signal * rng.normal(size=n), 2) * np.tile([0.5, -0.5], n)
-    merged = merged_set(table, true + sigma * rng.normal(size=(2, 2 * n)))
+    merged = merged_set(table, true + sigma * rng.normal(size=(2, 2 * n)), half_sigma=sigma)
     row = statistics(merged, table, n_shells=1)["overall"]
     assert row["n_bijvoet_pairs"] == n
     expected = signal**2 / (signal**2 + 2 * sigma**2)
     assert row["cc_anom"] == pytest.approx(expected, abs=0.025)
+    assert abs(row["cc_anom"] - expected) < 4 * row["sigma_cc_anom"]
+    # (Δ₁ + Δ₂) and (Δ₁ − Δ₂) have variances 4V + 4σ² and 4σ²
+    assert row["rcr_anom"] == pytest.approx(np.sqrt(1 + signal**2 / sigma**2), rel=0.03)
+    spread = np.hypot(signal, sigma)  # of the differences, whose σ is that of one half
+    assert row["anomalous_signal"] == pytest.approx(np.sqrt(2 / np.pi) * spread / sigma, rel=0.02)
 
 
-def shell_rows(cc: list[float | None]) -> list[dict[str, Any]]:
-    edges: Floats = np.linspace(0.01, 0.06, len(cc) + 1)
-    d = 0.5 / np.sqrt(edges)
-    return [{"d_max_A": d[k], "d_min_A": d[k + 1], "cc_half": c} for k, c in enumerate(cc)]
+def test_errors_of_correlations_are_their_spread() -> None:
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=(2, 2000, 60))
+    y = 0.6 * x + 0.8 * y
+    cc = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)])
+    assert correlation_error(0.6, 60) == pytest.approx(float(np.std(cc)), rel=0.06)
+    assert correlation_error(0.6, 3) is None
+    assert correlation_error(None, 100) is None
 
 
-def test_resolution_is_where_cc_half_falls_below_its_limit() -> None:
-    def s2_at(cc: list[float | None]) -> float:
-        d = resolution_estimate(shell_rows(cc))
-        assert d is not None
-        return 0.25 / d**2
-
-    assert s2_at([0.9, 0.8, 0.5, 0.1, 0.0]) == pytest.approx(0.035 + 0.005)
-    assert s2_at([0.9, 0.8, 0.5, 0.4, 0.3]) == pytest.approx(0.06)
-    assert s2_at([0.9, 0.8, 0.5, None, 0.9]) == pytest.approx(0.04)
-    assert s2_at([None, 0.2, 0.7, 0.5, -0.1]) == pytest.approx(0.045 + 0.01 / 3)
-    assert resolution_estimate(shell_rows([0.2, None, -0.5])) is None
+def test_error_of_cc_star_follows_that_of_cc_half() -> None:
+    possible = line_of(60)
+    halves = np.random.default_rng(8).exponential(1, (2, 60)) + np.linspace(0, 3, 60)
+    row = statistics(merged_set(possible, halves), possible, n_shells=1)["overall"]
+    step = 1e-6
+    slope = (cc_star(row["cc_half"] + step) - row["cc_star"]) / step  # type: ignore[operator]
+    assert row["sigma_cc_star"] == pytest.approx(slope * row["sigma_cc_half"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -277,6 +289,8 @@ def test_summary_says_how_good_the_data_are(
             "overall": overall,
             "shells": [{"cc_half": cc_last, "d_min_A": 1.9}],
             "d_cc_half_A": limit,
+            "wilson": {"B_A2": None, "sigma_B_A2": None},
+            "resolution": {"cc_half_fit": {"d_0p3_A": None, "sigma_A": None}},
         }
     )
     assert text.startswith(
@@ -284,6 +298,24 @@ def test_summary_says_how_good_the_data_are(
         "CC½ 0.987 ("
     )
     assert end in text
+
+
+def test_summary_tells_wilson_b_and_the_fitted_resolution() -> None:
+    overall = {
+        "n_unique": 1234, "d_min_A": 1.9, "completeness": 0.991, "multiplicity": 12.34,
+        "cc_half": 0.987, "r_split": 0.052,
+    }  # fmt: skip
+    text = summary_sentence(
+        {
+            "n_crystals": 1,
+            "overall": overall,
+            "shells": [{"cc_half": 0.1, "d_min_A": 1.9}],
+            "d_cc_half_A": 2.13,
+            "wilson": {"B_A2": 21.34, "sigma_B_A2": 0.52},
+            "resolution": {"cc_half_fit": {"d_0p3_A": 2.11, "sigma_A": 0.034}},
+        }
+    )
+    assert text.endswith("Wilson B 21.3 ± 0.5 Å²; CC½ falls below 0.3 at about 2.11 ± 0.03 Å.")
 
 
 def test_half_sets_of_another_program_give_its_figures(shared_data: Path) -> None:

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from sfxproc.data import Observations, Reflections
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point, Result
+from sfxproc.models.cell_strains import deformations, strain_basis, strains_of
 from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
@@ -26,7 +27,7 @@ from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
-from sfxproc.symmetry import reflections, space_group, unique_keys
+from sfxproc.symmetry import reciprocal_matrix, reflections, space_group, unique_keys
 
 F8 = NDArray[np.float64]
 
@@ -83,6 +84,18 @@ def partials(name: str, wrong_size: float = 1.0, **settings: Any) -> Partials:
     )  # fmt: skip
 
 
+def with_cells(data: Partials, waves: bool = False) -> Partials:
+    """The same, cells to be refined, and wavelengths if wanted."""
+    sg = space_group(data.made.truth.settings.space_group)
+    B = reciprocal_matrix(data.made.truth.settings.unit_cell)
+    basis = strain_basis(sg.rotations, B)
+    geometry = replace(
+        data.geometry, deformations=deformations(basis, B),
+        strain=strains_of(data.geometry.A, basis, B), waves=waves,
+    )  # fmt: skip
+    return replace(data, geometry=geometry)
+
+
 def set_up(data: Partials) -> tuple[Engine, PostrefineModel, Point]:
     """Scaled with the orientations as recorded, ready to be refined."""
     P = partialities(data.partiality, data.observations.crystal, data.geometry, data.size)
@@ -95,7 +108,7 @@ def set_up(data: Partials) -> tuple[Engine, PostrefineModel, Point]:
     solver = LevenbergMarquardt(loss=Loss(), max_iterations=60)
     scaled = solver.solve(engine, problem.model, problem.start)
     model: Any = scaled.model
-    start = extended(scaled.point, data.size)
+    start = extended(scaled.point, data.size, data.geometry)
     made = postrefine_model(model, data.geometry, data.partiality, start, PostrefineSettings())
     return engine, made, start
 

@@ -28,6 +28,7 @@ from tests.models.partial_stills import (
     r_factor,
     refined,
     set_up,
+    with_cells,
 )
 from tests.problems import moved, written_out
 
@@ -56,8 +57,9 @@ def test_rotation(angles: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("name", PARTIALITIES)
 def test_kernel_is_the_formula(name: str) -> None:
-    """P and its relative derivatives against NumPy, at orientations that are turned."""
-    data = partials(name, **SMALL)
+    """P and its relative derivatives against NumPy, at orientations that are turned, cells that are
+    deformed and wavelengths that are off."""
+    data = with_cells(partials(name, **SMALL), waves=True)
     model, g = data.partiality, replace(data.geometry, slope=np.full(data.n, 0.001))
     crystal = data.observations.crystal
     start = np.searchsorted(crystal, np.arange(data.n + 1)).astype(np.int64)
@@ -67,8 +69,10 @@ def test_kernel_is_the_formula(name: str) -> None:
         for m in range(data.n):
             rows = slice(start[m], start[m + 1])
             turn = Rotation.from_rotvec(local[m, [THETA_1, THETA_2]] @ g.axes[m]).as_matrix()
-            q = g.hkl[rows] @ (turn @ g.A[m]).T
-            k, z = g.wavenumber[m], q @ g.beam[m]
+            strain = np.eye(3) + np.tensordot(local[m, 5:7], g.deformations, 1)
+            q = g.hkl[rows] @ (turn @ g.A[m] @ strain).T
+            k = g.wavenumber[m] * np.exp(local[m, 7])
+            z = q @ g.beam[m]
             r = np.linalg.norm(q + k * g.beam[m], axis=1) - k
             r0, length = np.exp(local[m, LN_SIZE]), np.linalg.norm(q, axis=1)
             R = size_at(r0, g.slope[m], length)
@@ -80,22 +84,24 @@ def test_kernel_is_the_formula(name: str) -> None:
     def kernel(local: np.ndarray, relative: np.ndarray) -> np.ndarray:
         P = np.empty(len(crystal))
         partiality_kernel()(
-            model.profile, model.amplitude == "r0/R", start, 0, data.n, local, g.hkl, g.A, g.beam,
-            g.axes, g.wavenumber, g.slope, g.bandwidth, P, relative,
+            model.profile, model.amplitude == "r0/R", start, 0, data.n, local, g.hkl, *g.arrays, P,
+            relative,
         )  # fmt: skip
         return P
 
-    local = np.zeros((data.n, 5))
+    rng = np.random.default_rng(3)
+    local = np.zeros((data.n, 8))
     local[:, LN_SIZE] = np.log(data.size)
-    local[:, THETA_1 : THETA_2 + 1] = 3e-4 * np.random.default_rng(3).normal(size=(data.n, 2))
-    relative = np.empty((len(crystal), 3))
+    local[:, THETA_1 : THETA_2 + 1] = 3e-4 * rng.normal(size=(data.n, 2))
+    local[:, LN_SIZE + 1 :] = 3e-4 * rng.normal(size=(data.n, 3))
+    relative = np.empty((len(crystal), 6))
     P = kernel(local, relative)
     np.testing.assert_allclose(P, formula(local), rtol=1e-9, atol=1e-11)
     if name == "unity":
         assert not relative.any()
         return
-    for k in range(3):
-        step = 1e-7 if k < 2 else 1e-6
+    for k in range(6):
+        step = 1e-6 if k == 2 else 1e-7
         ends = []
         for sign in (-1, 1):
             there = local.copy()
@@ -110,16 +116,16 @@ def test_kernel_is_the_formula(name: str) -> None:
 @pytest.mark.parametrize("name", REFINABLE)
 def test_derivatives_through_the_update_of_the_solver(name: str) -> None:
     """Along random directions of all parameters, the slope of the objective is gradient · d."""
-    data = partials(name, **SMALL)
+    data = with_cells(partials(name, **SMALL), waves=True)
     engine, model, start = set_up(data)
     model = model.with_errors(replace(model.errors, scatter=0.1, refits=0))
     loss = Loss("cauchy", 4.0)
     rng = np.random.default_rng(7)
-    start = Point(start.local + rng.normal(size=start.local.shape) * [0.01, 0.1, 1e-4, 1e-4, 0.02],
-                  start.shared)  # fmt: skip
+    away = [0.01, 0.1, 1e-4, 1e-4, 0.02, 1e-4, 1e-4, 1e-4]
+    start = Point(start.local + rng.normal(size=start.local.shape) * away, start.shared)
     written = written_out(model, start, loss)
     unit = np.concatenate(
-        [np.tile([0.1, 1.0, 1e-4, 1e-4, 0.1], data.n), 0.1 * np.abs(start.shared)]
+        [np.tile([0.1, 1.0, 1e-4, 1e-4, 0.1, 1e-4, 1e-4, 1e-4], data.n), 0.1 * np.abs(start.shared)]
     )
     for _ in range(3):
         direction = rng.normal(size=len(unit)) * unit

@@ -12,7 +12,8 @@ from sfxproc.kernels import scale_numpy
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
 from sfxproc.lsq.dense import normal_matrix
 from sfxproc.lsq.engine import LOSSES
-from sfxproc.models.scale import ErrorModel, ScaleModel
+from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.scale import ScaleModel
 from tests.models.stills import StillData, scaling_of, still_data
 from tests.problems import moved, on_ranks, written_out
 

@@ -47,6 +47,15 @@ def test_statistics_fit_the_width_uncut(width: int) -> None:
     assert rows == [cells] * 3
 
 
+def test_statistics_of_friedel_mates_apart_fit_80_columns() -> None:
+    shell = {**SHELL, "cc_anom": -0.123, "anomalous_signal": 1.063}
+    lines = printed(statistics_table({"shells": [shell], "overall": shell}), 80)
+    assert "…" not in "".join(lines)
+    cells = "39.52–19.76 12,867 99.3 1,234 123.4 0.999 1.000 12.3 123.4 -0.12 1.06 -0.987"
+    rows = [" ".join(line.split()) for line in lines if line.startswith("39.52")]
+    assert rows == [cells] * 2
+
+
 def test_missing_numbers_are_dashes_and_empty_columns_are_left_out() -> None:
     bare = {**SHELL, "cc_half": math.nan, "r_split": None, "cc_reference": None}
     other = {**SHELL, "cc_reference": None}

@@ -1,0 +1,117 @@
+"""Crystals that disagree with all others, left out while refining, each for a named reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import Reason, Status
+from sfxproc.jobs import scale_steps as steps
+from sfxproc.jobs.reading import Dataset
+from sfxproc.jobs.scale_job import ScaleJob
+from sfxproc.lsq import Engine, Point, Result
+from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
+from sfxproc.models.scale import ScaleModel
+
+U1 = NDArray[np.uint8]
+
+TOLD = ("cc", "cc_expected", "signal", "signal_sigma", "delta_cc_half", "delta_sigma",
+        "n_outliers")  # fmt: skip
+"""Columns of Agreement that go to frames.h5, with what they are called there."""
+NAMES = {"delta_sigma": "sigma_delta_cc_half", "cc": "cc_to_others", "signal_sigma": "sigma_signal"}
+
+
+@dataclass(eq=False)
+class Judging:
+    """What has been decided about this rank's crystals so far.
+
+    reason : (n_own,) of those left out.
+    """
+
+    job: ScaleJob
+    data: Dataset
+    reason: U1 = field(init=False)
+
+    def __post_init__(self) -> None:
+        own = self.data.chunks.crystals
+        self.reason = np.full(own.stop - own.start, Reason.NONE, dtype=np.uint8)
+
+    def __call__(self, result: Result) -> NDArray[np.bool_]:
+        """(n_own,) which crystals in use are to be left out now."""
+        wanted = self.job.config.rejection
+        if not wanted.reject:
+            return np.zeros(len(self.reason), dtype=bool)
+        criteria = Criteria(
+            false_alarms=wanted.false_alarms,
+            unrelated_signal=wanted.unrelated_signal,
+            min_cc=wanted.min_cc,
+        )
+        assert isinstance(result.model, steps.MODELS)
+        model = result.model.at(result.point)
+        found = judged(self.agreement(model, result.point), criteria)
+        used = self.data.status[self.data.chunks.crystals] == Status.USED
+        new = (found != Reason.NONE) & (self.reason == Reason.NONE)
+        bad: NDArray[np.bool_] = used & new
+        self.reason = np.where(bad, found, self.reason)
+        counts: Counter[Reason] = Counter()
+        for told in self.job.comm.allgather(Counter(Reason(int(r)) for r in found[bad])):
+            counts += told
+        if counts:
+            words = ", ".join(f"{why.text} {n:,}" for why, n in counts.most_common())
+            self.job.log(f"{sum(counts.values()):,} crystals are left out from here on: {words}")
+        return bad
+
+    def agreement(self, model: ScaleModel, point: Point) -> Agreement:
+        """How this rank's crystals agree with the merge of those that are in use."""
+        half = steps.own_halves(self.data)
+        half[self.reason != Reason.NONE] = -1
+        return agreement_of(model, point, steps.loss_of(self.job.config), half)
+
+    def decided(self, n_rows: NDArray[np.int64]) -> Dataset:
+        """The data without the crystals that were left out. n_rows : (n_own,) observations of each
+        before."""
+        everyone = self.job.comm.allgather_rows(self.reason)
+        gone = everyone != Reason.NONE
+        if not gone.any():
+            return self.data
+        data = self.data
+        lost = int(data.n_observations[gone].sum())
+        already = data.left_out.get(Reason.CRYSTAL_LEFT_OUT, 0)
+        kept = ~np.repeat(self.reason != Reason.NONE, n_rows)
+        return replace(
+            data,
+            status=np.where(gone, np.uint8(Status.LEFT_OUT), data.status),
+            reason=np.where(gone, everyone, data.reason),
+            n_observations=np.where(gone, 0, data.n_observations),
+            left_out={**data.left_out, Reason.CRYSTAL_LEFT_OUT: already + lost},
+            observations=data.observations.take(kept),
+        )
+
+
+def agreement_columns(job: ScaleJob, agreement: Agreement) -> dict[str, NDArray[Any]]:
+    """Columns of frames.h5, of all crystals."""
+    known = {f.name for f in fields(agreement)}
+    return {
+        NAMES.get(name, name): job.comm.allgather_rows(getattr(agreement, name))
+        for name in TOLD
+        if name in known
+    }
+
+
+def refined_without_bad(job: ScaleJob, engine: Engine, result: Result, judge: Judging) -> Result:
+    """The scaling solved again without crystals that disagree, until none does."""
+    for number in range(1, job.config.rejection.passes + 1):
+        bad = judge(result)
+        if not any(job.comm.allgather(bool(bad.any()))):
+            break
+        assert isinstance(result.model, ScaleModel)
+        model = result.model.without(bad)
+        again = steps.solve(
+            engine, model, result.point, job.config, job.checkpoint, job.log, f"without-{number}"
+        )
+        result = replace(again, iterations=(*result.iterations, *again.iterations))
+    return result

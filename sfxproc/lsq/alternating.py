@@ -1,0 +1,90 @@
+"""Local parameters and shared ones in turn, as programs do it that know no joint problem.
+
+Every block is refitted at fixed shared parameters, group by group of its parameters; then each
+shared one is set to what its own residuals want at fixed local ones. The fixed point is that of the
+joint problem, but what all blocks have in common with the shared ones moves a little only from
+cycle to cycle: for comparison, and for shared parameters that are known and shall not move.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.lsq.engine import Engine
+from sfxproc.lsq.problem import F8, Layout, Loss, Model, Point
+from sfxproc.lsq.result import Iteration, Result, counts
+from sfxproc.lsq.rounds import refit_local
+
+Restrict = Callable[[Any, Layout], Any]
+"""A model with another layout."""
+
+
+def alternating(
+    engine: Engine,
+    model: Model,
+    start: Point,
+    loss: Loss,
+    groups: Sequence[Sequence[int]],
+    cycles: int,
+    restrict: Restrict,
+    progress: Callable[[Iteration], None] | None = None,
+    tolerance: float = 1e-6,
+) -> Result:
+    """At most so many cycles, until the objective falls by less than the tolerance, relative.
+
+    groups : of local parameters, those of a group refitted together; one after the other.
+    """
+    began = time.monotonic()
+    point, told, converged = start, [], False
+    before = engine.linearise(model, point, loss)
+    for number in range(1, cycles + 1):
+        since = time.monotonic()
+        for group in groups:
+            point = _with_group(engine, model, point, loss, group, restrict)
+        model = model.refreshed(point)
+        point = settled(engine, model, point, loss)
+        lin = engine.linearise(model, point, loss)
+        fall = before.objective - lin.objective
+        told.append(
+            Iteration(number, before.objective, before.chi2, 0.0, np.nan, np.nan, 0, True,
+                      time.monotonic() - since)
+        )  # fmt: skip
+        if progress is not None:
+            progress(told[-1])
+        before = lin
+        if abs(fall) <= tolerance * abs(lin.objective):
+            converged = True
+            break
+    n_rows, n_parameters = counts(engine, before)
+    words = "The objective no longer falls" if converged else "All cycles are done"
+    return Result(
+        point, model, converged, f"{words}.", before.objective, before.chi2, n_rows, n_parameters,
+        tuple(told), time.monotonic() - began,
+    )  # fmt: skip
+
+
+def settled(engine: Engine, model: Model, point: Point, loss: Loss, times: int = 2) -> Point:
+    """The shared parameters that fixed local ones want; weights follow so many times."""
+    for _ in range(times):
+        lin = engine.linearise(model, point, loss)
+        step: F8 = np.divide(-lin.q, lin.D, out=np.zeros_like(lin.q), where=lin.D > 0.0)
+        point = model.retract(point, np.zeros_like(point.local), step)
+    return point
+
+
+def _with_group(
+    engine: Engine, model: Model, point: Point, loss: Loss, group: Sequence[int],
+    restrict: Restrict,
+) -> Point:  # fmt: skip
+    """Each block refitted in the parameters of a group alone."""
+    layout = model.layout
+    only: NDArray[np.bool_] = np.zeros(len(layout.parameters), dtype=bool)
+    only[list(group)] = True
+    some = restrict(model, replace(layout, free=layout.free & only))
+    return Point(refit_local(engine, some, point, loss).local, point.shared)

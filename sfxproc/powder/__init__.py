@@ -1,0 +1,1 @@
+"""Indexing of powder patterns: a unit cell from the positions of about twenty lines."""

@@ -1,0 +1,289 @@
+"""Cells of the Bravais lattices: parameters x, standard settings, comparison, derivative cells.
+
+    G* = Σᵢ xᵢ Bᵢ  (`lattices`),    G = (aᵢ·aⱼ) = G*⁻¹,    V = det(G)^½
+
+Standard setting: among all settings of a lattice the one that makes
+
+    (1 + 2ε) a + (1 + ε) b + c + ε V^⅓ (cos α + cos β + cos γ),    ε = 10⁻⁴,
+
+least: the shortest axes, in rising order where the lattice leaves a choice, β obtuse. Triclinic
+cells are Niggli cells instead. Settings are walked through by the unimodular matrices that map
+every cell of the lattice to another cell of it.
+
+Lattices are compared and their symmetry is found over all bases near a reduced one
+(`reduction.NEAR_BASES`), which measured cells at the boundaries of reduction conditions need.
+Derivative lattices of index n are all those with Hermite's normal forms of determinant n, in real
+space (larger cells) and in reciprocal space (smaller cells).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sfxproc.data import Floats, Ints, Mask
+from sfxproc.powder.lattices import LATTICES, Lattice
+from sfxproc.reduction import NEAR_BASES, niggli_cell
+from sfxproc.symmetry import _cells_from_metric, _metric
+
+ORDER_WEIGHT = 1e-4  # ε of the standard setting
+SETTING_ROUNDS = 50
+
+
+# ---- parameters ----------------------------------------------------------------------------
+
+
+def reciprocal_metric(lattice: Lattice, x: Floats) -> Floats:
+    """G* (..., 3, 3) in Å⁻² of x (..., p)."""
+    return np.asarray(np.einsum("...p,pij->...ij", x, lattice.basis))
+
+
+def cells_from_x(lattice: Lattice, x: Floats) -> Floats:
+    """Cells (..., 6), Å and degrees, of x (..., p); x must be valid."""
+    return _cells_from_metric(np.linalg.inv(reciprocal_metric(lattice, x)))
+
+
+def x_from_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
+    """x (..., p) of cells (..., 6); what the lattice does not allow in a cell is dropped."""
+    reciprocal = np.linalg.inv(_metric(np.asarray(cells, dtype=np.float64)))
+    inverse = np.linalg.pinv(lattice.basis.reshape(-1, 9))
+    return np.asarray(reciprocal.reshape(*reciprocal.shape[:-2], 9) @ inverse)
+
+
+def is_valid(lattice: Lattice, x: Floats) -> Mask:
+    """(...,) whether x (..., p) is finite and describes a cell: G* is positive definite."""
+    finite = np.asarray(np.isfinite(x).all(axis=-1))
+    metric = reciprocal_metric(lattice, np.where(finite[..., None], x, 0.0))
+    area = metric[..., 0, 0] * metric[..., 1, 1] - metric[..., 0, 1] ** 2
+    positive = (metric[..., 0, 0] > 0) & (area > 0) & (np.linalg.det(metric) > 0)
+    return np.asarray(positive)
+
+
+def volumes(lattice: Lattice, x: Floats) -> Floats:
+    """Volumes (...,) in Å³ of the conventional cells of x (..., p); NaN where x is no cell."""
+    good = is_valid(lattice, x)
+    determinant = np.linalg.det(
+        reciprocal_metric(lattice, np.where(np.asarray(good)[..., None], x, 0.0))
+    )
+    return np.where(good, np.where(good, determinant, 1.0) ** -0.5, np.nan)
+
+
+def primitive_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
+    """Cells (..., 6) on the primitive axes of the table; of hR, the rhombohedral cell."""
+    return _cells_from_metric(_changed(_metric(np.asarray(cells)), lattice.primitive))
+
+
+def conventional_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
+    """The inverse of `primitive_cells`."""
+    axes = np.linalg.inv(lattice.primitive)
+    return _cells_from_metric(_changed(_metric(np.asarray(cells)), axes))
+
+
+def _changed(metric: Floats, axes: Floats) -> Floats:
+    """Metric tensors on new axes, the columns of `axes`; both broadcast."""
+    return np.asarray(np.swapaxes(axes, -1, -2) @ metric @ axes)
+
+
+# ---- standard setting ----------------------------------------------------------------------
+
+
+@cache
+def _mean_of_turns(symbol: str) -> Floats:
+    """(9, 9): right factor that replaces a metric tensor, as a row, by the mean of Rᵀ G R."""
+    turns = LATTICES[symbol].rotations.astype(np.float64)
+    return np.asarray(np.einsum("nij,nkl->ikjl", turns, turns).reshape(9, 9) / len(turns))
+
+
+def _symmetrised(lattice: Lattice, metric: Floats) -> Floats:
+    rows = metric.reshape(-1, 9) @ _mean_of_turns(lattice.symbol)
+    return rows.reshape(metric.shape)
+
+
+@cache
+def _settings(symbol: str) -> Floats:
+    """(m, 3, 3) axes of the other settings near one, the present one first.
+
+    Those that act alike on all cells of the lattice, as its own rotations do, are kept once.
+    """
+    lattice = LATTICES[symbol]
+    start, back = lattice.primitive, np.linalg.inv(lattice.primitive)
+    axes = start @ NEAR_BASES.astype(np.float64) @ back
+    generic = _symmetrised(lattice, _metric(np.array([7.0, 11.0, 13.0, 81.0, 97.0, 106.0])))
+    metrics = _changed(generic, axes)
+    kept = np.abs(metrics - _symmetrised(lattice, metrics)).max(axis=(1, 2)) < 1e-6
+    _, first = np.unique(np.round(metrics[kept], 6), axis=0, return_index=True)
+    others = axes[kept][first]
+    return np.concatenate([np.eye(3)[None], others])
+
+
+def _untidiness(metric: Floats) -> Floats:
+    """What the standard setting makes least (...,), for metric tensors (..., 3, 3)."""
+    lengths = np.sqrt(np.einsum("...ii->...i", metric))
+    a, b, c = np.moveaxis(lengths, -1, 0)
+    cosines = (
+        metric[..., 0, 1] / (a * b) + metric[..., 0, 2] / (a * c) + metric[..., 1, 2] / (b * c)
+    )
+    size = np.abs(np.linalg.det(metric)) ** (1 / 6)
+    return np.asarray(a + b + c + ORDER_WEIGHT * (2 * a + b + size * cosines))
+
+
+def standard_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
+    """Cells (n, 6) or (6,) of the lattice in their standard setting."""
+    given = np.asarray(cells, dtype=np.float64)
+    flat = given.reshape(-1, 6)
+    if lattice.n_parameters == 6:
+        return np.array([niggli_cell(c) for c in flat]).reshape(given.shape)
+    axes = _settings(lattice.symbol)
+    metric = _symmetrised(lattice, _metric(flat))
+    active = np.arange(len(flat))
+    for _ in range(SETTING_ROUNDS):
+        if len(active) == 0:
+            break
+        tried = _changed(metric[active, None], axes[None])
+        score = _untidiness(tried)
+        best = np.argmin(score, axis=1)
+        rows = np.arange(len(active))
+        moved = score[rows, best] < score[:, 0] * (1.0 - 1e-12)
+        metric[active[moved]] = tried[rows, best][moved]
+        active = active[moved]
+    return _cells_from_metric(_symmetrised(lattice, metric)).reshape(given.shape)
+
+
+# ---- comparison and symmetry ---------------------------------------------------------------
+
+
+def reduced_cell(lattice: Lattice, cell: ArrayLike) -> Floats:
+    """The Niggli cell (6,) of the lattice's cell (6,)."""
+    return niggli_cell(cell, lattice.centring)
+
+
+def same_lattice(
+    a: ArrayLike,
+    b: ArrayLike,
+    length_tolerance_percent: float = 1.0,
+    angle_tolerance_deg: float = 1.0,
+) -> bool:
+    """Whether two primitive cells (6,), each in any basis, are of one lattice.
+
+    That is: in some pair of reduced bases all lengths and angles agree within the tolerances.
+    """
+    first, second = niggli_cell(a), niggli_cell(b)
+    cells = _cells_from_metric(_changed(_metric(first), NEAR_BASES.astype(np.float64)))
+    off = _largest_off(cells, second, length_tolerance_percent, angle_tolerance_deg)
+    return bool(off.min() <= 1.0)
+
+
+def _largest_off(cells: Floats, target: Floats, percent: float, degrees: float) -> Floats:
+    """Largest deviation (...,) of cells (..., 6) from target, in units of the tolerances."""
+    off = np.abs(cells - target)
+    off[..., :3] /= 0.01 * percent * target[..., :3]
+    off[..., 3:] /= degrees
+    return np.asarray(off.max(axis=-1))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A Bravais lattice that a primitive cell fits: conventional cell (6,) in standard setting,
+    and the largest change this took, in units of the tolerances."""
+
+    lattice: Lattice
+    cell: Floats
+    deviation: float
+
+
+def fit_lattice(
+    lattice: Lattice,
+    primitive: ArrayLike,
+    length_tolerance_percent: float = 1.0,
+    angle_tolerance_deg: float = 1.0,
+) -> Fit | None:
+    """How a primitive cell (6,) fits the lattice; None if not within the tolerances."""
+    reduced = niggli_cell(primitive)
+    axes = NEAR_BASES.astype(np.float64) @ np.linalg.inv(lattice.primitive)
+    metric = _changed(_metric(reduced), axes)
+    nearest = _symmetrised(lattice, metric)
+    off = _largest_off(
+        _cells_from_metric(metric),
+        _cells_from_metric(nearest),
+        length_tolerance_percent,
+        angle_tolerance_deg,
+    )
+    best = int(np.argmin(off))
+    if off[best] > 1.0:
+        return None
+    cell = standard_cells(lattice, _cells_from_metric(nearest[best]))
+    return Fit(lattice, cell, float(off[best]))
+
+
+def fitting_lattices(
+    primitive: ArrayLike, length_tolerance_percent: float = 1.0, angle_tolerance_deg: float = 1.0
+) -> list[Fit]:
+    """All Bravais lattices a primitive cell (6,) fits, the one of highest symmetry first.
+
+    The last is always aP: the cell itself, reduced.
+    """
+    tolerances = (length_tolerance_percent, angle_tolerance_deg)
+    fits = [fit_lattice(lattice, primitive, *tolerances) for lattice in LATTICES.values()]
+    return sorted(
+        (fit for fit in fits if fit is not None),
+        key=lambda fit: (-len(fit.lattice.rotations), -fit.lattice.points_per_cell, fit.deviation),
+    )
+
+
+# ---- derivative cells ----------------------------------------------------------------------
+
+
+@cache
+def hermite_forms(index: int) -> Ints:
+    """(m, 3, 3) all upper triangular normal forms of determinant `index`: 7, 13, 35 for 2, 3, 4."""
+    found = []
+    for a in range(1, index + 1):
+        for b in range(1, index // a + 1):
+            if index % (a * b):
+                continue
+            c = index // (a * b)
+            for u in range(a):
+                for v in range(a):
+                    for w in range(b):
+                        found.append([[a, u, v], [0, b, w], [0, 0, c]])
+    return np.array(found)
+
+
+def derivative_cells(
+    primitive: ArrayLike, indices: tuple[int, ...] = (2, 3, 4)
+) -> tuple[Floats, Floats]:
+    """Niggli cells (m, 6) of all super- and sublattices of a primitive cell (6,), and their
+    volumes (m,) in units of its own; lattices of the same shape are kept once."""
+    metric = _metric(niggli_cell(primitive))
+    reciprocal = np.linalg.inv(metric)
+    cells, ratios = [], []
+    for index in indices:
+        axes = hermite_forms(index).astype(np.float64)
+        larger = _cells_from_metric(_changed(metric, axes))
+        smaller = _cells_from_metric(np.linalg.inv(_changed(reciprocal, axes)))
+        for group, ratio in ((larger, float(index)), (smaller, 1.0 / index)):
+            reduced = np.array([niggli_cell(cell) for cell in group])
+            _, first = np.unique(np.round(reduced, 5), axis=0, return_index=True)
+            cells.append(reduced[first])
+            ratios.append(np.full(len(first), ratio))
+    return np.concatenate(cells), np.concatenate(ratios)
+
+
+# ---- random cells --------------------------------------------------------------------------
+
+
+def random_cells(lattice: Lattice, n: int, rng: np.random.Generator) -> Floats:
+    """Cells (n, 6) of random shapes and of about 1 Å³ in standard setting.
+
+    Axes are log-normal, of σ 0.35 for most and of 0.8 for every fifth cell; angles are uniform
+    between 60 and 120° before the lattice's constraints are put on.
+    """
+    spread = np.where(np.arange(n) % 5 == 4, 0.8, 0.35)[:, None]
+    lengths = np.exp(spread * rng.standard_normal((n, 3)))
+    angles = rng.uniform(60.0, 120.0, (n, 3))
+    flat = 360.0 - angles.sum(axis=1) < 5.0  # no cell has such angles
+    angles[flat] = 90.0
+    return standard_cells(lattice, np.concatenate([lengths, angles], axis=1))

@@ -1,0 +1,115 @@
+"""How well cells explain powder lines: the figures that rank them, across lattices too.
+
+With Δ_k the distance of line k to the nearest calculated one, σ_k its standard error, N calculated
+lines up to q²_n + σ_n, ρ_k = (3/2)(N/q²_n)√(q²_k/q²_n) and t_k = 2 ρ_k (|Δ_k| + σ_k):
+
+    M_20 = q²_20/(2 ⟨max(|Δ|, σ)⟩ N_20)       de Wolff, J. Appl. Cryst. 1 (1968) 108; floor σ
+    I    = Σ ln(1 + 1/t_k)                    after Taupin, J. Appl. Cryst. 21 (1988) 485
+    Λ    = Σ ln(w + (1 − w) N(Δ_k)/C(Δ_k))
+    E    = Λ + Σ_j ln(√(2π) σ_xj/s)           σ_x from the curvature, s = q²_n
+
+N(Δ) = 2 exp(−Δ²/2σ²)/(√(2π) σ) is the density of the distance if the calculated line is the right
+one, C(Δ) = 2 ρ exp(−2 ρ |Δ|) that to the nearest of lines at random, w the share of lines that the
+cell need not explain. Λ is so the logarithm of the likelihood ratio against a cell that has nothing
+to do with the pattern. Its best value rises with the number of parameters p; E is Λ averaged over x
+(Laplace's approximation, parameters known beforehand to q²_n). A larger cell has more lines and
+loses n ln 2 at twice the volume; a parameter costs some five to seven nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sfxproc.data import Floats, Ints
+from sfxproc.kernels import powder as kernels
+from sfxproc.powder.optimise import checked_lines
+
+N_FIRST = 20  # lines of M_20
+
+
+@dataclass(frozen=True, eq=False)
+class Merits:
+    """Figures of cells (c,): `m20`; `n_calculated` lines up to the 20th (last if fewer) observed
+    one; `n_explained` observed lines within `within` σ; `information` I, `likelihood_ratio` Λ and
+    `evidence` E in nats. near (c, n): the calculated line assigned to each observed one, delta
+    (c, n) the differences q²_obs − q²_calc in Å⁻²."""
+
+    m20: Floats
+    n_calculated: Ints
+    n_explained: Ints
+    information: Floats
+    likelihood_ratio: Floats
+    evidence: Floats
+    near: Ints
+    delta: Floats
+
+
+def merits(
+    forms: Floats,
+    basis: Floats,
+    q2: Floats,
+    sigma: Floats,
+    x: Floats,
+    *,
+    within: float = 3.0,
+    outliers: float = 0.05,
+) -> Merits:
+    """Figures of cells x (c, p); `outliers` is w.
+
+    forms (m, p) must hold the lines of these cells up to q²_n: absences of the centring are those
+    not in it. basis (p, 3, 3); q2, sigma (n,) ascending, Å⁻². Raises DataError as `optimise` does.
+    """
+    q2, sigma = checked_lines(q2, sigma)
+    x = np.ascontiguousarray(x, dtype=np.float64)
+    reference = kernels.reference_lines(forms, basis)
+    near, delta, count = _explained(reference, q2, sigma, x)
+    first = slice(0, N_FIRST)
+    _, near_ones, n_calculated = _explained(reference, q2[first], sigma[first], x)
+    mean = np.maximum(np.abs(near_ones), sigma[first]).mean(axis=1)
+    with np.errstate(over="ignore"):
+        m20 = q2[first][-1] / (2.0 * mean * np.maximum(n_calculated, 1))
+
+    n = len(q2)
+    lines = np.maximum(count, n)[:, None]
+    density = 1.5 * lines / q2[-1] * np.sqrt(q2 / q2[-1])
+    distance = np.abs(delta)
+    z = distance / sigma
+    log_ratio = -0.5 * z**2 - np.log(np.sqrt(2 * np.pi) * sigma * density)
+    log_ratio += 2.0 * density * distance
+    log_ratio[z > 40.0] = -np.inf  # 2ρ|Δ| would win where the nearest line is absurdly far
+    gained = np.logaddexp(np.log(outliers), np.log1p(-outliers) + log_ratio)
+    likelihood_ratio = gained.sum(axis=1)
+    right = np.exp(np.log1p(-outliers) + log_ratio - gained)  # that the line is the cell's
+    return Merits(
+        m20=m20,
+        n_calculated=n_calculated,
+        n_explained=(z <= within).sum(axis=1),
+        information=np.log1p(0.5 / (density * (distance + sigma))).sum(axis=1),
+        likelihood_ratio=likelihood_ratio,
+        evidence=likelihood_ratio + _occam(forms[near], right / sigma**2, float(q2[-1])),
+        near=near,
+        delta=delta,
+    )
+
+
+def _explained(
+    reference: kernels.Reference, q2: Floats, sigma: Floats, x: Floats
+) -> tuple[Ints, Floats, Ints]:
+    """`kernels.powder.explain`: nearest lines and differences (c, n), calculated lines (c,)."""
+    shape = len(x), len(q2)
+    near, delta = np.zeros(shape, dtype=np.int64), np.zeros(shape)
+    count = np.zeros(len(x), dtype=np.int64)
+    kernel = kernels.powder_kernels(x.shape[1]).explain
+    kernel(reference, kernels.observed_lines(q2, sigma), x, near, delta, count)
+    return near, delta, count
+
+
+def _occam(rows: Floats, weight: Floats, scale: float) -> Floats:
+    """Σ ln(√(2π) σ_xj/s), (c,): from rows (c, n, p) with weights (c, n). A direction that the
+    lines do not fix counts 0: nothing was learned and nothing is paid."""
+    p = rows.shape[2]
+    curvature = np.einsum("cnp,cn,cnq->cpq", rows, weight, rows) * (scale**2 / (2.0 * np.pi))
+    sign, logarithm = np.linalg.slogdet(curvature + np.eye(p))
+    return np.asarray(-0.5 * sign * logarithm)
