@@ -27,6 +27,8 @@ class Job:
 
 
 JOBS: dict[str, Job] = {
-    "postrefine": Job("postrefine", postrefine_config.PostrefineConfig, postrefine.run, postrefine.check),
+    "postrefine": Job(
+        "postrefine", postrefine_config.PostrefineConfig, postrefine.run, postrefine.check
+    ),
     "scale": Job("scale", scale_config.ScaleConfig, scale.run, scale.check),
 }

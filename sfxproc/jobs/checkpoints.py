@@ -175,8 +175,8 @@ def facts_of(config: ScaleConfig) -> Facts:
     if config.simulate is None:
         files = list_inputs(config.input.paths, config.input.exclude, Path.cwd())
         paths = [path for file in files for path in file.members]
-    if config.reference.path is not None:
-        paths.append(Path(config.reference.path).expanduser().absolute())
+    others = config.reference.path, config.symmetry.ambiguity_reference, config.start.frames
+    paths += [Path(name).expanduser().absolute() for name in others if name is not None]
     return facts | {f"file '{path}'": _stamp(path) for path in paths if path.exists()}
 
 

@@ -14,7 +14,7 @@ Tasks find plain arrays by name. A shard or piece that is there already is not m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 

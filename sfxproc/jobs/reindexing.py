@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sfxproc.data import Crystals, Observations, ReferenceSet, Status, concatenate
 from sfxproc.errors import ConfigError, DataError
 from sfxproc.formats.inputs import missing_file
-from sfxproc.formats.reference import read_reference
+from sfxproc.formats.reference import read_any_reference
 from sfxproc.jobs.compare import in_group, same_laue_group
 from sfxproc.jobs.settings import Symmetry
 from sfxproc.merging.ambiguity import (
@@ -55,6 +55,8 @@ I8 = NDArray[np.int64]
 SAMPLE_CRYSTALS, SAMPLE_ROWS = 2000, 4_000_000  # of the sample, at most
 BATCH_ROWS = 1 << 20  # of crystals compared at a time
 MIN_COMMON = 20  # reflections that crystals must have in common with a reference
+
+MODEL_D_MIN_A = 2.0  # to which a reference is calculated from coordinates, without another limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +113,18 @@ def ambiguity_reference(symmetry: Symmetry, reference: ReferenceSet | None) -> R
     return reference_in_group(symmetry.ambiguity_reference, "symmetry.ambiguity_reference", group)
 
 
-def reference_in_group(name: str, setting: str, group: SpaceGroup) -> ReferenceSet:
-    """The reference that a setting names, in the job's own asymmetric unit.
+def reference_in_group(
+    name: str, setting: str, group: SpaceGroup, d_min_A: float | None = None
+) -> ReferenceSet:
+    """The reference that a setting names, in the job's own asymmetric unit; from coordinates it is
+    calculated to d_min_A.
 
     Raises InputError if it cannot be read, ConfigError if its Laue group is another.
     """
     path = Path(name).expanduser()
     if not path.is_file():
         raise missing_file(path.absolute(), f"{setting}: '{path}'")
-    reference = read_reference(path)
+    reference = read_any_reference(path, d_min_A or MODEL_D_MIN_A)
     theirs = space_group(reference.space_group)
     if not same_laue_group(group, theirs):
         raise ConfigError(

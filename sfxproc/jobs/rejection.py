@@ -16,6 +16,7 @@ from sfxproc.jobs.scale_job import ScaleJob
 from sfxproc.lsq import Engine, Point, Result
 from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
 from sfxproc.models.scale import ScaleModel
+from sfxproc.models.scale_start import FITTED, MOST_REFITS
 
 U1 = NDArray[np.uint8]
 
@@ -110,6 +111,8 @@ def refined_without_bad(job: ScaleJob, engine: Engine, result: Result, judge: Ju
             break
         assert isinstance(result.model, ScaleModel)
         model = result.model.without(bad)
+        refits = MOST_REFITS if job.config.scaling.error_model in FITTED else 0
+        model = model.with_errors(replace(model.errors, refits=refits))
         again = steps.solve(
             engine, model, result.point, job.config, job.checkpoint, job.log, f"without-{number}"
         )

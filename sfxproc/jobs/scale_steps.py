@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from sfxproc import signals
 from sfxproc.data import Reason, ReferenceSet, Status
 from sfxproc.errors import ConfigError, DataError, OutputError
-from sfxproc.formats.inputs import list_inputs, missing_file
-from sfxproc.formats.reference import read_any_reference
+from sfxproc.formats.inputs import list_inputs
 from sfxproc.jobs.checkpoints import JobCheckpoint, arrays_of, state_of, stop_wanted, stopped
-from sfxproc.jobs.compare import in_group, same_laue_group
 from sfxproc.jobs.estimate import estimate, needs_table
 from sfxproc.jobs.outputs import refusal
 from sfxproc.jobs.reading import Dataset
+from sfxproc.jobs.reindexing import ambiguity_reference, reference_in_group
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.scale_reference import reference_scales
 from sfxproc.jobs.selection import Inventory
@@ -45,7 +44,6 @@ EXACT_PARAMETERS = 2000  # of crystals; beyond this covariances are sampled
 STRATA = 20  # shells of equal numbers of reflections, for calibrating sampled variances
 
 MODELS = (ScaleModel, PostrefineModel)
-MODEL_D_MIN_A = 2.0  # to which a reference is calculated from coordinates, without another limit
 
 SOLVE = "lm"  # key of the solver's state in the checkpoint
 
@@ -75,6 +73,11 @@ def require_sense(config: ScaleConfig) -> None:
         raise ConfigError(
             "input.paths is empty: name the files to read, for example "
             "`--set input.paths=run1/*.stream`, or add a [simulate] table."
+        )
+    if config.symmetry.ambiguity == "ignore" and config.symmetry.ambiguity_reference is not None:
+        raise ConfigError(
+            'symmetry.ambiguity_reference has no effect with symmetry.ambiguity = "ignore". Leave '
+            "one of them out."
         )
     if config.selection.min_partiality > 0 and config.scaling.partiality == "ignore":
         raise ConfigError(
@@ -114,6 +117,7 @@ def check(config: ScaleConfig, log: Log) -> str:
         raise OutputError(problem)
     if config.reference.path is not None:
         reference_of(config)
+    ambiguity_reference(config.symmetry, None)
     if config.simulate is None:
         files = list_inputs(config.input.paths, config.input.exclude, Path.cwd())
         log.show(counts_table("Inputs", {f.label: f.format.name for f in files}))
@@ -130,18 +134,9 @@ def reference_of(config: ScaleConfig) -> ReferenceSet | None:
     """
     if config.reference.path is None:
         return None
-    path = Path(config.reference.path).expanduser()
-    if not path.is_file():
-        raise missing_file(path.absolute(), f"reference.path: '{path}'")
-    reference = read_any_reference(path, config.selection.d_min_A or MODEL_D_MIN_A)
-    ours, theirs = space_group(config.symmetry.space_group), space_group(reference.space_group)
-    if not same_laue_group(ours, theirs):
-        raise ConfigError(
-            f"The reference '{reference.path}' has space group {theirs.hm} (Laue class "
-            f"{theirs.laue_class}), the job {ours.hm} ({ours.laue_class}): their reflections "
-            "cannot be matched. Correct symmetry.space_group or choose another reference.path."
-        )
-    return replace(reference, space_group=ours.hm, reflections=in_group(reference, ours))
+    group = space_group(config.symmetry.space_group)
+    d_min_A = config.selection.d_min_A
+    return reference_in_group(config.reference.path, "reference.path", group, d_min_A)
 
 
 def columns_wanted(config: ScaleConfig) -> frozenset[str]:

@@ -19,6 +19,7 @@ from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.begun import begun_at, earlier
 from sfxproc.jobs.block_tasks import Work
 from sfxproc.jobs.conclusion import concluded
+from sfxproc.jobs.reindexing import warn_unresolved
 from sfxproc.jobs.rejection import Judging, refined_without_bad
 from sfxproc.jobs.scale_blocks import BlockScaling
 from sfxproc.jobs.scale_job import Scaled, ScaleJob, read_all, with_fixed
@@ -75,6 +76,7 @@ def scale_in_blocks(job: ScaleJob) -> Scaled | None:
         raise
     if data is not None:
         report.tell_data(data, log)
+        warn_unresolved(data.space_group, data.cell, config.symmetry, log)
         if job.reference is not None:
             require_overlap(data, job.reference, config.symmetry)
     log(

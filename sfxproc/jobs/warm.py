@@ -16,6 +16,7 @@ from sfxproc.data import Observations, Reflections
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
 from sfxproc.lsq.rounds import refit_local
 from sfxproc.lsq.sampled import sampled
+from sfxproc.merging.ambiguity import ranks, resolve
 from sfxproc.models.agreement import agreement_of
 from sfxproc.models.postrefine import (
     Geometry,
@@ -68,6 +69,12 @@ def solve_tiny(kernels: Kernels | None = None) -> None:
     keys = np.sort(unique_keys(group, hkl, True))
     unique = reflections(group, cell, keys)
     observations = made_up(unique)
+    shown = observations.reflection
+    assert shown is not None
+    start = np.arange(N_CRYSTALS + 1) * len(unique)
+    z = ranks(start, unique.s2[shown], observations.intensity)
+    pair = np.stack([shown, shown[::-1]], axis=1).astype(np.int64)
+    resolve(start, pair, z, len(unique), np.array([[0, 1], [1, 0]]))
     comm = SerialComm()
     chunks = plan_chunks(np.full(N_CRYSTALS, N_HKL), len(unique), comm)
     engine = Engine(ChunkSums(comm, chunks))

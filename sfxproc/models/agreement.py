@@ -71,12 +71,14 @@ class Criteria:
 
     false_alarms : good crystals of a whole job that may be lost by chance. unrelated_signal : the
     part of the expected signal below which a crystal counts as unrelated. min_cc : cc below which
-    crystals are left out whatever the reason; None for none.
+    crystals are left out whatever the reason; None for none. fewest_crystals : of fewer, none is
+    left out for the others.
     """
 
     false_alarms: float = 0.01
     unrelated_signal: float = 0.5
     min_cc: float | None = None
+    fewest_crystals: int = 10
 
     def threshold(self, n_crystals: int) -> float:
         """Standard deviations that the worst of so many good crystals hardly reaches."""
@@ -126,6 +128,8 @@ def judged(agreement: Agreement, criteria: Criteria) -> NDArray[np.uint8]:
     with np.errstate(invalid="ignore"):  # comparisons with NaN are false: it stays
         if criteria.min_cc is not None:
             out[a.cc < criteria.min_cc] = Reason.CC_TOO_LOW
+        if a.n_crystals < criteria.fewest_crystals:
+            return out
         short = 1.0 - a.signal > limit * a.signal_sigma
         out[short & (a.delta_cc_half < -limit * a.delta_sigma)] = Reason.HARMFUL
         out[short & (a.signal < criteria.unrelated_signal)] = Reason.UNRELATED

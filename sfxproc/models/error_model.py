@@ -28,6 +28,7 @@ PULL_CAP = 36.0  # squared pull beyond which an observation says nothing more ab
 SMALLEST_SCATTER, LARGEST_SCATTER = 1e-3, 10.0
 SCATTER_ACCURACY = 1e-4  # of χ²/dof
 AT_REST = 1e-3  # relative change of the scatter, or of variances
+LEAST_BACKGROUND, MOST_BACKGROUND = 1.0 / 9.0, 9.0  # of v₀, a third and three times σ
 PRIOR_ROWS = 10.0  # observations that the error model as it was begun with is worth
 
 
@@ -104,8 +105,8 @@ def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]
     """The likelier error model, a step of Fisher's scoring away, and by how much it changes the
     variances, relative.
 
-    sums : (10,) of kernels.variances.variance_sums. A little weight on what it began with holds
-    what the data do not tell (background and counts, where all are alike).
+    sums : (10,) of kernels.variances.variance_sums. As many observations as PRIOR_ROWS for what
+    background and counts began with hold them where they are next to nothing, or all alike.
     """
     F = np.empty((3, 3))
     F[np.triu_indices(3)] = sums[:6]
@@ -113,32 +114,34 @@ def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]
     n = max(float(sums[9]), 1.0)
     t = sums[6:9] / (errors.mean * dof / n)
     begun = np.array([1.0, errors.counted, 0.0])
-    hold = np.diag(PRIOR_ROWS * np.diag(F) / n)
-    hold[2, 2] = 0.0
-    v = non_negative(F + hold, t + hold @ begun)
+    hold = np.diag(PRIOR_ROWS * np.array([1.0, 1.0 / max(errors.counted, 1e-30) ** 2, 0.0]))
+    v = within_bounds(F + hold, t + hold @ begun)
     change = float(np.abs(v - errors.v) @ F @ errors.v / n)
     refits = 0 if change <= AT_REST else errors.refits - 1
     new = replace(
-        errors, background=float(v[0]), gain=float(v[1]), scatter=float(np.sqrt(v[2])),
+        errors, background=float(v[0]), gain=float(v[1]), scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER),
         refits=refits,
     )  # fmt: skip
     return new, change
 
 
-def non_negative(F: F8, t: F8) -> F8:
-    """The v ≥ 0 (3,) that makes ½ vᵀF v − tᵀv least; the first stays above 0."""
-    best: F8 = np.array([max(t[0] / F[0, 0], 1e-3), 0.0, 0.0])
+def within_bounds(F: F8, t: F8) -> F8:
+    """The v (3,) that makes ½ vᵀF v − tᵀv least, none below 0 and the first within its bounds: a
+    background that is next to nothing must not be blown up to explain what is something else."""
+    best: F8 = np.array([1.0, 0.0, 0.0])
     value = np.inf
     scale = np.sqrt(np.maximum(np.diag(F), 1e-300))
-    for free in product((False, True), repeat=2):
-        some = np.array([True, *free]) & (np.diag(F) > 0.0)
-        if not some[0]:
-            break
-        v = np.zeros(3)
-        A = (F / np.outer(scale, scale))[np.ix_(some, some)]
-        v[some] = np.linalg.lstsq(A, t[some] / scale[some], rcond=None)[0] / scale[some]
-        v[0] = max(v[0], 1e-3)
+    A, b = F / np.outer(scale, scale), t / scale
+    held_at = (None, LEAST_BACKGROUND, MOST_BACKGROUND)
+    for first, *others in product(held_at, (None, 0.0), (None, 0.0)):
+        held = [first, *others]
+        free = np.array([h is None for h in held]) & (np.diag(F) > 0.0)
+        v: F8 = np.array([0.0 if h is None else h for h in held])
+        if free.any():
+            right = (b - A @ (v * scale))[free]
+            v[free] = np.linalg.lstsq(A[np.ix_(free, free)], right, rcond=None)[0] / scale[free]
         found = float(0.5 * v @ F @ v - t @ v)
-        if (v >= 0.0).all() and found < value:
+        inside = LEAST_BACKGROUND <= v[0] <= MOST_BACKGROUND and (v >= 0.0).all()
+        if inside and found < value:
             best, value = v, found
     return best

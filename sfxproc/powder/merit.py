@@ -71,8 +71,39 @@ def merits(
     with np.errstate(over="ignore"):
         m20 = q2[first][-1] / (2.0 * mean * np.maximum(n_calculated, 1))
 
-    n = len(q2)
-    lines = np.maximum(count, n)[:, None]
+    weighed = weigh(delta, count, q2, sigma, outliers)
+    tight = np.log1p(0.5 / (weighed.density * (np.abs(delta) + sigma)))
+    return Merits(
+        m20=m20,
+        n_calculated=n_calculated,
+        n_explained=(np.abs(delta) <= within * sigma).sum(axis=1),
+        information=tight.sum(axis=1),
+        likelihood_ratio=weighed.gained.sum(axis=1),
+        evidence=weighed.evidence(forms[near], sigma, q2),
+        near=near,
+        delta=delta,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """Lines of cells weighed against chance (c, n): `gained`, the terms of Λ in nats; `right`, the
+    probability that the line is the cell's; `density` ρ in Å²."""
+
+    gained: Floats
+    right: Floats
+    density: Floats
+
+    def evidence(self, rows: Floats, sigma: Floats, q2: Floats) -> Floats:
+        """E (c,) of cells with the linear forms `rows` (c, n, p) at their lines."""
+        paid = _occam(rows, self.right / sigma**2, float(q2[-1]))
+        return np.asarray(self.gained.sum(axis=1) + paid)
+
+
+def weigh(delta: Floats, count: Ints, q2: Floats, sigma: Floats, outliers: float) -> Weighed:
+    """Weigh the differences delta (c, n) of cells with count (c,) calculated lines; sigma is (n,)
+    or (c, n)."""
+    lines = np.maximum(count, len(q2))[:, None]
     density = 1.5 * lines / q2[-1] * np.sqrt(q2 / q2[-1])
     distance = np.abs(delta)
     z = distance / sigma
@@ -80,18 +111,8 @@ def merits(
     log_ratio += 2.0 * density * distance
     log_ratio[z > 40.0] = -np.inf  # 2ρ|Δ| would win where the nearest line is absurdly far
     gained = np.logaddexp(np.log(outliers), np.log1p(-outliers) + log_ratio)
-    likelihood_ratio = gained.sum(axis=1)
-    right = np.exp(np.log1p(-outliers) + log_ratio - gained)  # that the line is the cell's
-    return Merits(
-        m20=m20,
-        n_calculated=n_calculated,
-        n_explained=(z <= within).sum(axis=1),
-        information=np.log1p(0.5 / (density * (distance + sigma))).sum(axis=1),
-        likelihood_ratio=likelihood_ratio,
-        evidence=likelihood_ratio + _occam(forms[near], right / sigma**2, float(q2[-1])),
-        near=near,
-        delta=delta,
-    )
+    right = np.exp(np.log1p(-outliers) + log_ratio - gained)
+    return Weighed(gained, right, density)
 
 
 def _explained(

@@ -89,6 +89,18 @@ def _ranked(symbol: str) -> _Ranked:
     )
 
 
+def lines_of_cell(lattice: Lattice, x: Floats, q2_max: float) -> tuple[Ints, Floats]:
+    """All lines up to q2_max Å⁻² of the cell x (p,), ascending: one hkl each (n, 3), and their
+    forms (n, p)."""
+    hkl = _within(lattice, x, cells_from_x(lattice, x), float(np.sqrt(q2_max)))
+    forms = lattice.forms(hkl)
+    keys = _packed(forms)
+    order = np.lexsort([np.arange(len(keys)), keys])
+    last = order[np.append(keys[order][1:] != keys[order][:-1], True)]  # mostly positive numbers
+    rising = last[np.argsort(forms[last] @ x, kind="stable")]
+    return hkl[rising], forms[rising]
+
+
 @dataclass(frozen=True, eq=False)
 class _Lines:
     keys: NDArray[np.uint64]

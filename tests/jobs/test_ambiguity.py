@@ -42,7 +42,7 @@ from rich.console import Console
 
 reindexing.SAMPLE_CRYSTALS = 30
 comm, log = world(), ConsoleLog(Console(), speaks=False)
-inputs = Input(paths=["part*.h5"])
+inputs = Input(paths=["part[01].h5"])
 data = read_dataset(inputs, Symmetry(space_group="P 43"), Selection(), frozenset(), comm, log)
 rows = [comm.allgather_rows(data.observations.columns()[c]) for c in ("hkl", "reflection")]
 everything = [*data.found.values(), data.crystals.A, data.cell, data.reflections.hkl, *rows]
@@ -139,7 +139,7 @@ def test_crystals_come_into_the_setting_of_most(
     np.testing.assert_array_equal(ours.hkl, theirs.hkl)
     np.testing.assert_array_equal(ours.intensity, theirs.intensity)
     plain = read(ambiguity="ignore")
-    assert plain.found == {}
+    assert "reindexing" not in plain.found
     np.testing.assert_array_equal(data.n_observations, plain.n_observations)
     assert data.n_observations.sum() == len(ours)
     row = data.observations.reflection
@@ -243,17 +243,17 @@ def test_references_that_cannot_tell(read: Read, reference: ReferenceSet, tmp_pa
 
 
 def test_ranks_agree(folder: Path, surroundings: dict[str, str]) -> None:
-    """The same bits at any number of ranks, of which the fourth reads nothing, where most crystals
+    """The same bits at any number of ranks, of which the third reads nothing, where most crystals
     are not in the sample."""
     told = []
-    for ranks in (0, 4):
+    for ranks in (0, 3):
         command = launched([sys.executable, "-c", READ], ranks)
         done = subprocess.run(
             command, cwd=folder, env=surroundings, capture_output=True, text=True, timeout=60
         )
         assert (done.returncode, done.stderr) == (0, "")
         told.append(done.stdout)
-    assert len(told[0].split()) == 8
+    assert len(told[0].split()) >= 8
     assert told[0] == told[1]
 
 

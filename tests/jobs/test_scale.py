@@ -19,7 +19,7 @@ from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 
 FILES = {
     "merged.mtz", "merged.hkl", "half1.mtz", "half2.mtz", "half1.hkl", "half2.hkl", "frames.h5",
-    "statistics.json", "job.resolved.toml", "log.txt", "DONE",
+    "statistics.json", "job.resolved.toml", "log.txt", "report.html", "DONE",
 }  # fmt: skip
 SHELL = {
     "d_max_A", "d_min_A", "n_unique", "n_possible", "completeness", "multiplicity",
@@ -27,6 +27,9 @@ SHELL = {
 }  # fmt: skip
 MERGED = "H:H K:H L:H IMEAN:J SIGIMEAN:Q N:I"
 SIDES = "I(+):K SIGI(+):M I(-):K SIGI(-):M N(+):I N(-):I"
+AMPLITUDES = "F:F SIGF:Q"
+AMPLITUDE_SIDES = "F(+):G SIGF(+):L F(-):G SIGF(-):L DANO:D SIGDANO:Q"
+FREE = "FreeR_flag:I"
 HALVES = "IHALF1:J SIGIHALF1:Q IHALF2:J SIGIHALF2:Q NHALF1:R NHALF2:R"
 
 Scale = Callable[..., Any]
@@ -46,7 +49,7 @@ def test_all_files_are_there_and_no_other(base: Any) -> None:
 
 
 def test_merged_and_half_sets_have_the_documented_columns(base: Any) -> None:
-    assert columns(base.folder / "merged.mtz") == f"{MERGED} {HALVES}"
+    assert columns(base.folder / "merged.mtz") == f"{MERGED} {AMPLITUDES} {FREE} {HALVES}"
     for half in ("1", "2"):
         assert columns(base.folder / f"half{half}.mtz") == MERGED
         mtz = gemmi.read_mtz_file(str(base.folder / f"half{half}.mtz"))
@@ -221,7 +224,8 @@ def test_anomalous(job: Path, scale: Scale) -> None:
     settings = StillsSettings(n_crystals=60, d_min_A=3.5, anomalous_fraction=0.3)
     write_h5(job.parent / "anomalous.h5", simulate_stills(settings).stills)
     found = scale("out", "input.paths=anomalous.h5", "symmetry.anomalous=true")
-    assert columns(found.folder / "merged.mtz") == f"{MERGED} {SIDES} {HALVES}"
+    expected = f"{MERGED} {SIDES} {AMPLITUDES} {AMPLITUDE_SIDES} {FREE} {HALVES}"
+    assert columns(found.folder / "merged.mtz") == expected
     n = found.merged["N(+)"] + found.merged["N(-)"]
     np.testing.assert_array_equal(n, found.merged["N"])
     assert found.statistics["anomalous"] is True

@@ -11,7 +11,7 @@ import pytest
 from sfxproc.kernels import scale_numpy
 from sfxproc.kernels.variances import variance_sums
 from sfxproc.lsq import LevenbergMarquardt, Loss, Result
-from sfxproc.models.error_model import next_errors, non_negative
+from sfxproc.models.error_model import next_errors, within_bounds
 from sfxproc.models.scale import ScaleModel
 from tests.kernels.test_scale import stills
 from tests.models.stills import StillData, scaling_of, still_data
@@ -47,23 +47,24 @@ def test_variance_sums(most: float) -> None:
     assert out[9] == pytest.approx(e[used].sum())
 
 
-def test_non_negative_is_the_least_there_is() -> None:
+def test_what_is_within_bounds_is_the_least_there_is() -> None:
     """Against all points of a grid."""
     rng = np.random.default_rng(1)
-    grid = np.stack(np.meshgrid(*[np.linspace(0.0, 3.0, 31)] * 3), axis=-1).reshape(-1, 3)
+    axes = np.linspace(1.0 / 9.0, 9.0, 33), *[np.linspace(0.0, 3.0, 31)] * 2
+    grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 3)
     bound = 0
     for _ in range(30):
         A = rng.normal(size=(6, 3))
         F, t = A.T @ A, A.T @ rng.normal(1.0, 1.0, 6)
-        v = non_negative(F, t)
+        v = within_bounds(F, t)
         assert (v >= 0.0).all()
         bound += bool((v[1:] == 0.0).any())
 
         def value(v: np.ndarray, F: np.ndarray = F, t: np.ndarray = t) -> np.ndarray:
             return 0.5 * np.einsum("...i,ij,...j", v, F, v) - v @ t
 
-        if v[0] > 1e-3:
-            assert value(v) <= value(grid).min() + 1e-9
+        assert 1.0 / 9.0 <= v[0] <= 9.0
+        assert value(v) <= value(grid).min() + 1e-9
     assert bound > 3
 
 

@@ -1,0 +1,42 @@
+"""Where the search for a cell begins: generators of candidates, one line of `GENERATORS` each.
+
+A generator draws parameters x (n, p) of a lattice for the lines given. "volumes" takes random
+shapes with volumes from the prior of `optimise`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from sfxproc.data import Floats
+from sfxproc.powder.cells import random_cells, x_from_cells
+from sfxproc.powder.lattices import LATTICES
+from sfxproc.powder.optimise import Settings, volume_scaled
+from sfxproc.powder.references import References
+
+N_SHAPES = 4096
+
+Generator = Callable[[References, Floats, int, Settings, np.random.Generator], Floats]
+
+
+@cache
+def shapes(symbol: str) -> Floats:
+    """x (N_SHAPES, p) of random cells of the lattice, of about 1 Å³."""
+    lattice = LATTICES[symbol]
+    rng = np.random.default_rng([2, list(LATTICES).index(symbol)])
+    return x_from_cells(lattice, random_cells(lattice, N_SHAPES, rng))
+
+
+def from_volumes(
+    reference: References, q2: Floats, n: int, settings: Settings, rng: np.random.Generator
+) -> Floats:
+    """Random shapes with volumes from the prior."""
+    lattice = reference.lattice
+    chosen = shapes(lattice.symbol)[rng.integers(N_SHAPES, size=n)]
+    return volume_scaled(reference.forms, lattice.basis, q2, chosen, settings, rng)
+
+
+GENERATORS: dict[str, Generator] = {"volumes": from_volumes}

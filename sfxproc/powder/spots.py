@@ -1,0 +1,184 @@
+"""From the spots of many stills to the lines of a powder pattern.
+
+Each still has too few spots to be indexed alone; the spots of all of them together lie on rings.
+The centre of the beam is refined, the width of the rings estimated, rings are found and fitted
+(`spot_peaks`), and what cannot be told apart becomes one line:
+
+    q² = q_k²,   σ(q²) = 2 q (σ(q_k)² + s² + f² σ_r²)^½
+
+s: r.m.s. distance of what was merged from its common centre; σ_r: σ(q) of a ring, of which a
+fraction f is the least error: rings are not quite normal, and hide weaker ones. One reason is that
+spots off the Bragg condition by an excitation error r lie at
+
+    q′² = (q² − r²)/(1 + r/k),   k = 1/λ
+
+so that a ring is drawn out inwards, by ⟨r²⟩ on average. The median of a line's spots is told too,
+which that and the neighbours pull less than the fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from sfxproc.data import Floats, Ints, Table
+from sfxproc.errors import DataError
+from sfxproc.powder.spot_centre import beam_centre
+from sfxproc.powder.spot_peaks import BIN, Rings, RingWidth, find_rings, first_width, refined_width
+from sfxproc.spots import Spots, q_of
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+MIN_LINES = 8  # that indexing takes
+MIN_SPOTS = 200
+WIDTH_PASSES = 3
+CORE = 2.0  # σ: of a ring, of which the median is taken
+TAIL = 0.98  # share of the spots that are within q_max, if it is not given
+
+
+class SpotPeakSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How lines are found.
+
+    q_min, q_max : Å⁻¹, where to look; without q_max, where spots are. significance : in standard
+    deviations, of a line. max_lines : the first so many are kept. min_separation : of two lines in
+    units of σ(q) of a ring; nearer ones become one. least_sigma : f. ring_sigma : σ(q) in Å⁻¹ of rings, if it is not
+    to be estimated. centre_reach_mm : how far to look for the centre; 0 keeps the recorded one.
+    """
+
+    q_min: NotNegative = 0.02
+    q_max: Positive | None = None
+    significance: Positive = 5.0
+    max_lines: Count = 60
+    min_separation: NotNegative = 2.0
+    least_sigma: NotNegative = 0.15
+    ring_sigma: Positive | None = None
+    centre_reach_mm: NotNegative = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class SpotPeaks(Table):
+    """Lines, ascending: q2, sigma, median_q2 (n,) in Å⁻²; intensity (n,), sum over the spots of a
+    line, their number where intensities are not known; n_spots (n,) above the background;
+    significance (n,); n_rings (n,) fitted ones that the line stands for."""
+
+    q2: Floats
+    sigma: Floats
+    intensity: Floats
+    n_spots: Floats
+    significance: Floats
+    median_q2: Floats
+    n_rings: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class SpotPowder:
+    """What came of spots. edges : (m + 1,) of bins in q, Å⁻¹, each a fifth of a ring's σ wide.
+    counts, model, background : (m,). centre_mm : (2,) that was found. width : of rings."""
+
+    peaks: SpotPeaks
+    edges: Floats
+    counts: Floats
+    model: Floats
+    background: Floats
+    centre_mm: Floats
+    width: RingWidth
+
+
+def peaks_of(spots: Spots, settings: SpotPeakSettings | None = None) -> SpotPeaks:
+    """The lines of the powder pattern of spots. Raises DataError as `powder_of`."""
+    return powder_of(spots, settings or SpotPeakSettings()).peaks
+
+
+def powder_of(spots: Spots, settings: SpotPeakSettings) -> SpotPowder:
+    """The powder pattern of spots and its lines.
+
+    Raises DataError for too few spots or fewer than MIN_LINES lines.
+    """
+    q = q_of(spots)
+    if len(q) < MIN_SPOTS:
+        raise DataError(
+            f"There are {len(q)} spots, too few for rings: at least {MIN_SPOTS} are needed, some "
+            "10,000 are good. Give more stills, or find spots with a lower threshold."
+        )
+    q_max = settings.q_max or float(np.quantile(q, TAIL))
+    if not q_max > settings.q_min:
+        raise DataError(
+            f"No spots lie beyond peaks.q_min = {settings.q_min:g} Å⁻¹ (most are below "
+            f"{q_max:.3g} Å⁻¹). Check the geometry, or set q_min and q_max."
+        )
+    centre = np.zeros(2)
+    if settings.centre_reach_mm > 0:
+        centre = beam_centre(spots, q_max, settings.centre_reach_mm)
+        q = q_of(spots, centre)
+    rings, width = _rings(q, q_max, settings)
+    peaks = _lines(rings, width, q, spots.intensity, settings)
+    if len(peaks) < MIN_LINES:
+        raise DataError(
+            f"{len(q):,} spots show {len(peaks)} lines above {settings.significance:g} standard "
+            f"deviations between q = {settings.q_min:g} and {q_max:.3g} Å⁻¹; indexing takes "
+            f"{MIN_LINES} at least. Give more stills, lower peaks.significance, or check the "
+            "geometry: rings that are not centred wash out."
+        )
+    edges = width.q(rings.start + BIN * np.arange(len(rings.counts) + 1))
+    return SpotPowder(peaks, edges, rings.counts, rings.model, rings.background, centre, width)
+
+
+def _rings(q: Floats, q_max: float, settings: SpotPeakSettings) -> tuple[Rings, RingWidth]:
+    """The rings and their width, which is estimated from them unless it is given."""
+    limits = settings.q_min, q_max
+    if settings.ring_sigma is not None:
+        width = RingWidth(settings.ring_sigma, 0.0)
+        return find_rings(q, width, *limits, settings.significance), width
+    width = first_width(q, *limits)
+    for _ in range(WIDTH_PASSES):
+        width = refined_width(find_rings(q, width, *limits, settings.significance), width)
+    return find_rings(q, width, *limits, settings.significance), width
+
+
+def _lines(
+    rings: Rings, width: RingWidth, q: Floats, intensity: Floats, settings: SpotPeakSettings
+) -> SpotPeaks:
+    """Rings nearer than min_separation to the one before become one line with it."""
+    k = len(rings.u)
+    line = np.cumsum(np.diff(rings.u, prepend=-np.inf) >= settings.min_separation) - 1
+    n = int(line[-1]) + 1 if k else 0
+    first = np.searchsorted(line, np.arange(n))
+    number = np.bincount(line, rings.number, n)
+    share = np.zeros((n, k))
+    share[line, np.arange(k)] = rings.number / number[line]
+    u = share @ rings.u
+    off = rings.u - u[line]
+    by_number = np.zeros((n, k))  # of the centre of a line by the numbers of its rings
+    by_number[line, np.arange(k)] = off / number[line]
+    jacobian = np.concatenate([share, by_number], axis=1)
+    variance = np.einsum("ni,ij,nj->n", jacobian, rings.covariance, jacobian)
+    variance += (share * (off**2)).sum(axis=1) + settings.least_sigma**2
+    place = width.q(u)
+    scale = 2.0 * place * width.sigma(place)
+    spot_u = np.sort(width.u(q))
+    order = np.argsort(q, kind="stable")
+    strength = intensity[order].astype(np.float64)
+    strength = np.where(np.isfinite(strength) & (strength > 0), strength, 0.0)
+    known = bool(strength.any())
+    medians, sums = np.empty(n), np.empty(n)
+    for i in range(n):
+        low, high = np.searchsorted(spot_u, [u[i] - CORE, u[i] + CORE])
+        medians[i] = np.median(spot_u[low:high]) if high > low else u[i]
+        mean = strength[low:high].mean() if high > low else 0.0
+        sums[i] = number[i] * mean if known else number[i]
+    keep = slice(0, settings.max_lines)
+    return SpotPeaks(
+        q2=(place**2)[keep],
+        sigma=(scale * np.sqrt(variance))[keep],
+        intensity=sums[keep],
+        n_spots=number[keep],
+        significance=np.maximum.reduceat(rings.significance, first)[keep] if n else number,
+        median_q2=(width.q(medians) ** 2)[keep],
+        n_rings=np.bincount(line, minlength=n)[keep],
+    )
