@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 
 from sfxproc.data import Floats
 from sfxproc.errors import ConfigError, InputError
+from sfxproc.formats.atomic import write_text
 
 KINDS = ("q2", "d", "two_theta")
 NAMES = {
@@ -92,6 +94,20 @@ def read_peak_list(
     if wavelength_A is not None:
         columns.wavelength_A = wavelength_A
     return _checked(path, columns)
+
+
+def write_peak_list(path: Path, lines: PeakList, comments: Sequence[str] = ()) -> None:
+    """Write a list as text that `read_peak_list` reads, atomically; comments go above it.
+
+    Raises OutputError if the file cannot be written.
+    """
+    columns = {"q2": lines.q2, "sigma": lines.sigma, "intensity": lines.intensity}
+    known = {name: values for name, values in columns.items() if values is not None}
+    text = [f"# {comment}".rstrip() for comment in comments]
+    text.append(" ".join(known))
+    rows = zip(*(values.tolist() for values in known.values()), strict=True)
+    text += [" ".join(f"{value:.9g}" for value in row) for row in rows]
+    write_text(path, "\n".join(text) + "\n")
 
 
 # ---- formats -------------------------------------------------------------------------------

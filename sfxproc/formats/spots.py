@@ -24,6 +24,7 @@ from sfxproc.formats.crystfel_stream import (
     _blocks,
     _chunks,
     _head,
+    _numbers,
     _value,
     _version,
     panel_corners,
@@ -204,10 +205,9 @@ def _crystfel(path: Path, strict: bool) -> SpotSet:
                     before, begin, rest = chunk.partition(PEAKS)
                     if not begin:
                         continue
-                    camera = _CAMERA_LENGTH.search(before)
-                    shift_mm = clen_mm if camera is None else 1e3 * float(camera[1]) - mean_mm
+                    shift_mm = _shift_mm(before, clen_mm, mean_mm)
                     energy_eV = _value(before, "energy_eV")
-                    if shift_mm is None or not 0.0 < energy_eV < np.inf:
+                    if not (np.isfinite(shift_mm) and 0.0 < energy_eV < np.inf):
                         damage.add("an image has no camera length or photon energy: left out", at)
                         continue
                     peaks = _peaks(rest.partition(PEAKS_END)[0], number)
@@ -249,6 +249,14 @@ def _geometry(path: Path, header: str) -> tuple[Detector, float | None]:
             f"'{path}': the geometry in the stream's header does not tell where the detector is: "
             f"{error}. Write the stream again with a complete .geom file."
         ) from error
+
+
+def _shift_mm(head: bytes, clen_mm: float | None, mean_mm: float) -> float:
+    """How far along z the panels are from where the header has them, NaN if nobody says so."""
+    camera = _CAMERA_LENGTH.search(head)
+    if camera is None:
+        return np.nan if clen_mm is None else clen_mm
+    return 1e3 * _numbers((camera[1],))[0] - mean_mm
 
 
 def _file_corners(header: str, detector: Detector) -> Floats:

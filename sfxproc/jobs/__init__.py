@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sfxproc.jobs import postrefine, postrefine_config, scale, scale_config
+from sfxproc.jobs import postrefine, postrefine_config, scale, scale_config, spot_powder
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
 
@@ -31,4 +31,7 @@ JOBS: dict[str, Job] = {
         "postrefine", postrefine_config.PostrefineConfig, postrefine.run, postrefine.check
     ),
     "scale": Job("scale", scale_config.ScaleConfig, scale.run, scale.check),
+    "spot-powder": Job(
+        "spot-powder", spot_powder.SpotPowderConfig, spot_powder.run, spot_powder.check
+    ),
 }

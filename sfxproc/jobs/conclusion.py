@@ -15,11 +15,11 @@ from sfxproc.jobs import scale_report as report
 from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.exports import gathered_observations
 from sfxproc.jobs.reading import Dataset
-from sfxproc.jobs.rejection import Judging, agreement_columns
+from sfxproc.jobs.rejection import Judging
 from sfxproc.jobs.scale_job import Scaled, ScaleJob
 from sfxproc.lsq import Engine, Point, Result
 from sfxproc.merging.merge import merge
-from sfxproc.models.scale import LN_G, B
+from sfxproc.models.scale import LN_G, B, ScaleModel
 from sfxproc.models.scale_merge import merge_sums, weighted_sums
 
 F8 = NDArray[np.float64]
@@ -50,10 +50,9 @@ def concluded(
         groups[name] = merge(data.reflections, part[0], from_scales * ratio)
     own = solution.point.local, solution.local_sigma, crystal_cc
     local, sigma, found_cc = (job.comm.allgather_rows(a) for a in own)
-    agreement = judging.agreement(solution.model, solution.point)
     frames = report.frame_columns(
         data, n_overlaps, local, sigma, found_cc,
-        {**data.found, **agreement_columns(job, agreement), **(more or {})},
+        {**data.found, **judging.columns(solution.model, solution.point), **(more or {})},
         result.model.layout.parameters,
     )  # fmt: skip
     solver = {"method": config.solver.method, **result.as_dict()}
@@ -62,8 +61,31 @@ def concluded(
         unmerged = gathered_observations(data, solution.model, solution.point, loss)
     return Scaled(
         data, merged, frames, solver, solution.model.errors, solution.covariance.relative_error,
-        groups, unmerged,
+        groups, unmerged, pulls=told_pulls(solution.model, solution.point),
     )  # fmt: skip
+
+
+def told_pulls(model: ScaleModel, point: Point) -> dict[str, list[dict[str, float]]]:
+    """χ² of observations, in units of what normal deviates give, and their mean pull, in bins of
+    the modelled intensity and, with partialities, of these."""
+    by_intensity, by_partiality = model.pulls_in_bins(point)
+
+    def rows(bins: F8) -> list[dict[str, float]]:
+        return [
+            {"intensity": y / n, "chi2": z / n / model.errors.mean, "pull": pull / n, "n": int(n)}
+            for n, y, z, pull in bins.tolist()
+            if n > 0
+        ]
+
+    told = {"bins": rows(by_intensity)}
+    if len(model.partiality):
+        n_bins = len(by_partiality)
+        filled = np.flatnonzero(by_partiality[:, 0] > 0)
+        told["partiality_bins"] = [
+            {**row, "partiality": (bin + 0.5) / n_bins}
+            for bin, row in zip(filled.tolist(), rows(by_partiality), strict=True)
+        ]
+    return told
 
 
 def group_masks(job: ScaleJob, data: Dataset) -> dict[str, NDArray[np.bool_]]:

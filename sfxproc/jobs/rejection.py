@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import FITTED, MOST_REFITS
 
+F8 = NDArray[np.float64]
 U1 = NDArray[np.uint8]
 
 TOLD = ("cc", "cc_expected", "signal", "signal_sigma", "delta_cc_half", "delta_sigma",
@@ -30,16 +31,20 @@ NAMES = {"delta_sigma": "sigma_delta_cc_half", "cc": "cc_to_others", "signal_sig
 class Judging:
     """What has been decided about this rank's crystals so far.
 
-    reason : (n_own,) of those left out.
+    reason : (n_own,) of those left out. agreement_then : (n_own,) columns of Agreement at the time,
+    NaN of the others.
     """
 
     job: ScaleJob
     data: Dataset
     reason: U1 = field(init=False)
+    agreement_then: dict[str, F8] = field(init=False)
 
     def __post_init__(self) -> None:
         own = self.data.chunks.crystals
-        self.reason = np.full(own.stop - own.start, Reason.NONE, dtype=np.uint8)
+        n = own.stop - own.start
+        self.reason = np.full(n, Reason.NONE, dtype=np.uint8)
+        self.agreement_then = {name: np.full(n, np.nan) for name in TOLD}
 
     def __call__(self, result: Result) -> NDArray[np.bool_]:
         """(n_own,) which crystals in use are to be left out now."""
@@ -53,11 +58,14 @@ class Judging:
         )
         assert isinstance(result.model, steps.MODELS)
         model = result.model.at(result.point)
-        found = judged(self.agreement(model, result.point), criteria)
+        agreement = self.agreement(model, result.point)
+        found = judged(agreement, criteria)
         used = self.data.status[self.data.chunks.crystals] == Status.USED
         new = (found != Reason.NONE) & (self.reason == Reason.NONE)
         bad: NDArray[np.bool_] = used & new
         self.reason = np.where(bad, found, self.reason)
+        for name, then in self.agreement_then.items():
+            then[bad] = getattr(agreement, name)[bad]
         counts: Counter[Reason] = Counter()
         for told in self.job.comm.allgather(Counter(Reason(int(r)) for r in found[bad])):
             counts += told
@@ -71,6 +79,17 @@ class Judging:
         half = steps.own_halves(self.data)
         half[self.reason != Reason.NONE] = -1
         return agreement_of(model, point, steps.loss_of(self.job.config), half)
+
+    def columns(self, model: ScaleModel, point: Point) -> dict[str, NDArray[Any]]:
+        """Columns of frames.h5, of all crystals; of one that was left out as it was then."""
+        now = self.agreement(model, point)
+        gone = self.reason != Reason.NONE
+        return {
+            NAMES.get(name, name): self.job.comm.allgather_rows(
+                np.where(gone, then, getattr(now, name))
+            )
+            for name, then in self.agreement_then.items()
+        }
 
     def decided(self, n_rows: NDArray[np.int64]) -> Dataset:
         """The data without the crystals that were left out. n_rows : (n_own,) observations of each
@@ -91,16 +110,6 @@ class Judging:
             left_out={**data.left_out, Reason.CRYSTAL_LEFT_OUT: already + lost},
             observations=data.observations.take(kept),
         )
-
-
-def agreement_columns(job: ScaleJob, agreement: Agreement) -> dict[str, NDArray[Any]]:
-    """Columns of frames.h5, of all crystals."""
-    known = {f.name for f in fields(agreement)}
-    return {
-        NAMES.get(name, name): job.comm.allgather_rows(getattr(agreement, name))
-        for name in TOLD
-        if name in known
-    }
 
 
 def refined_without_bad(job: ScaleJob, engine: Engine, result: Result, judge: Judging) -> Result:

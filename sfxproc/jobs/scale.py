@@ -54,6 +54,7 @@ def run_with(
             scaled.solver,
         )  # fmt: skip
         told |= report.of_groups(config, data, scaled.groups)
+        told["error_model"] |= scaled.pulls
         if scaled.models:
             told["partiality_models"] = list(scaled.models)
         report.tell_statistics(told, log)

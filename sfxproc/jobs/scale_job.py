@@ -43,7 +43,7 @@ class Scaled:
     """What scaling has to tell. frames : columns of frames.h5 by name; solver : plain numbers and
     text; scale_variance_error : relative, of what uncertain scales add to variances, NaN where
     not known. groups : a merge of each. unmerged : if wanted, on rank 0. models : how partiality
-    models compared, if they were."""
+    models compared, if they were. pulls : of observations, in bins."""
 
     data: Inventory
     merged: Merged
@@ -54,6 +54,7 @@ class Scaled:
     groups: Mapping[str, Merged] = field(default_factory=dict)
     unmerged: ScaledObservations | None = None
     models: Sequence[Mapping[str, Any]] = ()
+    pulls: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
 
 
 def read_all(job: ScaleJob, columns: frozenset[str], oriented: bool = False) -> Dataset:

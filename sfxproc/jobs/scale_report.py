@@ -130,6 +130,7 @@ def statistics_of(
     status = Counter(Status(int(s)).name.lower() for s in data.status)
     return {
         **told,
+        **of_clusters(data),
         "space_group": data.space_group.hm,
         "unit_cell": [float(v) for v in data.cell],
         "crystals": {
@@ -172,9 +173,7 @@ def shells_of(
     )
 
 
-def of_groups(
-    config: ScaleConfig, data: Inventory, groups: Mapping[str, Merged]
-) -> dict[str, Any]:
+def of_groups(config: ScaleConfig, data: Inventory, groups: Mapping[str, Merged]) -> dict[str, Any]:
     """How good the merge of each group is, and how much two of them agree; nothing without."""
     if not groups:
         return {}
@@ -191,6 +190,22 @@ def of_groups(
         overall = compare_sets(first.reflections, second.reflections).overall
         pairs.append({"groups": f"{one}, {other}", "cc": overall.cc, "r": overall.r})
     return {"groups": {"each": told, "pairs": pairs}}
+
+
+def of_clusters(data: Inventory) -> dict[str, Any]:
+    """Clusters of cells with their medians; nothing where all crystals are in one."""
+    label = data.found.get("cell_cluster")
+    if label is None or label.max(initial=0) < 1:
+        return {}
+    told = []
+    for number in range(int(label.max()) + 1):
+        cell = np.median(data.crystals.cell[label == number], axis=0)
+        told.append(
+            {"cluster": number + 1, "crystals": int(np.count_nonzero(label == number)),
+             **dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), cell.tolist(), strict=True))}
+        )  # fmt: skip
+    unassigned = int(np.count_nonzero((label < 0) & (data.status != Status.LEFT_OUT)))
+    return {"cell_clusters": {"clusters": told, "in none of them": unassigned}}
 
 
 def in_pattern(crystals: Crystals, pattern: str) -> NDArray[np.bool_]:

@@ -95,3 +95,44 @@ def ln_variances(  # type: ignore[no-untyped-def]
         for k in range(n):
             total += np.log(variance_of(y[k] * I[h[k]], background[i + k], gain, c2))
     return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def pulls(  # type: ignore[no-untyped-def]
+    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, share, most,
+    per_decade, lowest, by_intensity, by_partiality,
+):  # fmt: skip
+    """Adds to each bin (bins, 4) the number of observations, Σ y, Σ z/e with z = (I_obs − y)²/V up
+    to most·e, and Σ of the pull (I_obs − y)/√V within ±√most.
+
+    Bins of y : per_decade to a decade from 10^lowest on, what is beyond in the outermost. Bins of
+    P : equal parts of 0 … 1.
+    """
+    n = longest(start, first, last)
+    work, y = np.empty((2, n)), np.empty(n)
+    ends = len(by_intensity) - 1, len(by_partiality) - 1
+    for m in range(first, last):
+        i, n = start[m], start[m + 1] - start[m]
+        h = shared[i : i + n]
+        scale_factors(local[m, 0], local[m, 1], s2, P[i : i + n], h, y[:n], work)
+        for k in range(n):
+            e = share[h[k]]
+            if e <= 0.0:
+                continue
+            modelled = y[k] * I[h[k]]
+            V = variance_of(modelled, background[i + k], gain, c2)
+            pull = (observed[i + k] - modelled) / np.sqrt(V)
+            z = min(pull * pull, most * e) / e
+            pull = min(max(pull, -np.sqrt(most)), np.sqrt(most))
+            decade = np.log10(modelled) - lowest if modelled > 0.0 else 0.0
+            a = min(max(int(per_decade * decade), 0), ends[0])
+            p = P[i + k] if P.size > 0 else 1.0
+            b = min(max(int(p * len(by_partiality)), 0), ends[1])
+            by_intensity[a, 0] += 1.0
+            by_intensity[a, 1] += modelled
+            by_intensity[a, 2] += z
+            by_intensity[a, 3] += pull
+            by_partiality[b, 0] += 1.0
+            by_partiality[b, 1] += modelled
+            by_partiality[b, 2] += z
+            by_partiality[b, 3] += pull

@@ -70,7 +70,8 @@ def compare_with_truth(
 ) -> TruthComparison:
     """Agreement of a merge with true intensities, beside that of the ideal merge.
 
-    Counted are the reflections that all three tables hold with a finite intensity; merge and ideal
+    Counted are the reflections that all three tables hold with a finite intensity, and with σ below
+    the mean true intensity in the ideal merge; merge and ideal
     are brought onto the truth by a scale and a B each. halves : two tables, or none, brought onto
     the truth as the merge is. Each reflection is expected once in a table. Shells as in
     `compare_sets`. Raises ValueError where a table has no intensities or the three have no
@@ -86,6 +87,9 @@ def compare_with_truth(
         ih, it = match(table, true)
         half[k, it] = _measured(table)[0, ih]
     T, s2 = _measured(true)[0], true.s2
+    # what was seen as next to nothing only would be all that R tells of
+    with np.errstate(invalid="ignore"):
+        ideal_I[~(ideal_sigma < np.mean(T))] = np.nan
     keep = np.isfinite(I) & np.isfinite(ideal_I) & np.isfinite(T)
     if not keep.any():
         raise ValueError("merge, ideal and truth have no reflection in common")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.kernels import scale as kernels
-from sfxproc.kernels.variances import chi2_of_scatter, variance_sums
+from sfxproc.kernels.variances import chi2_of_scatter, pulls, variance_sums
 from sfxproc.lsq import Engine, Layout, Point
 from sfxproc.models.error_model import (
     AT_REST,
@@ -40,6 +40,7 @@ Arguments = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]
 
 LN_G, B = 0, 1
 MOST_STEPS = 30  # of finding an error model
+PER_DECADE, LOWEST_DECADE, PULL_BINS, PARTIALITY_BINS = 3, -1, 30, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +117,11 @@ class ScaleModel:
         )
 
     def held(self) -> Self:
-        """The model whose crystals keep their parameters; only intensities are free."""
+        """The model whose crystals keep their parameters; only intensities are free. Degrees of
+        freedom stay what they were when the parameters were fitted to these observations."""
         nothing = np.zeros_like(self.layout.free)
-        free = self.layout.free.astype(np.float64)
-        n_free = self.engine.dots(self.layout, free, np.ones(free.shape)).sum()
         layout = replace(self.layout, free=nothing, prior_weight=np.zeros(nothing.shape))
-        return replace(self, layout=layout, dof=self.dof + float(n_free))
+        return replace(self, layout=layout)
 
     def at(self, point: Point) -> Self:
         """The scaling model of a point: itself."""
@@ -148,9 +148,11 @@ class ScaleModel:
         return shifted(point, np.stack([ln_k, b], axis=1), *sets, self.s2)
 
     def centred(self, point: Point) -> Point:
-        """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set."""
-        total = self.engine.component_sums(self.layout, point.local)
-        count = self.engine.component_sums(self.layout, np.ones_like(point.local))
+        """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set, those
+        that have observations."""
+        seen = np.diff(self.layout.start)[:, None] > 0
+        total = self.engine.component_sums(self.layout, np.where(seen, point.local, 0.0))
+        count = self.engine.component_sums(self.layout, np.where(seen, 1.0, 0.0))
         mean = total / np.maximum(count, 1.0)
         return self.gauged(point, -mean[:, LN_G], -mean[:, B])
 
@@ -158,11 +160,11 @@ class ScaleModel:
         """c with χ²(c) = dof; 0 if the counting statistics explain everything, the largest there is
         if nothing does (strong observations where the model has y ≤ 0)."""
         target = self.errors.mean * self.dof
-        if self._chi2(point, 0.0)[0] <= target:
+        if self.chi2_at(point, 0.0)[0] <= target:
             return 0.0
         c2 = max(self.errors.scatter, SMALLEST_SCATTER) ** 2
         for _ in range(MOST_STEPS):
-            chi2, slope = self._chi2(point, c2)
+            chi2, slope = self.chi2_at(point, c2)
             if abs(chi2 / target - 1.0) < SCATTER_ACCURACY or slope == 0.0:
                 break
             c2 = nearer(c2, chi2, slope, target)
@@ -185,7 +187,7 @@ class ScaleModel:
         if self.errors.likelihood:
             return self._variance_sums(point, self.errors)
         c2 = max(self.errors.scatter, SMALLEST_SCATTER) ** 2
-        return np.array([self._chi2(point, 0.0)[0], *self._chi2(point, c2)])
+        return np.array([self.chi2_at(point, 0.0)[0], *self.chi2_at(point, c2)])
 
     def _variance_sums(self, point: Point, errors: ErrorModel) -> F8:
         """(10,) of the whole job, at an error model."""
@@ -203,7 +205,24 @@ class ScaleModel:
         per_chunk = np.array(self.engine.map(chunk, len(layout.chunk) - 1)).reshape(-1, 10)
         return self.engine.sums.scalars(per_chunk)
 
-    def _chi2(self, point: Point, c2: float) -> tuple[float, float]:
+    def pulls_in_bins(self, point: Point) -> tuple[F8, F8]:
+        """(PULL_BINS, 4) by modelled intensity and (PARTIALITY_BINS, 4) by partiality, of the whole
+        job; columns as of kernels.variances.pulls."""
+        layout, bins = self.layout, (PULL_BINS + PARTIALITY_BINS, 4)
+
+        def chunk(c: int) -> F8:
+            out = np.zeros(bins)
+            pulls(
+                *self.arguments(point, layout.chunk[c], layout.chunk[c + 1]), self.share,
+                self.errors.most, PER_DECADE, LOWEST_DECADE, out[:PULL_BINS], out[PULL_BINS:],
+            )  # fmt: skip
+            return out
+
+        per_chunk = np.array(self.engine.map(chunk, len(layout.chunk) - 1))
+        total = self.engine.sums.scalars(per_chunk.reshape(len(per_chunk), -1)).reshape(bins)
+        return total[:PULL_BINS], total[PULL_BINS:]
+
+    def chi2_at(self, point: Point, c2: float) -> tuple[float, float]:
         """χ² of the whole job at squared scatter c2, large pulls capped, and its slope in c2."""
         errors = self.errors
         cap = errors.most * self.share if errors.outliers else np.full(len(self.share), errors.most)

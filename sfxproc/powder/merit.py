@@ -27,6 +27,7 @@ from sfxproc.kernels import powder as kernels
 from sfxproc.powder.optimise import checked_lines
 
 N_FIRST = 20  # lines of M_20
+UNFIXED = 5.0  # nats
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +130,8 @@ def _explained(
 
 def _occam(rows: Floats, weight: Floats, scale: float) -> Floats:
     """Σ ln(√(2π) σ_xj/s), (c,): from rows (c, n, p) with weights (c, n). A direction that the
-    lines do not fix counts 0: nothing was learned and nothing is paid."""
+    lines do not fix costs UNFIXED, about as much as one that they do."""
     p = rows.shape[2]
     curvature = np.einsum("cnp,cn,cnq->cpq", rows, weight, rows) * (scale**2 / (2.0 * np.pi))
-    sign, logarithm = np.linalg.slogdet(curvature + np.eye(p))
+    sign, logarithm = np.linalg.slogdet(curvature + np.exp(2.0 * UNFIXED) * np.eye(p))
     return np.asarray(-0.5 * sign * logarithm)

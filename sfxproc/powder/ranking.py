@@ -1,20 +1,37 @@
-"""Candidate cells refined against complete lists of lines, weighed, compared and ranked."""
+"""Candidate cells refined, weighed against all others and ranked.
+
+A candidate is refined against the complete list of its lines,
+
+    x ← x + (Σ w f fᵀ)⁻¹ Σ w f Δ,    w = (s σ)⁻²/(1 + (Δ/3sσ)²)²,
+
+and its score is the evidence E of `merit`, averaged over the factors s by which all σ may be wrong,
+plus the logarithm of the lattice's share among known structures, in nats. So errors that are
+unknown are told by the lines themselves: where all of them agree far better than σ, s is small and
+a cell that explains only most of them falls behind.
+
+Lattices of points are compared by their reduced cells, whatever Bravais lattice they were found in;
+each is listed once, in the one of highest score. Of the best ones the lattices they nearly fit and
+the sub- and superlattices of index 2 to 4 that could do better are tried, too. The confidence in a
+cell is its share of the sum of exp(score) over all and over chance (score 0).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from sfxproc.data import Floats, Ints
+from sfxproc.data import Floats, Ints, Mask
 from sfxproc.powder.cells import (
-    Fit,
     cells_from_x,
-    derivative_cells,
     fitting_lattices,
+    hermite_forms,
     is_valid,
     primitive_cells,
+    reciprocal_metric,
+    reduced_cell,
     same_lattice,
     volumes,
     x_from_cells,
@@ -22,97 +39,152 @@ from sfxproc.powder.cells import (
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.merit import weigh
 from sfxproc.powder.references import lines_of_cell
+from sfxproc.reduction import niggli_cell
 
 OUTLIERS = 0.05
-MOST_INDICES = 400.0  # calculated lines per observed one, above which a cell is refused
 ROUNDS = 10
-SCALES_UNKNOWN = 2.0 ** np.arange(-7.0, 1.6, 0.5)
+MOST_PER_LINE = 60.0  # calculated lines per observed one: of a larger cell nothing can be learned
+LIMIT = 1.06  # calculated lines beyond the last observed one are looked at up to here
 SCALES_KNOWN = 2.0 ** np.arange(-1.0, 1.1, 0.5)
+SCALES_UNKNOWN = 2.0 ** np.arange(-7.0, 1.6, 0.5)
+STARTS = (0.5, 0.3)  # quantiles of |Δ|/σ that the first weights are made with
+QUANTILES = {0.5: 0.6745, 0.3: 0.3853}  # of |z|, z normal
+SAME_PERCENT, SAME_DEG = 0.5, 0.5
+N_RELATED = 3
+INDICES = (2, 3, 4)
+LOST = 3  # lines a sublattice may lose to be tried
+SPARE = 3.0  # nats; lattices that fit as well but for so much are told as alternatives
 
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """The lines to be indexed, ascending: q2 and sigma (n,) in Å⁻²; known : whether sigma was
-    measured, else only its course is trusted."""
+    """The lines to be indexed, ascending: q2 and sigma (n,) in Å⁻².
+
+    known : whether sigma was measured; if not, only its course with q² is trusted.
+    """
 
     q2: Floats
     sigma: Floats
-    known: bool
+    known: bool = False
 
     @property
     def scales(self) -> Floats:
         """Factors of sigma that are thought possible."""
         return SCALES_KNOWN if self.known else SCALES_UNKNOWN
 
+    def first(self, n: int) -> Lines:
+        """The first n of them."""
+        return Lines(self.q2[:n], self.sigma[:n], self.known)
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A cell of a lattice and how it explains the lines."""
+    """A cell of a lattice and how it explains the lines.
+
+    x (p,) in Å⁻², sigma_x (p,). score : in nats. scale : most likely factor of the σ of lines.
+    hkl (n, 3), delta (n,): the calculated line nearest to each line, and how far it is, Å⁻².
+    right (n,) : probability that the line is this one. n_calculated : up to the last line.
+    alternatives : other Bravais lattices that the same points may have.
+    """
 
     lattice: Lattice
     x: Floats
+    sigma_x: Floats
     score: float
     scale: float
     hkl: Ints
     delta: Floats
     right: Floats
     n_calculated: int
+    alternatives: tuple[str, ...] = field(default=())
 
-    @property
+    @cached_property
     def conventional(self) -> Floats:
+        """The cell (6,) in the lattice's standard setting as far as its start was, Å and °."""
         return cells_from_x(self.lattice, self.x)
 
-    @property
+    @cached_property
     def primitive(self) -> Floats:
+        """A primitive cell (6,)."""
         return primitive_cells(self.lattice, self.conventional)
 
+    @cached_property
+    def volume(self) -> float:
+        """Of the conventional cell, Å³."""
+        return float(volumes(self.lattice, self.x))
+
     @property
-    def primitive_volume(self) -> float:
-        return float(volumes(self.lattice, self.x)) / self.lattice.points_per_cell
+    def explained(self) -> Mask:
+        """(n,) which lines are probably the cell's."""
+        return np.asarray(self.right > 0.5)
+
+
+# ---- one cell ------------------------------------------------------------------------------
 
 
 def assessed(lattice: Lattice, x: Floats, lines: Lines) -> Cell | None:
-    """The cell refined and weighed; None if there is no sense in it."""
-    q2 = lines.q2
+    """The cell x (p,) refined and weighed; None if it is none, or far too large for the lines."""
     if not bool(is_valid(lattice, x)):
         return None
-    limit = 1.06 * q2[-1] + 3 * lines.sigma[-1]
-    hkl, forms = lines_of_cell(lattice, x, limit)
-    if not 4 <= len(forms) <= MOST_INDICES * len(q2):
+    points = 4.0 / 3.0 * np.pi * float(volumes(lattice, x)) * lines.q2[-1] ** 1.5
+    if points / lattice.points_per_cell / len(lattice.rotations) > MOST_PER_LINE * len(lines.q2):
         return None
+    hkl, forms = lines_of_cell(lattice, x, LIMIT * lines.q2[-1])
+    if len(forms) < lattice.n_parameters:
+        return None
+    refined = (_refined(x, forms, lines, quantile) for quantile in STARTS)
+    cells = [_weighed(lattice, r, hkl, forms, lines) for r in refined if is_valid(lattice, r)]
+    return max(cells, key=lambda cell: cell.score, default=None)
+
+
+def _refined(x: Floats, forms: Floats, lines: Lines, quantile: float) -> Floats:
     least, most = lines.scales[0], lines.scales[-1]
     for _ in range(ROUNDS):
-        near, delta = nearest(forms @ x, q2)
-        scale = np.clip(1.4826 * np.median(np.abs(delta) / lines.sigma), least, most)
-        weight = (scale * lines.sigma) ** -2.0
-        weight = weight / (1.0 + (delta**2 * weight) / 9.0) ** 2
-        rows = forms[near]
-        A = (rows * weight[:, None]).T @ rows
-        diagonal = np.sqrt(np.diag(A)) + 1e-30
-        A = A / np.outer(diagonal, diagonal) + 1e-9 * np.eye(len(x))
-        step = np.linalg.solve(A, rows.T @ (weight * delta) / diagonal) / diagonal
+        near, delta = nearest(forms @ x, lines.q2)
+        z = np.abs(delta) / lines.sigma
+        scale = (np.quantile(z, quantile) / QUANTILES[quantile]).clip(least, most)
+        weight = (scale * lines.sigma) ** -2.0 / (1.0 + (z / (3.0 * scale)) ** 2) ** 2
+        step, _ = _step(forms[near], weight, delta)
         x = x + step
-        if not bool(is_valid(lattice, x)):
-            return None
-        if np.abs(rows @ step).max() < 1e-9 * q2[-1]:
+        if np.abs(forms[near] @ step).max() < 1e-3 * least * lines.sigma[0]:
             break
-    near, delta = nearest(forms @ x, q2)
-    sigma = lines.scales[:, None] * lines.sigma
+    return x
+
+
+def _step(rows: Floats, weight: Floats, delta: Floats) -> tuple[Floats, Floats]:
+    """Least-squares step (p,) and variances (p,) of x; what the rows do not fix stays."""
+    A = (rows * weight[:, None]).T @ rows
+    size = np.sqrt(np.maximum(np.diag(A), 1e-30))
+    A = A / np.outer(size, size) + 1e-9 * np.eye(len(A))
+    inverse = np.linalg.inv(A) / np.outer(size, size)
+    return inverse @ (rows.T @ (weight * delta)), np.diag(inverse)
+
+
+def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines) -> Cell:
     calculated = forms @ x
-    n_calculated = int(np.count_nonzero(calculated <= q2[-1] + lines.sigma[-1]))
-    n = len(lines.scales)
-    weighed = weigh(np.tile(delta, (n, 1)), np.full(n, n_calculated), q2, sigma, OUTLIERS)
-    evidence = weighed.evidence(np.broadcast_to(forms[near], (n, *forms[near].shape)), sigma, q2)
+    near, delta = nearest(calculated, lines.q2)
+    rows, n = forms[near], len(lines.scales)
+    count = int(np.count_nonzero(calculated <= lines.q2[-1] + lines.sigma[-1]))
+    sigma = lines.scales[:, None] * lines.sigma
+    weighed = weigh(np.tile(delta, (n, 1)), np.full(n, count), lines.q2, sigma, OUTLIERS)
+    evidence = weighed.evidence(np.broadcast_to(rows, (n, *rows.shape)), sigma, lines.q2)
     best = int(np.argmax(evidence))
-    total = float(np.logaddexp.reduce(evidence) - np.log(n))
+    _, variance = _step(rows, weighed.right[best] / sigma[best] ** 2, delta)
     return Cell(
-        lattice, x, total + float(np.log(lattice.prior)), float(lines.scales[best]),
-        hkl[near], delta, weighed.right[best], n_calculated,
-    )  # fmt: skip
+        lattice=lattice,
+        x=x,
+        sigma_x=np.sqrt(variance),
+        score=float(np.logaddexp.reduce(evidence) - np.log(n) + np.log(lattice.prior)),
+        scale=float(lines.scales[best]),
+        hkl=hkl[near],
+        delta=delta,
+        right=weighed.right[best],
+        n_calculated=count,
+    )
 
 
 def nearest(calculated: Floats, q2: Floats) -> tuple[Ints, Floats]:
-    """Number of the calculated line nearest to each of q2, and the differences."""
+    """Number of the calculated line nearest to each of q2 (n,), and the differences (n,)."""
     order = np.argsort(calculated, kind="stable")
     at = np.searchsorted(calculated[order], q2).clip(1, len(order) - 1)
     below, above = order[at - 1], order[at]
@@ -120,52 +192,76 @@ def nearest(calculated: Floats, q2: Floats) -> tuple[Ints, Floats]:
     return near, q2 - calculated[near]
 
 
-def same(a: Cell, b: Cell) -> bool:
-    """Whether two cells are of one lattice of points."""
-    if abs(a.primitive_volume / b.primitive_volume - 1.0) > 0.02:
+# ---- cells beside each other ---------------------------------------------------------------
+
+
+def same_points(a: Cell, b: Cell) -> bool:
+    """Whether two cells, of whatever Bravais lattices, are of one lattice of points."""
+    ratio = a.volume * b.lattice.points_per_cell / (b.volume * a.lattice.points_per_cell)
+    if abs(ratio - 1.0) > 0.03 * SAME_PERCENT:
         return False
-    return same_lattice(a.primitive, b.primitive, 0.5, 0.5)
+    return same_lattice(a.primitive, b.primitive, SAME_PERCENT, SAME_DEG)
 
 
-def distinct(cells: Iterable[Cell]) -> list[Cell]:
-    """Best first, each lattice of points once."""
+def distinct(cells: Iterable[Cell], n: int) -> list[Cell]:
+    """The n best, best first, each lattice of points once."""
     kept: list[Cell] = []
     for cell in sorted(cells, key=lambda c: -c.score):
-        if not any(same(cell, other) for other in kept):
+        if len(kept) == n:
+            break
+        if not any(same_points(cell, other) for other in kept):
             kept.append(cell)
     return kept
 
 
 def relatives(cell: Cell, lines: Lines) -> list[Cell]:
-    """The cell in all lattices it fits."""
-    fits = fitting_lattices(cell.primitive, 0.5, 0.5)
+    """The cell in all Bravais lattices that it fits."""
+    fits = fitting_lattices(cell.primitive, SAME_PERCENT, SAME_DEG)
     found = [assessed(f.lattice, x_from_cells(f.lattice, f.cell), lines) for f in fits]
     return [c for c in found if c is not None]
 
 
-def derivatives(cell: Cell, lines: Lines, margin: float) -> list[Cell]:
-    cells, _ = derivative_cells(cell.primitive)
-    aP = LATTICES["aP"]
-    out = []
-    for each in cells:
-        found = assessed(aP, x_from_cells(aP, each), lines)
-        if found is not None and found.score > cell.score - margin:
-            out += relatives(found, lines)
-    return out
+def derivatives(cell: Cell, lines: Lines) -> list[Cell]:
+    """The sub- and superlattices of a cell that may explain the lines better.
+
+    A smaller cell has some of the lines of the cell, and is of use only if it keeps nearly all
+    that are explained; a larger one has them all, and is only if some are not.
+    """
+    aP, start = LATTICES["aP"], cell.lattice.primitive
+    metric = start.T @ np.linalg.inv(reciprocal_metric(cell.lattice, cell.x)) @ start
+    explained = cell.explained
+    hkl = np.rint(cell.hkl[explained] @ start)
+    found = []
+    for index in INDICES:
+        for form in hermite_forms(index).astype(np.float64):
+            smaller = np.linalg.inv(form).T
+            kept = np.abs(hkl @ smaller - np.rint(hkl @ smaller)).max(axis=1, initial=0.0) < 1e-6
+            tried = [smaller] if np.count_nonzero(~kept) <= LOST else []
+            tried += [form] if np.count_nonzero(~explained) >= 2 else []
+            found += [axes.T @ metric @ axes for axes in tried]
+    cells = np.array([niggli_cell(_cell(m)) for m in found]).reshape(-1, 6)
+    _, first = np.unique(np.round(cells, 4), axis=0, return_index=True)
+    made = (assessed(aP, x_from_cells(aP, c), lines) for c in cells[np.sort(first)])
+    return [c for c in made if c is not None]
 
 
-def ranked(found: Sequence[tuple[Lattice, Floats]], lines: Lines, n: int = 20, deep: bool = True) -> list[Cell]:
-    """Ranked."""
-    cells = [assessed(lattice, x, lines) for lattice, x in found]
-    best = distinct(c for c in cells if c is not None)[:n]
-    if not deep:
-        return best
-    done: list[Cell] = []
-    for _ in range(3):
-        new = [c for c in best[:3] if not any(c is d for d in done)]
-        if not new:
-            break
-        done += new
-        more = [c for cell in new for c in (*relatives(cell, lines), *derivatives(cell, lines, 30.0))]
-        best = distinct([*best, *more])[:n]
+def _cell(metric: Floats) -> Floats:
+    lengths = np.sqrt(np.diag(metric))
+    cosines = metric / np.outer(lengths, lengths)
+    return np.append(lengths, np.degrees(np.arccos(cosines[[1, 0, 0], [2, 2, 1]])))
+
+
+def ranked(cells: Sequence[Cell], lines: Lines, n: int) -> list[Cell]:
+    """The n best lattices of points, with those related to the best of them; each in the Bravais
+    lattice of highest score, and the others that it fits as well as alternatives."""
+    best = distinct(cells, n)
+    done: set[int] = set()
+    while new := [c for c in best[:N_RELATED] if id(c) not in done]:
+        more = []
+        for cell in new:
+            made = [cell, *derivatives(cell, lines)]
+            close = sorted(made, key=lambda c: -c.score)[: N_RELATED + 1]
+            more += [c for each in close for c in relatives(each, lines)]
+        done |= {id(c) for c in new}
+        best = distinct([*best, *more], n)
     return best

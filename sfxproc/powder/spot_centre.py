@@ -24,7 +24,7 @@ def beam_centre(spots: Spots, q_max: float, reach_mm: float) -> Floats:
     spots = spots.take(slice(None, None, max(1, len(spots) // MOST_SPOTS)))
     if len(spots) < 2:
         return np.zeros(2)
-    per_mm = 1.0 / (np.median(spots.position_mm[:, 2]) * np.median(spots.wavelength_A))
+    per_mm = 1.0 / float(np.median(spots.position_mm[:, 2]) * np.median(spots.wavelength_A))
     step = reach_mm / FIRST_GRID
     centre, grid = np.zeros(2), FIRST_GRID
     for _ in range(HALVINGS):

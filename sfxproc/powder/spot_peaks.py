@@ -6,7 +6,7 @@ In a coordinate in which all rings are equally wide,
 
 the numbers of spots n_i in bins of u are Poisson with means
 
-    µ_i = β_i + Σ_k N_k g(u_i − u_k)                    g: normal density of unit width times the bin
+    µ_i = β_i + Σ_k N_k g(u_i − u_k)       g: normal density of unit width times the bin
 
 a smooth background and one normal peak a ring. N, u_k and β are fitted to the maximum of the
 likelihood by expectation and maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B39, 1, 1977);
@@ -58,7 +58,7 @@ class RingWidth:
 
     def sigma(self, q: Floats) -> Floats:
         """σ(q) in Å⁻¹."""
-        return np.hypot(self.a, self.b * q)
+        return np.asarray(np.hypot(self.a, self.b * q))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,15 +95,22 @@ def first_width(q: Floats, q_min: float, q_max: float) -> RingWidth:
 
 
 def find_rings(
-    q: Floats, width: RingWidth, q_min: float, q_max: float, significance: float
+    q: Floats,
+    width: RingWidth,
+    q_min: float,
+    q_max: float,
+    significance: float,
+    min_spots: float,
 ) -> Rings:
-    """All significant rings of spots at q (n,) in Å⁻¹ between the limits."""
+    """All rings of spots at q (n,) in Å⁻¹ between the limits that have min_spots or more and are
+    significant."""
     start = float(width.u(np.array(q_min)))
     m = int(np.ceil((float(width.u(np.array(q_max))) - start) / BIN))
     inside = q[(q >= q_min) & (q < q_max)]
     bins = ((width.u(inside) - start) / BIN).astype(np.int64)
     counts = np.bincount(bins, minlength=m)[:m].astype(np.float64)
-    u, number = np.empty(0), np.empty(0)
+    u: Floats = np.empty(0)
+    number: Floats = np.empty(0)
     background = _smooth(counts)
     for _ in range(SEARCHES):
         model = background + _profiles(u, number, m)[2]
@@ -120,16 +127,14 @@ def find_rings(
         u, number = np.append(u, places), np.append(number, SQRT_2PI * height / BIN)
         u, number, background = _fitted(counts, u, number, background)
         kept = _significance(counts, u, number, background) > significance
+        kept &= number >= min_spots
         u, number = u[kept], number[kept]
-    order = np.argsort(u, kind="stable")
-    u, number, background = _fitted(counts, u[order], number[order], background)
+    u, number, background = _fitted(counts, u, number, background)
     order = np.argsort(u, kind="stable")
     u, number = u[order], number[order]
     cells, profile, rings = _profiles(u, number, m)
     model = background + rings
-    share = np.where(cells < m, number[:, None] * profile, 0.0)
-    ratio = (counts / model)[np.minimum(cells, m - 1)]
-    weight = share * ratio
+    weight = number[:, None] * profile * (counts / model)[cells]
     off = (cells + 0.5) * BIN - u[:, None]
     total = np.maximum(weight.sum(axis=1), 1e-12)
     mean = (weight * off).sum(axis=1) / total
@@ -191,7 +196,7 @@ def _profiles(u: Floats, number: Floats, m: int) -> tuple[Ints, Floats, Floats]:
     inside = (cells >= 0) & (cells < m)
     profile, cells = np.where(inside, profile, 0.0), np.clip(cells, 0, m - 1)
     total = np.bincount(cells.ravel(), (number[:, None] * profile).ravel(), m)
-    return cells, profile, total
+    return cells, profile, total.astype(np.float64)
 
 
 def _fitted(
@@ -221,9 +226,7 @@ def _significance(counts: Floats, u: Floats, number: Floats, background: Floats)
     return np.asarray(np.sqrt(np.maximum(2.0 * gain.sum(axis=1), 0.0)))
 
 
-def _covariance(
-    u: Floats, number: Floats, cells: Ints, profile: Floats, model: Floats
-) -> Floats:
+def _covariance(u: Floats, number: Floats, cells: Ints, profile: Floats, model: Floats) -> Floats:
     """(2k, 2k) of places and numbers."""
     k = len(u)
     off = (cells + 0.5) * BIN - u[:, None]

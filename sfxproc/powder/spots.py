@@ -45,18 +45,20 @@ TAIL = 0.98  # share of the spots that are within q_max, if it is not given
 class SpotPeakSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How lines are found.
 
-    q_min, q_max : Å⁻¹, where to look; without q_max, where spots are. significance : in standard
-    deviations, of a line. max_lines : the first so many are kept. min_separation : of two lines in
-    units of σ(q) of a ring; nearer ones become one. least_sigma : f. ring_sigma : σ(q) in Å⁻¹ of rings, if it is not
-    to be estimated. centre_reach_mm : how far to look for the centre; 0 keeps the recorded one.
+    q_min, q_max : Å⁻¹, where to look; without q_max, where spots are. significance, in standard
+    deviations, and min_spots : of a ring. max_lines : the first so many are kept. min_separation :
+    of two lines in units of σ(q) of a ring; nearer ones become one. least_sigma : f. ring_sigma :
+    σ(q) in Å⁻¹ of rings, if it is not to be estimated. centre_reach_mm : how far to look for the
+    centre; 0 keeps the recorded one.
     """
 
     q_min: NotNegative = 0.02
     q_max: Positive | None = None
     significance: Positive = 5.0
+    min_spots: NotNegative = 6.0
     max_lines: Count = 60
     min_separation: NotNegative = 2.0
-    least_sigma: NotNegative = 0.15
+    least_sigma: NotNegative = 0.25
     ring_sigma: Positive | None = None
     centre_reach_mm: NotNegative = 0.5
 
@@ -112,7 +114,7 @@ def powder_of(spots: Spots, settings: SpotPeakSettings) -> SpotPowder:
             f"No spots lie beyond peaks.q_min = {settings.q_min:g} Å⁻¹ (most are below "
             f"{q_max:.3g} Å⁻¹). Check the geometry, or set q_min and q_max."
         )
-    centre = np.zeros(2)
+    centre: Floats = np.zeros(2)
     if settings.centre_reach_mm > 0:
         centre = beam_centre(spots, q_max, settings.centre_reach_mm)
         q = q_of(spots, centre)
@@ -131,14 +133,14 @@ def powder_of(spots: Spots, settings: SpotPeakSettings) -> SpotPowder:
 
 def _rings(q: Floats, q_max: float, settings: SpotPeakSettings) -> tuple[Rings, RingWidth]:
     """The rings and their width, which is estimated from them unless it is given."""
-    limits = settings.q_min, q_max
+    limits = settings.q_min, q_max, settings.significance, settings.min_spots
     if settings.ring_sigma is not None:
         width = RingWidth(settings.ring_sigma, 0.0)
-        return find_rings(q, width, *limits, settings.significance), width
-    width = first_width(q, *limits)
+        return find_rings(q, width, *limits), width
+    width = first_width(q, settings.q_min, q_max)
     for _ in range(WIDTH_PASSES):
-        width = refined_width(find_rings(q, width, *limits, settings.significance), width)
-    return find_rings(q, width, *limits, settings.significance), width
+        width = refined_width(find_rings(q, width, *limits), width)
+    return find_rings(q, width, *limits), width
 
 
 def _lines(
@@ -148,8 +150,7 @@ def _lines(
     k = len(rings.u)
     line = np.cumsum(np.diff(rings.u, prepend=-np.inf) >= settings.min_separation) - 1
     n = int(line[-1]) + 1 if k else 0
-    first = np.searchsorted(line, np.arange(n))
-    number = np.bincount(line, rings.number, n)
+    number = np.asarray(np.bincount(line, rings.number, n), dtype=np.float64)
     share = np.zeros((n, k))
     share[line, np.arange(k)] = rings.number / number[line]
     u = share @ rings.u
@@ -178,7 +179,7 @@ def _lines(
         sigma=(scale * np.sqrt(variance))[keep],
         intensity=sums[keep],
         n_spots=number[keep],
-        significance=np.maximum.reduceat(rings.significance, first)[keep] if n else number,
+        significance=np.array([rings.significance[line == i].max() for i in range(n)])[keep],
         median_q2=(width.q(medians) ** 2)[keep],
         n_rings=np.bincount(line, minlength=n)[keep],
     )

@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from sfxproc.data import Crystals, Merged, Reason, Status
 from sfxproc.report import plots
 from sfxproc.report.plots import Plot, plain
+from sfxproc.report.pull_plots import partiality_plot
 from sfxproc.report.terminal import COLUMNS, DASH, number, resolution_range
 
 MOST_LISTED = 5000  # crystals in the table; of more, those not used and the worst
@@ -55,7 +56,7 @@ BLOCKS = {
     "resolution": "Resolution",
     "cell_clusters": "Clusters of unit cells",
     "groups": "Groups",
-    "rejection": "Rejection",
+    "partiality_models": "Partiality models tried",
 }
 """Parts of the statistics that are shown where they were told, whatever they hold."""
 
@@ -138,7 +139,8 @@ def _sections(story: Story) -> list[Section]:
     """The parts of the page above the list of crystals, in their order, the empty ones too."""
     told = story.told
     solver, errors = dict(told.get("solver") or {}), dict(told.get("error_model") or {})
-    iterations, bins = solver.pop("iterations", None) or [], errors.pop("bins", None) or []
+    iterations = solver.pop("iterations", None) or []
+    bins, by_partiality = (errors.pop(k, None) or [] for k in ("bins", "partiality_bins"))
     fit = (told.get("resolution") or {}).get("cc_half_fit")
     by_shell = plots.shell_plots(told.get("shells") or [], fit)
     wilson = dict(told.get("wilson") or {})
@@ -169,7 +171,12 @@ def _sections(story: Story) -> list[Section]:
             "The error model may be refitted after a step, and then the objective may rise."
             if iterations else "",
         ),
-        Section("errors", "Error model", facts(errors), plots.error_model_plot(bins)),
+        Section(
+            "errors",
+            "Error model",
+            facts(errors),
+            [*plots.error_model_plot(bins), *partiality_plot(by_partiality)],
+        ),
         Section("fate", "What became of every crystal", fates(story)),
     ]  # fmt: skip
 

@@ -25,7 +25,7 @@ import numpy as np
 from msgspec import Meta
 from scipy.spatial.transform import Rotation
 
-from sfxproc.data import Floats, Ints
+from sfxproc.data import Floats, Ints, Mask
 from sfxproc.kernels.predict import predict_still
 from sfxproc.partiality.base import width_at
 from sfxproc.simulate.powder_structures import random_structure
@@ -40,16 +40,19 @@ Index = Annotated[int, Meta(ge=0)]
 
 REACH = 3.0  # √(R² + w²) within which reflections are predicted
 LIMIT_STILLS = 100  # whose reflections set the limit of intensity
-STRUCTURE, LIMIT = (1 << 32) + 1, (1 << 32) + 2  # streams of their own, beside the numbers of stills
+STRUCTURE, LIMIT = (
+    (1 << 32) + 1,
+    (1 << 32) + 2,
+)  # streams of their own, beside the numbers of stills
 
 
 class SpotPowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to simulate. lattice : Bravais lattice of the structure, which is drawn by the seed.
 
     bandwidth : σ(λ)/λ. profile_radius : R, Å⁻¹. spurious_per_still : mean number of spots of
-    other origin. position_error_px : r.m.s. along each axis. distance_error_percent, centre_error_px
-    : of what is recorded (fast, slow), the same for all stills. The detector is a square of
-    panel_px² pixels, normal to the beam and centred on it but for beamstop_mm (radius).
+    other origin. position_error_px : r.m.s. along each axis. distance_error_percent and
+    centre_error_px (fast, slow) : of what is recorded, the same for all stills. The detector is a
+    square of panel_px² pixels, normal to the beam and centred on it but for beamstop_mm (radius).
     """
 
     n_stills: Count = 2000
@@ -78,7 +81,7 @@ class SpotPowderTruth:
 
     structure: Structure
     line_q2: Floats
-    spurious: Ints
+    spurious: Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +198,7 @@ def _on_detector(settings: SpotPowderSettings, position_mm: Floats) -> Ints:
     return np.flatnonzero(inside & beyond)
 
 
-def _still(sample: _Sample, limit: float, number: int) -> tuple[Floats, Ints]:
+def _still(sample: _Sample, limit: float, number: int) -> tuple[Floats, Mask]:
     """Recorded position and intensity (n, 4) of the spots of a still, and which are spurious."""
     settings = sample.settings
     rng = np.random.default_rng([settings.seed, number])

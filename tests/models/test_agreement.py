@@ -199,9 +199,11 @@ def test_reasons() -> None:
         cc=[0.9, 0.0, 0.1, 0.5, 0.5, 0.9, nan, 0.3],
     )
     U, H, L = Reason.UNRELATED, Reason.HARMFUL, Reason.CC_TOO_LOW
-    assert judged(a, Criteria()).tolist() == [0, U, 0, H, 0, 0, 0, U]
-    assert judged(a, Criteria(unrelated_signal=0.2)).tolist() == [0, U, 0, H, 0, 0, 0, H]
-    assert judged(a, Criteria(min_cc=0.2)).tolist() == [0, U, L, H, 0, 0, 0, U]
+    usual = Criteria(fewest_crystals=8)
+    assert judged(a, usual).tolist() == [0, U, 0, H, 0, 0, 0, U]
+    assert judged(a, replace(usual, unrelated_signal=0.2)).tolist() == [0, U, 0, H, 0, 0, 0, H]
+    assert judged(a, replace(usual, min_cc=0.2)).tolist() == [0, U, L, H, 0, 0, 0, U]
+    assert not judged(a, Criteria()).any()  # too few to tell
 
 
 def test_the_threshold_rises_with_the_number_of_crystals() -> None:
