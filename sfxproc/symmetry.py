@@ -76,6 +76,11 @@ def space_group(name: str | int) -> SpaceGroup:
     )
 
 
+def tabulated_groups() -> tuple[SpaceGroup, ...]:
+    """All space groups in all settings of the tables; of each number the usual one comes first."""
+    return tuple(space_group(entry.xhm()) for entry in gemmi.spacegroup_table())
+
+
 def _suggestion(text: str) -> str:
     known: dict[str, str] = {}
     for entry in gemmi.spacegroup_table():

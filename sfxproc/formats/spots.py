@@ -16,7 +16,7 @@ import numpy as np
 from sfxproc.data import Detector, Floats, Ints
 from sfxproc.errors import InputError
 from sfxproc.formats.crystfel import frames
-from sfxproc.formats.crystfel_geometry import detector_of
+from sfxproc.formats.crystfel_geometry import detector_of, panel_settings
 from sfxproc.formats.crystfel_stream import (
     EV_ANGSTROM,
     GEOMETRY,
@@ -27,7 +27,6 @@ from sfxproc.formats.crystfel_stream import (
     _numbers,
     _value,
     _version,
-    panel_corners,
 )
 from sfxproc.formats.crystfel_table import LAYOUTS, Damage, decoded
 from sfxproc.formats.dials import _existing
@@ -197,7 +196,7 @@ def _crystfel(path: Path, strict: bool) -> SpotSet:
             geometry = head.partition(GEOMETRY)[2].partition(b"\n")[2].partition(GEOMETRY_END)[0]
             detector, clen_mm = _geometry(path, decoded(geometry))
             number = {name: i for i, name in enumerate(detector.name.tolist())}
-            corner = _file_corners(decoded(geometry), detector)
+            corner = _file_corners(decoded(geometry))
             mean_mm = float(detector.origin_mm[:, 2].mean())
             for offset, block in _blocks(handle, start):
                 for at, chunk in _chunks(block, offset, damage):
@@ -259,9 +258,10 @@ def _shift_mm(head: bytes, clen_mm: float | None, mean_mm: float) -> float:
     return 1e3 * _numbers((camera[1],))[0] - mean_mm
 
 
-def _file_corners(header: str, detector: Detector) -> Floats:
-    corners = panel_corners(header)
-    return np.array([corners[name] for name in detector.name.tolist()])
+def _file_corners(header: str) -> Floats:
+    """File coordinates (n, 2) of the first pixel of each panel."""
+    panels = panel_settings(header).values()
+    return np.array([[float(told["min_fs"]), float(told["min_ss"])] for told in panels])
 
 
 def _peaks(text: bytes, number: dict[str, int]) -> tuple[Floats, Ints] | None:

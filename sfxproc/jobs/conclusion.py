@@ -145,7 +145,7 @@ def aligned(
 ) -> Point:
     """A point with mean ln G and B of the crystals inside (n_own,) as another point has them."""
     layout = model.layout
-    off = np.where(inside[:, None], (to.local - point.local)[:, [LN_G, B]], 0.0)
+    off = np.where(inside[:, None], (to.local - point.local)[:, LN_G : B + 1], 0.0)
     count = engine.component_sums(layout, inside[:, None].astype(np.float64))
     mean = engine.component_sums(layout, off) / np.maximum(count, 1.0)
     moved: Point = model.gauged(point, mean[:, 0], mean[:, 1])

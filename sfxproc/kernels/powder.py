@@ -27,8 +27,6 @@ own number and the iteration: no result depends on how candidates are dealt out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,11 +69,13 @@ class Lines(NamedTuple):
 
 class Reference(NamedTuple):
     """Calculated lines: forms (m, p), m a multiple of BLOCK; the same as float32 columns (p, m);
-    basis (6, p), such that basis @ x are the coefficients of h², k², l², hk, hl, kl in q²."""
+    basis (6, p), such that basis @ x are the coefficients of h², k², l², hk, hl, kl in q². each :
+    the numbers of the parameters; by the length of a tuple the compiler knows p."""
 
     forms: Floats
     columns: Floats
     basis: Floats
+    each: tuple[int, ...]
 
 
 class Rules(NamedTuple):
@@ -130,7 +130,8 @@ def reference_lines(forms: Floats, basis: Floats) -> Reference:
     coefficients = [basis[:, i, i] for i in range(3)]
     coefficients += [2.0 * basis[:, i, j] for i, j in ((0, 1), (0, 2), (1, 2))]
     columns = np.ascontiguousarray(padded.T, dtype=np.float32)
-    return Reference(padded, columns, np.ascontiguousarray(coefficients, dtype=np.float64))
+    rows = np.ascontiguousarray(coefficients, dtype=np.float64)
+    return Reference(padded, columns, rows, tuple(range(forms.shape[1])))
 
 
 @njit(cache=True, nogil=True)
@@ -198,196 +199,197 @@ def information_of(lines, count, delta):  # type: ignore[no-untyped-def]
     return total - np.log(product)
 
 
-class PowderKernels(NamedTuple):
-    """The loops compiled for p parameters (p known to the compiler)."""
+@njit(cache=True, nogil=True)
+def dot(a, b, each):  # type: ignore[no-untyped-def]
+    """Σ a b over the parameters, in their order."""
+    total = a[0] * b[0]
+    for s in range(1, len(each)):
+        total += a[s] * b[s]
+    return total
 
-    explain: Callable[..., Any]
-    search: Callable[..., Any]
+
+@njit(cache=True, nogil=True)
+def determinant(basis, x, each):  # type: ignore[no-untyped-def]
+    """Of the reciprocal metric, Å⁻⁶; 0 if it is not positive definite."""
+    hh, kk, ll = dot(basis[0], x, each), dot(basis[1], x, each), dot(basis[2], x, each)
+    hk, hl, kl = (
+        0.5 * dot(basis[3], x, each),
+        0.5 * dot(basis[4], x, each),
+        0.5 * dot(basis[5], x, each),
+    )
+    minor = hh * kk - hk * hk
+    det = minor * ll + 2.0 * hk * hl * kl - hh * kl * kl - kk * hl * hl
+    return det if hh > 0.0 and minor > 0.0 and det > 0.0 else 0.0
 
 
-@cache
-def powder_kernels(p: int) -> PowderKernels:
-    """Kernels for lattices of p parameters."""
+@njit(cache=True, nogil=True)
+def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-def]
+    """Nearest calculated line near[k] of each observed line and delta[k] = q²_k − q²_near.
 
-    @njit(cache=True, nogil=True)
-    def dot(a, b):  # type: ignore[no-untyped-def]
-        """Σ a b over the parameters, in their order."""
-        total = a[0] * b[0]
+    Returns how many calculated lines lie up to the last observed one, by its error more.
+    """
+    q, bits, keys, low, high = work
+    columns, forms, each = reference.columns, reference.forms, reference.each
+    p = len(each)
+    n = len(lines.q2)
+    limit = np.float32(lines.limit)
+    y = np.empty(p, np.float32)
+    for s in range(p):
+        y[s] = np.float32(x[s])
+    m = columns.shape[1]
+    for i in range(m):
+        v = columns[0, i] * y[0]
         for s in range(1, p):
-            total += a[s] * b[s]
-        return total
+            v += columns[s, i] * y[s]
+        q[i] = v
+    kept = 0
+    for first in range(0, m, BLOCK):
+        hits = np.int32(0)
+        for i in range(first, first + BLOCK):
+            hits += np.int32(q[i] < limit)
+        if hits == 0:
+            continue
+        for i in range(first, first + BLOCK):
+            keys[kept] = (np.int64(bits[i]) << 32) | np.int64(i)
+            kept += int(q[i] < limit)
+    for j in range(n + 1):
+        low[j] = EMPTY
+        high[j] = -1
+    scale = np.float32(lines.scale)
+    last = np.float32(lines.q2[n - 1] + lines.floor[n - 1])
+    beyond = 0
+    for i in range(kept):
+        key = keys[i]
+        bits[0] = np.int32(key >> 32)
+        v = q[0]
+        j = lines.below[np.int64(v * scale)]
+        while j < n and lines.q2[j] <= v:
+            j += 1
+        low[j] = min(low[j], key)
+        high[j] = max(high[j], key)
+        beyond += int(v > last)
+    for j in range(n - 1, -1, -1):  # low[j + 1]: the nearest calculated line above line j
+        low[j] = min(low[j], low[j + 1])
+    lower = np.int64(-1)
+    for j in range(n):
+        lower = max(lower, high[j])
+        upper = low[j + 1]
+        near[j] = 0
+        delta[j] = lines.limit
+        if lower >= 0:
+            near[j] = lower & NUMBER
+            delta[j] = lines.q2[j] - dot(forms[near[j]], x, each)
+        if upper != EMPTY:
+            above = lines.q2[j] - dot(forms[upper & NUMBER], x, each)
+            if abs(above) < abs(delta[j]):
+                near[j] = upper & NUMBER
+                delta[j] = above
+    return kept - beyond
 
-    @njit(cache=True, nogil=True)
-    def determinant(basis, x):  # type: ignore[no-untyped-def]
-        """Of the reciprocal metric, Å⁻⁶; 0 if it is not positive definite."""
-        hh, kk, ll = dot(basis[0], x), dot(basis[1], x), dot(basis[2], x)
-        hk, hl, kl = 0.5 * dot(basis[3], x), 0.5 * dot(basis[4], x), 0.5 * dot(basis[5], x)
-        minor = hh * kk - hk * hk
-        det = minor * ll + 2.0 * hk * hl * kl - hh * kl * kl - kk * hl * hl
-        return det if hh > 0.0 and minor > 0.0 and det > 0.0 else 0.0
 
-    @njit(cache=True, nogil=True)
-    def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-def]
-        """Nearest calculated line near[k] of each observed line and delta[k] = q²_k − q²_near.
+@njit(cache=True, nogil=True)
+def solve(A, x, each):  # type: ignore[no-untyped-def]
+    """x becomes x + A⁻¹ b by Cholesky's method; A (p, p + 1) holds the lower triangle and b
+    as its last column, and is overwritten. What the rows do not fix stays."""
+    p = len(each)
+    for s in range(p):
+        A[s, s] = A[s, s] * (1.0 + RIDGE) + 1e-300
+        for t in range(s):
+            v = A[s, t]
+            for u in range(t):
+                v -= A[s, u] * A[t, u]
+            A[s, t] = v * A[t, t]
+        v = A[s, s]
+        for u in range(s):
+            v -= A[s, u] * A[s, u]
+        A[s, s] = 1.0 / np.sqrt(max(v, 0.1 * RIDGE * A[s, s]))  # the inverse of the pivot
+        v = A[s, p]
+        for u in range(s):
+            v -= A[s, u] * A[u, p]
+        A[s, p] = v * A[s, s]
+    for s in range(p - 1, -1, -1):
+        v = A[s, p]
+        for u in range(s + 1, p):
+            v -= A[u, s] * A[u, p]
+        A[s, p] = v * A[s, s]
+        x[s] += A[s, p]
 
-        Returns how many calculated lines lie up to the last observed one, by its error more.
-        """
-        q, bits, keys, low, high = work
-        columns, forms = reference.columns, reference.forms
-        n = len(lines.q2)
-        limit = np.float32(lines.limit)
-        y = np.empty(p, np.float32)
-        for s in range(p):
-            y[s] = np.float32(x[s])
-        m = columns.shape[1]
-        for i in range(m):
-            v = columns[0, i] * y[0]
-            for s in range(1, p):
-                v += columns[s, i] * y[s]
-            q[i] = v
-        kept = 0
-        for first in range(0, m, BLOCK):
-            hits = np.int32(0)
-            for i in range(first, first + BLOCK):
-                hits += np.int32(q[i] < limit)
-            if hits == 0:
-                continue
-            for i in range(first, first + BLOCK):
-                keys[kept] = (np.int64(bits[i]) << 32) | np.int64(i)
-                kept += int(q[i] < limit)
-        for j in range(n + 1):
-            low[j] = EMPTY
-            high[j] = -1
-        scale = np.float32(lines.scale)
-        last = np.float32(lines.q2[n - 1] + lines.floor[n - 1])
-        beyond = 0
-        for i in range(kept):
-            key = keys[i]
-            bits[0] = np.int32(key >> 32)
-            v = q[0]
-            j = lines.below[np.int64(v * scale)]
-            while j < n and lines.q2[j] <= v:
-                j += 1
-            low[j] = min(low[j], key)
-            high[j] = max(high[j], key)
-            beyond += int(v > last)
-        for j in range(n - 1, -1, -1):  # low[j + 1]: the nearest calculated line above line j
-            low[j] = min(low[j], low[j + 1])
-        lower = np.int64(-1)
-        for j in range(n):
-            lower = max(lower, high[j])
-            upper = low[j + 1]
-            near[j] = 0
-            delta[j] = lines.limit
-            if lower >= 0:
-                near[j] = lower & NUMBER
-                delta[j] = lines.q2[j] - dot(forms[near[j]], x)
-            if upper != EMPTY:
-                above = lines.q2[j] - dot(forms[upper & NUMBER], x)
-                if abs(above) < abs(delta[j]):
-                    near[j] = upper & NUMBER
-                    delta[j] = above
-        return kept - beyond
 
-    @njit(cache=True, nogil=True)
-    def solve(A, x):  # type: ignore[no-untyped-def]
-        """x becomes x + A⁻¹ b by Cholesky's method; A (p, p + 1) holds the lower triangle and b
-        as its last column, and is overwritten. What the rows do not fix stays."""
-        for s in range(p):
-            A[s, s] = A[s, s] * (1.0 + RIDGE) + 1e-300
-            for t in range(s):
-                v = A[s, t]
-                for u in range(t):
-                    v -= A[s, u] * A[t, u]
-                A[s, t] = v * A[t, t]
-            v = A[s, s]
-            for u in range(s):
-                v -= A[s, u] * A[s, u]
-            A[s, s] = 1.0 / np.sqrt(max(v, 0.1 * RIDGE * A[s, s]))  # the inverse of the pivot
-            v = A[s, p]
-            for u in range(s):
-                v -= A[s, u] * A[u, p]
-            A[s, p] = v * A[s, s]
-        for s in range(p - 1, -1, -1):
-            v = A[s, p]
-            for u in range(s + 1, p):
-                v -= A[u, s] * A[u, p]
-            A[s, p] = v * A[s, s]
-            x[s] += A[s, p]
+@njit(cache=True, nogil=True)
+def add_row(A, form, w, residual, each):  # type: ignore[no-untyped-def]
+    """Add w f fᵀ and w f r to the normal equations."""
+    p = len(each)
+    for s in range(p):
+        v = w * form[s]
+        A[s, p] += v * residual
+        for t in range(s + 1):
+            A[s, t] += v * form[t]
 
-    @njit(cache=True, nogil=True)
-    def add_row(A, form, w, residual):  # type: ignore[no-untyped-def]
-        """Add w f fᵀ and w f r to the normal equations."""
-        for s in range(p):
-            v = w * form[s]
-            A[s, p] += v * residual
-            for t in range(s + 1):
-                A[s, t] += v * form[t]
 
-    @njit(cache=True, nogil=True)
-    def search(  # type: ignore[no-untyped-def]
-        reference, lines, rules, starts, seed, first, out, information, iterations
-    ):
-        """Improve the candidates `starts` (c, p), numbered from `first`: out (c, p), information
-        (c,) and how many iterations were spent, those with all lines included, iterations (c,)."""
-        n = len(lines.q2)
-        work = workspace(reference.columns.shape[1], n)
-        near, delta = np.zeros(n, np.int64), np.zeros(n)
-        near_old, delta_old = np.zeros(n, np.int64), np.zeros(n)
-        chosen = np.zeros(rules.subset, np.int64)
-        A, x, x_old, best = np.zeros((p, p + 1)), np.zeros(p), np.zeros(p), np.zeros(p)
-        for c in range(len(starts)):
-            x[:] = starts[c]
-            best[:] = x
-            most, before, spent = -1.0, -1.0, 0
-            for iteration in range(rules.iterations + POLISH):
-                if iteration == rules.iterations:
-                    x[:] = best
-                state = stream(seed, first + c, iteration)
-                det = determinant(reference.basis, x)
-                if det < rules.det_min or det > rules.det_max:
-                    if iteration >= rules.iterations:
-                        break
-                    x[:] = rules.fresh[mixed(state) % np.uint64(len(rules.fresh))]
-                    before = -1.0
-                count = assign(reference, lines, x, work, near, delta)
-                now = information_of(lines, count, delta)
-                spent += 1
-                if now > most:
-                    most = now
-                    best[:] = x
-                elif iteration > rules.iterations:
-                    break
-                A[:] = 0.0
+@njit(cache=True, nogil=True)
+def search(  # type: ignore[no-untyped-def]
+    reference, lines, rules, starts, seed, first, out, information, iterations
+):
+    """Improve the candidates `starts` (c, p), numbered from `first`: out (c, p), information
+    (c,) and how many iterations were spent, those with all lines included, iterations (c,)."""
+    each, n = reference.each, len(lines.q2)
+    p = len(each)
+    work = workspace(reference.columns.shape[1], n)
+    near, delta = np.zeros(n, np.int64), np.zeros(n)
+    near_old, delta_old = np.zeros(n, np.int64), np.zeros(n)
+    chosen = np.zeros(rules.subset, np.int64)
+    A, x, x_old, best = np.zeros((p, p + 1)), np.zeros(p), np.zeros(p), np.zeros(p)
+    for c in range(len(starts)):
+        x[:] = starts[c]
+        best[:] = x
+        most, before, spent = -1.0, -1.0, 0
+        for iteration in range(rules.iterations + POLISH):
+            if iteration == rules.iterations:
+                x[:] = best
+            state = stream(seed, first + c, iteration)
+            det = determinant(reference.basis, x, reference.each)
+            if det < rules.det_min or det > rules.det_max:
                 if iteration >= rules.iterations:
-                    for k in range(n):
-                        z = delta[k] / (3.0 * lines.floor[k])
-                        w = lines.polish[k] / (1.0 + z * z) ** 2
-                        add_row(A, reference.forms[near[k]], w, delta[k])
-                    solve(A, x)
-                    continue
-                if iteration == rules.patience and most < rules.hopeless:
                     break
-                if rules.mala:
-                    state += GOLDEN
-                    if unit(mixed(state)) < np.exp(min(now - before, 0.0)):
-                        before = now
-                        x_old[:], near_old[:], delta_old[:] = x, near, delta
-                    else:
-                        x[:], near[:], delta[:] = x_old, near_old, delta_old
-                draw(state, lines.tickets, rules.subset, chosen)
-                for k in chosen:
-                    add_row(A, reference.forms[near[k]], lines.weight[k], delta[k])
-                solve(A, x)
-            out[c] = best
-            information[c] = most
-            iterations[c] = spent
+                x[:] = rules.fresh[mixed(state) % np.uint64(len(rules.fresh))]
+                before = -1.0
+            count = assign(reference, lines, x, work, near, delta)
+            now = information_of(lines, count, delta)
+            spent += 1
+            if now > most:
+                most = now
+                best[:] = x
+            elif iteration > rules.iterations:
+                break
+            A[:] = 0.0
+            if iteration >= rules.iterations:
+                for k in range(n):
+                    z = delta[k] / (3.0 * lines.floor[k])
+                    w = lines.polish[k] / (1.0 + z * z) ** 2
+                    add_row(A, reference.forms[near[k]], w, delta[k], each)
+                solve(A, x, each)
+                continue
+            if iteration == rules.patience and most < rules.hopeless:
+                break
+            if rules.mala:
+                state += GOLDEN
+                if unit(mixed(state)) < np.exp(min(now - before, 0.0)):
+                    before = now
+                    x_old[:], near_old[:], delta_old[:] = x, near, delta
+                else:
+                    x[:], near[:], delta[:] = x_old, near_old, delta_old
+            draw(state, lines.tickets, rules.subset, chosen)
+            for k in chosen:
+                add_row(A, reference.forms[near[k]], lines.weight[k], delta[k], each)
+            solve(A, x, each)
+        out[c] = best
+        information[c] = most
+        iterations[c] = spent
 
-    @njit(cache=True, nogil=True)
-    def explain(reference, lines, x, near, delta, count):  # type: ignore[no-untyped-def]
-        """`assign` for cells x (c, p): near (c, n), delta (c, n) and count (c,)."""
-        work = workspace(reference.columns.shape[1], len(lines.q2))
-        for c in range(len(x)):
-            count[c] = assign(reference, lines, x[c], work, near[c], delta[c])
 
-    return PowderKernels(explain, search)
+@njit(cache=True, nogil=True)
+def explain(reference, lines, x, near, delta, count):  # type: ignore[no-untyped-def]
+    """`assign` for cells x (c, p): near (c, n), delta (c, n) and count (c,)."""
+    work = workspace(reference.columns.shape[1], len(lines.q2))
+    for c in range(len(x)):
+        count[c] = assign(reference, lines, x[c], work, near[c], delta[c])

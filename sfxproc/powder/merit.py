@@ -123,7 +123,7 @@ def _explained(
     shape = len(x), len(q2)
     near, delta = np.zeros(shape, dtype=np.int64), np.zeros(shape)
     count = np.zeros(len(x), dtype=np.int64)
-    kernel = kernels.powder_kernels(x.shape[1]).explain
+    kernel = kernels.explain
     kernel(reference, kernels.observed_lines(q2, sigma), x, near, delta, count)
     return near, delta, count
 

@@ -102,7 +102,7 @@ def optimise(
     starts = np.ascontiguousarray(candidates, dtype=np.float64)
     n = len(starts)
     x, information, iterations = np.empty((n, p)), np.empty(n), np.empty(n, dtype=np.int64)
-    kernels.powder_kernels(p).search(
+    kernels.search(
         kernels.reference_lines(forms, basis),
         kernels.observed_lines(q2, sigma),
         rules,
@@ -138,17 +138,21 @@ def checked_lines(q2: Floats, sigma: Floats) -> tuple[Floats, Floats]:
     return q2, sigma
 
 
-def distinct(found: Optimised, relative: float = 1e-4) -> Optimised:
-    """Best first, without those that repeat a better one: x and information the same within
-    `relative`. Settings of one lattice in other axes stay; `cells` knows those."""
+def distinct(
+    found: Optimised, basis: Floats, n: int | None = None, relative: float = 1e-4
+) -> Optimised:
+    """The n best, best first, without those that repeat a better one: information and volume the
+    same within `relative`, as they are for one lattice in any axes."""
     order = np.lexsort([found.number, -found.information])
+    information, volume = found.information[order], _volumes(basis, found.x[order])
     kept: list[int] = []
-    for i in order:
-        near = [k for k in kept if found.information[k] * (1 - relative) <= found.information[i]]
-        scale = relative * np.abs(found.x[i]).max()
-        if not (np.abs(found.x[near] - found.x[i]) < scale).all(axis=1).any():
-            kept.append(int(i))
-    rows = np.array(kept, dtype=np.int64)
+    for i in range(len(order)):
+        if len(kept) == n:
+            break
+        near = [k for k in kept if information[k] * (1.0 - relative) <= information[i]]
+        if not (np.abs(volume[near] / volume[i] - 1.0) < relative).any():
+            kept.append(i)
+    rows = order[kept]
     return Optimised(
         found.x[rows], found.information[rows], found.iterations[rows], found.number[rows]
     )

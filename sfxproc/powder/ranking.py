@@ -18,7 +18,7 @@ cell is its share of the sum of exp(score) over all and over chance (score 0).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,7 +31,6 @@ from sfxproc.powder.cells import (
     is_valid,
     primitive_cells,
     reciprocal_metric,
-    reduced_cell,
     same_lattice,
     volumes,
     x_from_cells,
@@ -41,7 +40,6 @@ from sfxproc.powder.merit import weigh
 from sfxproc.powder.references import lines_of_cell
 from sfxproc.reduction import niggli_cell
 
-OUTLIERS = 0.05
 ROUNDS = 10
 MOST_PER_LINE = 60.0  # calculated lines per observed one: of a larger cell nothing can be learned
 LIMIT = 1.06  # calculated lines beyond the last observed one are looked at up to here
@@ -60,12 +58,14 @@ SPARE = 3.0  # nats; lattices that fit as well but for so much are told as alter
 class Lines:
     """The lines to be indexed, ascending: q2 and sigma (n,) in Å⁻².
 
-    known : whether sigma was measured; if not, only its course with q² is trusted.
+    known : whether sigma was measured; if not, only its course with q² is trusted.  outliers : the
+    share of lines that is thought to be false.
     """
 
     q2: Floats
     sigma: Floats
     known: bool = False
+    outliers: float = 0.05
 
     @property
     def scales(self) -> Floats:
@@ -74,7 +74,7 @@ class Lines:
 
     def first(self, n: int) -> Lines:
         """The first n of them."""
-        return Lines(self.q2[:n], self.sigma[:n], self.known)
+        return replace(self, q2=self.q2[:n], sigma=self.sigma[:n])
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ class Cell:
 # ---- one cell ------------------------------------------------------------------------------
 
 
-def assessed(lattice: Lattice, x: Floats, lines: Lines) -> Cell | None:
+def assessed(lattice: Lattice, x: Floats, lines: Lines, refine: bool = True) -> Cell | None:
     """The cell x (p,) refined and weighed; None if it is none, or far too large for the lines."""
     if not bool(is_valid(lattice, x)):
         return None
@@ -132,7 +132,8 @@ def assessed(lattice: Lattice, x: Floats, lines: Lines) -> Cell | None:
     hkl, forms = lines_of_cell(lattice, x, LIMIT * lines.q2[-1])
     if len(forms) < lattice.n_parameters:
         return None
-    refined = (_refined(x, forms, lines, quantile) for quantile in STARTS)
+    starts = STARTS if refine else ()
+    refined = [_refined(x, forms, lines, quantile) for quantile in starts] or [x]
     cells = [_weighed(lattice, r, hkl, forms, lines) for r in refined if is_valid(lattice, r)]
     return max(cells, key=lambda cell: cell.score, default=None)
 
@@ -166,7 +167,7 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
     rows, n = forms[near], len(lines.scales)
     count = int(np.count_nonzero(calculated <= lines.q2[-1] + lines.sigma[-1]))
     sigma = lines.scales[:, None] * lines.sigma
-    weighed = weigh(np.tile(delta, (n, 1)), np.full(n, count), lines.q2, sigma, OUTLIERS)
+    weighed = weigh(np.tile(delta, (n, 1)), np.full(n, count), lines.q2, sigma, lines.outliers)
     evidence = weighed.evidence(np.broadcast_to(rows, (n, *rows.shape)), sigma, lines.q2)
     best = int(np.argmax(evidence))
     _, variance = _step(rows, weighed.right[best] / sigma[best] ** 2, delta)

@@ -1,7 +1,14 @@
-"""The search for a cell over all lattices, as tasks that depend on their number alone."""
+"""The search for a cell over lattices, cut into tasks.
+
+A task is a batch of candidates of one lattice: drawn, improved (`optimise`), and the best of them
+refined and weighed (`ranking`). It depends on the lines, its own name and the settings alone, so
+that it may be done anywhere. Waves of tasks follow each other, high symmetry first, and each ends
+with a look at what was found: the same tasks are done however they are dealt out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,18 +17,46 @@ import numpy as np
 from sfxproc.data import Floats
 from sfxproc.powder.generators import GENERATORS
 from sfxproc.powder.lattices import LATTICES
-from sfxproc.powder.optimise import SETTINGS, Optimised, distinct, optimise
+from sfxproc.powder.optimise import SETTINGS, distinct, optimise
+from sfxproc.powder.ranking import Cell, Lines, assessed
 from sfxproc.powder.references import references
 
-BATCH = 1000
-KEPT = 15
-WAVES = (
+BATCH = 1000  # candidates
+KEPT = 10  # cells of a batch
+BATCHES = {1: 1, 2: 2, 3: 6, 4: 20, 6: 40}  # by number of parameters, at effort 1
+STEPS = (0.2, 0.5, 1.0)  # shares of the batches of a class after which one looks
+CLASSES = (
     ("cP", "cI", "cF", "tP", "tI", "hP", "hR"),
     ("oP", "oC", "oI", "oF"),
     ("mP", "mC"),
     ("aP",),
 )
-BATCHES = {1: 1, 2: 2, 3: 6, 4: 20, 6: 40}
+UNKNOWN_SCALE = 0.3  # of σ in the search, if only its course is known
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How a cell is searched for.
+
+    lattices : Bravais lattices that are tried.  effort : multiplies the number of candidates.
+    n_lines : the search is made with the first of them; cells are weighed with all that are
+    given.  n_ranked : cells in the answer.  early_stop : end as soon as a cell is beyond doubt.
+    min_volume_A3, max_volume_A3 : of the conventional cell; 0: no bound.
+    """
+
+    lattices: tuple[str, ...] = tuple(LATTICES)
+    effort: float = 1.0
+    n_lines: int = 20
+    n_ranked: int = 20
+    early_stop: bool = True
+    seed: int = 1
+    min_volume_A3: float = 0.0
+    max_volume_A3: float = 0.0
+    generators: tuple[str, ...] = ("volumes",)
+
+    def allows(self, volume_A3: float) -> bool:
+        """Whether a cell of this volume is wanted."""
+        return self.min_volume_A3 <= volume_A3 <= (self.max_volume_A3 or np.inf)
 
 
 class Task(NamedTuple):
@@ -31,19 +66,67 @@ class Task(NamedTuple):
     batch: int
 
 
-def search(q2: Floats, sigma: Floats, task: Task, seed: int) -> dict[str, Floats]:
+def waves(settings: IndexSettings) -> list[list[Task]]:
+    """The tasks, those of one wave independent of each other."""
+    found: list[list[Task]] = []
+    for symbols in CLASSES:
+        total = {
+            s: int(np.ceil(settings.effort * BATCHES[LATTICES[s].n_parameters]))
+            for s in symbols
+            if s in settings.lattices
+        }
+        done = dict.fromkeys(total, 0)
+        for share in STEPS:
+            upto = {s: int(np.ceil(share * n)) for s, n in total.items()}
+            wave = [Task(s, batch) for s in total for batch in range(done[s], upto[s])]
+            found += [wave] if wave else []
+            done = upto
+    return found
+
+
+def search(lines: Lines, task: Task, settings: IndexSettings) -> dict[str, Floats]:
+    """The best cells of a batch, refined: lattice (), its number in the table, x (k, p) in Å⁻²
+    and score (k,) in nats, best first."""
     lattice = LATTICES[task.lattice]
-    reference = references(lattice.symbol)
-    settings = SETTINGS[lattice.n_parameters]
     number = list(LATTICES).index(task.lattice)
-    rng = np.random.default_rng([seed, number, task.batch])
-    generate = GENERATORS["volumes"]
-    starts = generate(reference, q2, BATCH, settings, rng)
-    fresh = generate(reference, q2, BATCH, settings, rng)
+    reference = references(lattice.symbol)
+    rules = SETTINGS[lattice.n_parameters]
+    few = lines.first(settings.n_lines)
+    rng = np.random.default_rng([settings.seed, number, task.batch])
+    generate = GENERATORS[settings.generators[task.batch % len(settings.generators)]]
+    starts = generate(reference, few.q2, BATCH, rules, rng)
+    fresh = GENERATORS["volumes"](reference, few.q2, BATCH, rules, rng)
     found = optimise(
-        reference.forms, lattice.basis, q2, sigma, starts, fresh, settings,
-        seed=seed * 64 + number, first=task.batch * BATCH,
+        reference.forms,
+        lattice.basis,
+        few.q2,
+        (1.0 if few.known else UNKNOWN_SCALE) * few.sigma,
+        starts,
+        fresh,
+        rules,
+        seed=settings.seed * len(LATTICES) + number,
+        first=task.batch * BATCH,
     )
-    best = np.argsort(-found.information, kind="stable")[: 6 * KEPT]
-    found = distinct(Optimised(found.x[best], found.information[best], found.iterations[best], found.number[best]))
-    return {"x": found.x[:KEPT], "information": found.information[:KEPT]}
+    cells = [assessed(lattice, x, lines) for x in distinct(found, lattice.basis, KEPT).x]
+    kept = [c for c in cells if c is not None and settings.allows(c.volume)]
+    kept.sort(key=lambda c: -c.score)
+    return {
+        "lattice": np.array(float(number)),
+        "x": np.array([c.x for c in kept]).reshape(-1, lattice.n_parameters),
+        "score": np.array([c.score for c in kept]),
+    }
+
+
+def cells_of(lines: Lines, results: Sequence[dict[str, Floats]], n: int) -> list[Cell]:
+    """The n best cells of the results of `search`, whatever their order."""
+    names = list(LATTICES)
+    rows = [
+        (-float(score), int(result["lattice"]), tuple(x))
+        for result in results
+        for score, x in zip(result["score"], result["x"], strict=True)
+    ]
+    found = []
+    for _, number, x in sorted(rows)[:n]:
+        cell = assessed(LATTICES[names[number]], np.array(x), lines, refine=False)
+        found += [cell] if cell is not None else []
+    return found

@@ -2,7 +2,7 @@
 
 The number of pairs of spots in one bin of q, Σ n_i (n_i − 1)/2, is largest where rings are
 sharpest. Shifts are tried on grids that become finer, with bins as fine as the grid; a shift is
-believed if it gives so many more pairs that chance does not explain it.
+believed if on one of them it gives so many more pairs that chance does not explain it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ def beam_centre(spots: Spots, q_max: float, reach_mm: float) -> Floats:
         return np.zeros(2)
     per_mm = 1.0 / float(np.median(spots.position_mm[:, 2]) * np.median(spots.wavelength_A))
     step = reach_mm / FIRST_GRID
-    centre, grid = np.zeros(2), FIRST_GRID
+    centre, recorded, grid, gain = np.zeros(2), np.zeros(2), FIRST_GRID, 0.0
     for _ in range(HALVINGS):
         axis = step * np.arange(-grid, grid + 1)
         tried = centre + np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         pairs = [_pairs(spots, shift, step * per_mm) for shift in tried]
-        centre = tried[int(np.argmax(pairs))]
+        centre, most = tried[int(np.argmax(pairs))], max(pairs)
+        more = most - _pairs(spots, recorded, step * per_mm)
+        gain = max(gain, more / np.sqrt(max(most, 1.0)))
         step, grid = 0.5 * step, 1
-    before, after = (_pairs(spots, shift, 2.0 * step * per_mm) for shift in (np.zeros(2), centre))
-    return centre if after - before > BELIEVED * np.sqrt(after) else np.zeros(2)
+    return centre if gain > BELIEVED else recorded
 
 
 def _pairs(spots: Spots, centre_mm: Floats, width: float) -> float:

@@ -4,16 +4,20 @@ Each still has too few spots to be indexed alone; the spots of all of them toget
 The centre of the beam is refined, the width of the rings estimated, rings are found and fitted
 (`spot_peaks`), and what cannot be told apart becomes one line:
 
-    q² = q_k²,   σ(q²) = 2 q (σ(q_k)² + s² + f² σ_r²)^½
+    q² = q_k²
+    σ²(q²) = (2 q)² (σ²(q_k) + s² + e σ_r²/2 + f² σ_r² (1 + (n σ_r/Δ)⁴))
 
-s: r.m.s. distance of what was merged from its common centre; σ_r: σ(q) of a ring, of which a
-fraction f is the least error: rings are not quite normal, and hide weaker ones. One reason is that
-spots off the Bragg condition by an excitation error r lie at
+s: r.m.s. distance of what was merged from its common centre; σ_r: σ(q) of a ring; e: excess of the
+variance of a ring's spots over σ_r², beyond its own error, which two lines at the same place make;
+the one that indexing looks for is then off by about half of it. f: the least error, in σ_r, for
+rings are not quite normal; Δ: distance of the next line, which hides others between the two. One
+reason why rings are not normal is that spots off the Bragg condition by an excitation error r lie at
 
     q′² = (q² − r²)/(1 + r/k),   k = 1/λ
 
 so that a ring is drawn out inwards, by ⟨r²⟩ on average. The median of a line's spots is told too,
-which that and the neighbours pull less than the fit.
+which that and the neighbours pull less than the fit. The forms of e and Δ and the values of f and
+n are those that describe the errors of simulated lines.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ Count = Annotated[int, Meta(ge=1)]
 MIN_LINES = 8  # that indexing takes
 MIN_SPOTS = 200
 WIDTH_PASSES = 3
+CROWDED = 6.0  # n
 CORE = 2.0  # σ: of a ring, of which the median is taken
 TAIL = 0.98  # share of the spots that are within q_max, if it is not given
 
@@ -58,7 +63,7 @@ class SpotPeakSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_spots: NotNegative = 6.0
     max_lines: Count = 60
     min_separation: NotNegative = 2.0
-    least_sigma: NotNegative = 0.25
+    least_sigma: NotNegative = 0.1
     ring_sigma: Positive | None = None
     centre_reach_mm: NotNegative = 0.5
 
@@ -159,7 +164,11 @@ def _lines(
     by_number[line, np.arange(k)] = off / number[line]
     jacobian = np.concatenate([share, by_number], axis=1)
     variance = np.einsum("ni,ij,nj->n", jacobian, rings.covariance, jacobian)
-    variance += (share * (off**2)).sum(axis=1) + settings.least_sigma**2
+    excess = np.maximum(rings.spread - 1.0 - np.sqrt(2.0 / rings.number), 0.0)
+    variance += (share * (off**2 + 0.5 * excess)).sum(axis=1)
+    gap = np.diff(u, prepend=-np.inf, append=np.inf)
+    crowding = (CROWDED / np.minimum(gap[1:], gap[:-1])) ** 4
+    variance += settings.least_sigma**2 * (1.0 + crowding)
     place = width.q(u)
     scale = 2.0 * place * width.sigma(place)
     spot_u = np.sort(width.u(q))

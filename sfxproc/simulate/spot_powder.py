@@ -25,7 +25,7 @@ import numpy as np
 from msgspec import Meta
 from scipy.spatial.transform import Rotation
 
-from sfxproc.data import Floats, Ints, Mask
+from sfxproc.data import Floats, Ints
 from sfxproc.kernels.predict import predict_still
 from sfxproc.partiality.base import width_at
 from sfxproc.simulate.powder_structures import random_structure
@@ -38,12 +38,9 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
 Index = Annotated[int, Meta(ge=0)]
 
-REACH = 3.0  # √(R² + w²) within which reflections are predicted
+REACH = 3.0  # √(R² + w²): a crystal shows nothing further off the Ewald sphere
 LIMIT_STILLS = 100  # whose reflections set the limit of intensity
-STRUCTURE, LIMIT = (
-    (1 << 32) + 1,
-    (1 << 32) + 2,
-)  # streams of their own, beside the numbers of stills
+STRUCTURE, LIMIT = (1 << 32) + 1, (1 << 32) + 2  # random streams beside those of the stills
 
 
 class SpotPowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,11 +74,11 @@ class SpotPowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 @dataclass(frozen=True, eq=False)
 class SpotPowderTruth:
     """line_q2 : (n,) 1/d² in Å⁻² of the lines that are not extinguished, ascending, up to the edge
-    of the detector. spurious : (n_spots,) whether a spot is of other origin."""
+    of the detector. line : (n_spots,) which of them a spot is of, −1 if of other origin."""
 
     structure: Structure
     line_q2: Floats
-    spurious: Mask
+    line: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +102,7 @@ def simulate_spots(
     """
     sample = _sample(settings, structure)
     limit = _limit(sample)
-    tables, spurious = [], []
-    for number in range(settings.n_stills):
-        table, is_spurious = _still(sample, limit, number)
-        tables.append(table)
-        spurious.append(is_spurious)
+    tables = [_still(sample, limit, number) for number in range(settings.n_stills)]
     size = [len(table) for table in tables]
     rows = np.concatenate(tables)
     n = len(rows)
@@ -119,8 +112,9 @@ def simulate_spots(
         wavelength_A=np.full(n, settings.wavelength_A),
         intensity=rows[:, 3].astype(np.float32),
     )
-    line_q2 = np.unique(np.round(np.sort(sample.q2), 9))
-    truth = SpotPowderTruth(sample.structure, line_q2, np.concatenate(spurious))
+    line_q2, line = np.unique(np.round(sample.q2, 9), return_inverse=True)
+    known = rows[:, 4].astype(np.int64)
+    truth = SpotPowderTruth(sample.structure, line_q2, np.where(known < 0, known, line[known]))
     return SpotSet(spots, settings.n_stills, settings.pixel_mm), truth
 
 
@@ -152,7 +146,8 @@ def _limit(sample: _Sample) -> float:
 
 
 def _reflections(sample: _Sample, rng: np.random.Generator) -> Floats:
-    """Position in mm and intensity (n, 4) of the reflections of one crystal on the detector."""
+    """Position in mm, intensity and number of the unique one (n, 5) of the reflections of one
+    crystal on the detector."""
     settings = sample.settings
     k = 1.0 / settings.wavelength_A
     turn = Rotation.from_quat(rng.normal(size=4)).as_matrix()
@@ -185,10 +180,11 @@ def _reflections(sample: _Sample, rng: np.random.Generator) -> Floats:
     sin2 = 1.0 - (s1[:, 2] / np.linalg.norm(s1, axis=1)) ** 2
     lp = (2.0 - sin2) / sin2
     intensity = np.exp(ln_G - 0.5 * r**2 / variance) * sample.squared[known] * lp
-    forward = s1[:, 2] > 0
-    s1, intensity = s1[forward], intensity[forward]
+    shown = (s1[:, 2] > 0) & (r**2 <= REACH**2 * variance)
+    s1, intensity = s1[shown], intensity[shown]
     position = s1 / s1[:, 2:] * settings.detector_distance_mm
-    return np.column_stack([position, intensity])[_on_detector(settings, position)]
+    known = known[shown].astype(np.float64)
+    return np.column_stack([position, intensity, known])[_on_detector(settings, position)]
 
 
 def _on_detector(settings: SpotPowderSettings, position_mm: Floats) -> Ints:
@@ -198,20 +194,22 @@ def _on_detector(settings: SpotPowderSettings, position_mm: Floats) -> Ints:
     return np.flatnonzero(inside & beyond)
 
 
-def _still(sample: _Sample, limit: float, number: int) -> tuple[Floats, Mask]:
-    """Recorded position and intensity (n, 4) of the spots of a still, and which are spurious."""
+def _still(sample: _Sample, limit: float, number: int) -> Floats:
+    """Recorded position, intensity and number of the reflection, −1 if of none, (n, 5) of the spots
+    of a still."""
     settings = sample.settings
     rng = np.random.default_rng([settings.seed, number])
     true = _reflections(sample, rng)
     true = true[true[:, 3] > limit]
-    other = np.empty((rng.poisson(settings.spurious_per_still), 4))
+    other = np.empty((rng.poisson(settings.spurious_per_still), 5))
     edge = 0.5 * settings.panel_px * settings.pixel_mm
     other[:, :2] = rng.uniform(-edge, edge, size=(len(other), 2))
     other[:, 2] = settings.detector_distance_mm
     other[:, 3] = (limit or 1.0) * rng.exponential(size=len(other))
+    other[:, 4] = -1.0
     other = other[_on_detector(settings, other)]
     rows = np.concatenate([true, other])
     error = settings.position_error_px * rng.normal(size=(len(rows), 2))
     rows[:, :2] += settings.pixel_mm * (error + np.array(settings.centre_error_px))
     rows[:, 2] *= 1.0 + 0.01 * settings.distance_error_percent
-    return rows, np.arange(len(rows)) >= len(true)
+    return rows

@@ -116,9 +116,7 @@ def test_same_bits_on_two_ranks(again: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_another_resolution(
-    kind: str, again: Callable[..., Any], first: dict[str, Any]
-) -> None:
+def test_at_another_resolution(kind: str, again: Callable[..., Any], first: dict[str, Any]) -> None:
     """Scales are those of all data but for the gauge, which has not moved."""
     found = again(kind, "cut", "selection.d_min_A=4")
     require_same_crystals(found, first[kind])

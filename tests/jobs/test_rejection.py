@@ -44,9 +44,7 @@ def made(folder: Path) -> dict[str, Simulated]:
 def run(made: dict[str, Simulated], folder: Path) -> Callable[..., Any]:
     """A postrefinement of one of the files, or a scaling of it, in a folder of its own."""
 
-    def run(
-        name: str, data: str, *settings: str, kind: str = "postrefine", ranks: int = 1
-    ) -> Any:
+    def run(name: str, data: str, *settings: str, kind: str = "postrefine", ranks: int = 1) -> Any:
         model = ["postrefine.partiality=xsphere"] if kind == "postrefine" else []
         where = f"input.paths={folder / data}.h5"
         return run_job(kind, folder / name, where, *model, *settings, ranks=ranks)
@@ -94,9 +92,7 @@ def test_how_each_agrees_is_told(found: Any, made: dict[str, Simulated]) -> None
     assert found.frames["cc_to_others"][wrong].max() < found.frames["cc_to_others"][~wrong].min()
 
 
-def test_the_merge_is_that_without_them(
-    found: Any, run: Callable[..., Any], folder: Path
-) -> None:
+def test_the_merge_is_that_without_them(found: Any, run: Callable[..., Any], folder: Path) -> None:
     """As good as if none had been wrong, but for what fewer crystals are worth."""
     ours, _ = against_truth(found.folder, folder / "wrong.h5")
     theirs, _ = against_truth(run("spoilt", "spoilt").folder, folder / "spoilt.h5")
@@ -122,9 +118,7 @@ def test_of_weak_data_nobody_is_lost(run: Callable[..., Any]) -> None:
         assert weak.statistics["crystals"]["status"] == {"used": 80}
 
 
-def test_scaling_leaves_them_out_too(
-    run: Callable[..., Any], made: dict[str, Simulated]
-) -> None:
+def test_scaling_leaves_them_out_too(run: Callable[..., Any], made: dict[str, Simulated]) -> None:
     found = run("scaled", "wrong", kind="scale")
     left_out = found.frames["status"] == LEFT_OUT
     np.testing.assert_array_equal(left_out, made["wrong"].truth.wrong)

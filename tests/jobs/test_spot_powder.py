@@ -37,19 +37,22 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_same_bits_at_any_number_of_ranks(spots: Path, program: Any, sets: Any) -> None:
-    read = {}
-    for ranks in (1, 3):
-        done = program(
-            "run", JOB, *sets("input.paths=run*.h5", f"output.folder=out{ranks}"), cwd=spots,
-            ranks=ranks,
-        )  # fmt: skip
+def test_same_bits_at_any_number_of_ranks(
+    spots: Path, command: Any, program: Any, sets: Any
+) -> None:
+    read = []
+    for ranks in (1, 2):
+        arguments = ("run", JOB, *sets("input.paths=run*.h5", f"output.folder=out{ranks}"))
+        if ranks == 1:
+            done = command(*arguments, cwd=spots)
+        else:
+            done = program(*arguments, cwd=spots, ranks=ranks)
         assert (done.status, done.err) == (0, "")
         folder = spots / f"out{ranks}"
         assert (folder / "DONE").exists()
-        read[ranks] = [(folder / name).read_bytes() for name in ("peaks.txt", "powder.json")]
-    assert read[1] == read[3]
-    told = json.loads(read[1][1])
+        read.append([(folder / name).read_bytes() for name in ("peaks.txt", "powder.json")])
+    assert read[0] == read[1]
+    told = json.loads(read[0][1])
     assert told["n_images"] == 300
     lines = read_peak_list(spots / "out1" / "peaks.txt")
     assert len(lines.q2) >= 20

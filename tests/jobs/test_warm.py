@@ -15,6 +15,10 @@ SETTINGS = (
     ("symmetry.anomalous=true", "scaling.loss=none", "scaling.covariance=sampled"),
     ("scaling.partiality=recorded", "input.paths=partial.h5", "scaling.error_model=given"),
 )
+POSTREFINE = (
+    "output.folder=post", "input.paths=partial.h5", "postrefine.cell=true",
+    "postrefine.wavelength=true", "merging.independent_halves=true", "output.unmerged=true",
+)  # fmt: skip
 RANK_0_ALONE = {
     "covariance.subtract_pairs", "covariance.quadratic_forms", "covariance.mirror",
     "predict.predict_still",
@@ -32,7 +36,10 @@ def test_other_ranks_compile_nothing(
     write(job.parent / "partial.h5", simulate_stills(partial).stills)
     cache = tmp_path / "cache"
     environment = surroundings | {"NUMBA_CACHE_DIR": str(cache), "OPENBLAS_NUM_THREADS": "1"}
-    script = "from sfxproc.jobs.warm import solve_tiny; solve_tiny('sphere')"
+    script = (
+        "from sfxproc.jobs.warm import Kernels, solve_tiny\n"
+        "solve_tiny(Kernels(('sphere',), n_strains=2, waves=True))"
+    )
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, cwd=tmp_path)
     before = compiled(cache)
     assert before
@@ -46,8 +53,7 @@ def test_other_ranks_compile_nothing(
         )
     partial_job = job.with_name("partial.toml")
     partial_job.write_text(job.read_text().replace('"scale"', '"postrefine"'))
-    paths = sets("output.folder=post", "input.paths=partial.h5")
-    command = [sys.executable, "-m", "sfxproc", "run", str(partial_job), *paths]
+    command = [sys.executable, "-m", "sfxproc", "run", str(partial_job), *sets(*POSTREFINE)]
     subprocess.run(command, env=environment, check=True, cwd=job.parent, stdout=subprocess.DEVNULL)
     # what rank 0 alone uses may be compiled later: it is the only writer then too
     new = {name.split("-")[0] for name in compiled(cache) - before}

@@ -155,7 +155,7 @@ def run(p, q2, sigma, rules, starts, seed=3, first=0):
     forms, basis = lattice(p)
     n = len(starts)
     x, info, spent = np.zeros((n, p)), np.zeros(n), np.zeros(n, np.int64)
-    powder.powder_kernels(p).search(
+    powder.search(
         powder.reference_lines(forms, basis), powder.observed_lines(q2, sigma), rules,
         starts, seed, first, x, info, spent,
     )  # fmt: skip
@@ -171,7 +171,7 @@ def test_assignment_is_the_nearest_line(p: int) -> None:
     shape = len(cells), len(q2)
     near, delta, count = np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape[0], np.int64)
     reference, lines = powder.reference_lines(forms, basis), powder.observed_lines(q2, sigma)
-    powder.powder_kernels(p).explain(reference, lines, cells, near, delta, count)
+    powder.explain(reference, lines, cells, near, delta, count)
     assert len(cells) > 20
     for c, x in enumerate(cells):
         expected = assigned(forms, q2, sigma, x)

@@ -43,9 +43,7 @@ def require_symmetry(A: Array, rotations: Array) -> None:
 
 
 @systems
-def test_as_many_as_the_crystal_system_has_free_parameters(
-    symbol: str, cell: Cell, n: int
-) -> None:
+def test_as_many_as_the_crystal_system_has_free_parameters(symbol: str, cell: Cell, n: int) -> None:
     rotations, B, basis = of(symbol, cell)
     assert basis.shape == (n, 3, 3)
     np.testing.assert_allclose(basis, np.swapaxes(basis, 1, 2), atol=1e-15)

@@ -77,9 +77,7 @@ def r_of(data: Partials, result: Result) -> float:
     return r_factor(data, result.point.shared, weight)
 
 
-def test_no_scheme_is_better_than_the_joint_one(
-    data: Partials, results: dict[str, Result]
-) -> None:
+def test_no_scheme_is_better_than_the_joint_one(data: Partials, results: dict[str, Result]) -> None:
     r = {name: r_of(data, result) for name, result in results.items()}
     best, weight = ideal(data)
     weight = np.where(weight * data.intensity.mean() ** 2 > 1.0, weight, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -117,7 +118,9 @@ def test_lines_of_simulated_stills(simulated: tuple[Spots, SpotPowderTruth]) -> 
     assert np.all(np.abs(pull) < 3.5), pull
     assert np.median(np.abs(pull)) < 1.0
     assert np.all(np.diff(peaks.q2) > 0)
-    assert np.all(peaks.sigma < 2e-3 * peaks.q2 + 1e-4)
+    alone = peaks.n_rings == 1
+    assert np.count_nonzero(alone) >= 17
+    assert np.all(peaks.sigma[alone] < 1e-3 * peaks.q2[alone] + 5e-5)
     median = np.abs(peaks.median_q2 - peaks.q2) / peaks.sigma
     assert np.median(median) < 1.0
 
@@ -136,11 +139,11 @@ def test_lines_too_near_become_one_with_a_larger_error() -> None:
     rng = np.random.default_rng(8)
     place = [*np.linspace(0.1, 0.3, 9), 0.3009]
     q = np.concatenate([rng.normal(p, 3e-4, 400) for p in place])
-    settings = SpotPeakSettings(ring_sigma=3e-4, centre_reach_mm=0.0, min_separation=4.0)
-    apart = peaks_of(spots_at(q, rng), SpotPeakSettings(ring_sigma=3e-4, centre_reach_mm=0.0))
-    merged = peaks_of(spots_at(q, rng), settings)
+    near = SpotPeakSettings(q_max=0.32, ring_sigma=3e-4, centre_reach_mm=0.0)
+    far = msgspec.structs.replace(near, min_separation=4.0)
+    apart, merged = (peaks_of(spots_at(q, rng), settings) for settings in (near, far))
     assert (len(apart), len(merged)) == (10, 9)
-    assert merged.n_rings[-1] == 2
+    assert merged.n_rings[-1] >= 2
     np.testing.assert_allclose(np.sqrt(merged.q2[-1]), 0.30045, atol=5e-5)
     assert merged.sigma[-1] > 2.0 * 0.3 * 4e-4
     np.testing.assert_allclose(merged.n_spots[-1], 800, rtol=0.05)

@@ -1,0 +1,107 @@
+"""From the lines of a powder pattern to a ranked list of cells, all lattices together.
+
+The waves of tasks of `search` are done one after the other; after each, `gathered` puts what it
+found among the best cells. The search ends early when the first of these is beyond doubt: it
+explains every line with hardly more calculated lines, and no other lattice of points comes near.
+All that is done here follows from the results of the tasks, not from their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sfxproc.data import Floats
+from sfxproc.powder.optimise import checked_lines
+from sfxproc.powder.ranking import Cell, Lines, distinct, ranked
+from sfxproc.powder.search import IndexSettings, Task, cells_of, search, waves
+
+__all__ = [
+    "IndexSettings",
+    "Task",
+    "beyond_doubt",
+    "confidences",
+    "gathered",
+    "index",
+    "lines_of",
+    "search",
+    "waves",
+]
+
+SIGMA, SIGMA_RELATIVE = 8.7e-5, 9.2e-4  # σ(q²) = SIGMA Å⁻² + SIGMA_RELATIVE q² of serial data
+N_LINES = 25
+CONSIDERED = 60  # cells of a wave
+CERTAIN = 30.0  # nats above chance
+AHEAD = 5.0  # nats above the next
+FULL = 3.0  # calculated lines per observed one
+
+
+def lines_of(
+    q2: Floats, sigma: Floats | None = None, n: int = N_LINES, outliers: float = 0.05
+) -> Lines:
+    """The first n of the lines q2 (m,), ascending; sigma (m,) their standard errors, both Å⁻².
+
+    sigma None: errors in the proportions usual for serial data, of unknown scale.  outliers : the
+    share of lines that is thought to be false.  Raises DataError if there are too few lines, or
+    they are not ascending.
+    """
+    known = sigma is not None
+    q2 = np.asarray(q2, dtype=np.float64)[:n]
+    sigma = SIGMA + SIGMA_RELATIVE * q2 if sigma is None else np.asarray(sigma)[:n]
+    return Lines(*checked_lines(q2, sigma), known, outliers)
+
+
+def index(
+    lines: Lines,
+    settings: IndexSettings | None = None,
+    told: Callable[[Sequence[Task], list[Cell]], None] | None = None,
+) -> list[Cell]:
+    """The best cells, best first; `told` hears of each wave and the best cells after it."""
+    settings = settings or IndexSettings()
+    best: list[Cell] = []
+    todo = waves(settings)
+    for number, wave in enumerate(todo):
+        results = [search(lines, task, settings) for task in wave]
+        best = gathered(lines, results, best, settings, number == len(todo) - 1)
+        if told is not None:
+            told(wave, best)
+        if settings.early_stop and beyond_doubt(best, lines):
+            break
+    return best
+
+
+def gathered(
+    lines: Lines,
+    results: Sequence[dict[str, Floats]],
+    best: Sequence[Cell],
+    settings: IndexSettings,
+    last: bool,
+) -> list[Cell]:
+    """The best cells so far and those of a wave's results together, best first. At the end, and
+    where the search may end, their sub- and superlattices are tried, too."""
+    cells = [*best, *cells_of(lines, results, CONSIDERED)]
+    kept = distinct(cells, settings.n_ranked)
+    if last or (settings.early_stop and beyond_doubt(kept, lines)):
+        kept = [c for c in ranked(kept, lines, settings.n_ranked) if settings.allows(c.volume)]
+    return kept
+
+
+def beyond_doubt(best: Sequence[Cell], lines: Lines) -> bool:
+    """Whether the first cell explains all lines, and nothing else comes near."""
+    if not best:
+        return False
+    first = best[0]
+    ahead = first.score - best[1].score if len(best) > 1 else np.inf
+    return bool(
+        first.score > CERTAIN
+        and ahead > AHEAD
+        and first.explained.all()
+        and first.n_calculated < FULL * len(lines.q2)
+    )
+
+
+def confidences(best: Sequence[Cell]) -> Floats:
+    """The share (k,) of each cell in the sum of exp(score) over all and over chance."""
+    scores = np.array([cell.score for cell in best])
+    return np.asarray(np.exp(scores - np.logaddexp.reduce(np.append(scores, 0.0))))
