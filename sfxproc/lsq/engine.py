@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,6 +56,8 @@ class Engine:
     storage: type = np.float32
     _workspace: dict[str, Array] = field(default_factory=dict, repr=False)
     _pool: ThreadPoolExecutor | None = field(default=None, repr=False)
+    _product: tuple[Array, float, Array] | None = field(default=None, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def map(self, work: Callable[[int], T], count: int) -> list[T]:
         """work(0), …, work(count − 1), each by the next thread that is free; results in order."""
@@ -81,6 +84,17 @@ class Engine:
         if held is None or held.shape != shape or held.dtype != dtype:
             held = self._workspace[name] = np.empty(shape, dtype)
         return held
+
+    def times(self, array: Array, factor: float) -> Array:
+        """array · factor, of array's type. The last product is kept here: were it kept by models,
+        there would be one for each that is still held somewhere."""
+        if factor == 1.0:
+            return array
+        with self._lock:
+            if self._product is None or self._product[0] is not array or self._product[1] != factor:
+                self._product = None
+                self._product = array, factor, array * array.dtype.type(factor)
+            return self._product[2]
 
     def shared_sums(self, layout: Layout, rows: int, fill: Callable[[int, Array], None]) -> F8:
         """(rows, n_shared) what fill(chunk, out) adds to a zeroed `out` of that shape, summed over

@@ -15,7 +15,6 @@ each accepted step so that χ² equals the degrees of freedom.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -79,11 +78,10 @@ class ScaleModel:
             self.observed, self.floor, self.errors.gain, self.errors.scatter**2,
         )  # fmt: skip
 
-    @cached_property
+    @property
     def floor(self) -> F4:
         """(n_rows,) variance of what is no signal."""
-        factor = self.errors.background
-        return self.background if factor == 1.0 else self.background * np.float32(factor)
+        return self.engine.times(self.background, self.errors.background)
 
     def retract(self, point: Point, local: F8, shared: F8) -> Point:
         """Parameters plus step."""

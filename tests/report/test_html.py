@@ -98,7 +98,7 @@ OPTIONAL: dict[str, Any] = {
     "cell_clusters": {"clusters": [{"n": 30, "median_A": [79.1, 38.2]}, {"n": 10}]},
     "groups": [{"name": "run <1>", "n_crystals": 20}],
     "second_moment": 1.987,
-    "rejection": {"cycles": 2, "unrelated": 3},
+    "partiality_models": [{"name": "sphere", "excess": 3}, {"name": "unity"}],
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def story(n: int = 50, n_left_out: int = 10, full: bool = False, n_reflections: 
             "cc_to_merge": refined(0.8, 0.1), "theta_1_mrad": refined(0, 1),
             "theta_2_mrad": refined(0, 1), "size": refined(2e-3, 1e-4),
             "sigma_size": refined(1e-5, 1e-6), "A_refined": crystals.A,
-            "cell": crystals.cell * [1.001, 1.001, 1.001, 1, 1, 1],
+            "cell_refined": crystals.cell * [1.001, 1.001, 1.001, 1, 1, 1],
             "delta_cc_half": refined(0, 1e-4),
             "reindexing": rng.integers(0, 2, n).astype(np.int8),
             "reindexing_margin": refined(9, 2),
@@ -206,10 +206,15 @@ def test_what_is_only_sometimes_told(page: Page) -> None:
     assert ["30", "79.1, 38.2"] in page.rows
     assert ["10", "–"] in page.rows
     assert ["run <1>", "20"] in page.rows
-    assert ["unrelated", "3"] in page.rows
+    assert ["sphere", "3"] in page.rows
     assert ["⟨I²⟩/⟨I⟩² of acentric reflections", "1.987"] in page.rows
     without = Page(report_html(story()))
-    for title in ("Wilson statistics", "Clusters of unit cells", "Groups", "Rejection"):
+    for title in (
+        "Wilson statistics",
+        "Clusters of unit cells",
+        "Groups",
+        "Partiality models tried",
+    ):
         assert title in page.texts["h2"]
         assert title not in without.texts["h2"]
 
