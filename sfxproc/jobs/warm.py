@@ -116,6 +116,7 @@ def finish_tiny(
     scaled_rows(scale, point, loss, half == 0)
     likely = replace(scale.errors, likelihood=True, refits=1)
     scale.with_errors(likely).refreshed(point)
+    scale.pulls_in_bins(point)
 
 
 def postrefine_tiny(
