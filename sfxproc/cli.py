@@ -241,6 +241,50 @@ def stills(
     log(simulate(out, settings, reference, overwrite, log))
 
 
+@simulate_app.command(name="powder")
+def powder_lines(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT.txt", help="List of lines to write.", show_default=False)
+    ],
+    lattice: Annotated[
+        str | None, typer.Option(help="Bravais lattice of a random structure, such as mP.")
+    ] = None,
+    number: Annotated[int | None, typer.Option(help="Which of its structures.")] = None,
+    wavelength_A: Annotated[float | None, typer.Option("--wavelength", help="Å.")] = None,
+    sigma_two_theta_deg: Annotated[
+        float | None, typer.Option("--sigma-two-theta", help="Errors of the lines, degrees.")
+    ] = None,
+    n_contaminants: Annotated[
+        int | None, typer.Option("--contaminants", help="Foreign lines.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Take the structure in this CIF or POSCAR."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the simulation."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Simulate the lines of a powder pattern; the truth goes to OUT's stem.truth.json."""
+    from sfxproc.jobs.simulate_powder import pattern_settings, simulate
+    from sfxproc.report.log import open_log
+
+    options = {
+        "lattice": lattice,
+        "number": number,
+        "wavelength_A": wavelength_A,
+        "sigma_two_theta_deg": sigma_two_theta_deg,
+        "n_contaminants": n_contaminants,
+        "seed": seed,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    settings = pattern_settings(given, overrides or [])
+    open_log()(simulate(out, settings, source, overwrite))
+
+
 def _numbers(text: str, option: str) -> list[float]:
     try:
         return [float(part) for part in text.replace(",", " ").split()]

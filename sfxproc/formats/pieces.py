@@ -3,8 +3,8 @@
 The crystals of a job have a shuffled order, and each is in one piece. A piece has its crystals in
 that order and a crystal's rows by reflection, so that any run of the order is one stretch of each
 piece. One HDF5 file each, content "piece"; datasets keys, reflection, intensity, variance,
-partiality (optional), position, n_rows and left_out, unchunked so that no byte beside the stretch
-is read.
+partiality and hkl (both optional), position, n_rows and left_out, unchunked so that no byte beside
+the stretch is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Rows
+from sfxproc.data import Observations, Rows
 from sfxproc.formats.hdf5 import create, open_native, read_array
 
 
@@ -41,10 +41,11 @@ def write_piece(
     path: Path,
     keys: NDArray[np.int64],
     position: NDArray[np.int64],
-    rows: Rows,
+    rows: Rows | Observations,
     left_out: NDArray[np.int64],
 ) -> None:
-    """Write one piece atomically; arrays as in `PieceHead` and `Rows`.
+    """Write one piece atomically; arrays as in `PieceHead` and `Rows`. Observations, with their
+    reflections, have their hkl as indexed written too.
 
     Raises OutputError if the folder cannot be written to, ValueError for crystals out of order.
     """
@@ -72,11 +73,13 @@ def read_run(
     first: int,
     last: int,
     partiality: bool = False,
-) -> Rows:
+    hkl: bool = False,
+) -> Rows | Observations:
     """The rows of the crystals at positions first … last − 1 of the order.
 
     heads : of all pieces. to_job : for each piece the job's reflection of each of its keys.
-    partiality : whether it is wanted. Raises InputError for a damaged piece.
+    partiality, hkl : whether they are wanted; with hkl, rows are observations. Raises InputError
+    for a damaged piece.
     """
     spans = [np.searchsorted(head.position, [first, last]) for head in heads]
     n_rows = np.zeros(last - first, dtype=np.int64)
@@ -87,6 +90,8 @@ def read_run(
     names = ["intensity", "variance"] + ["partiality"] * partiality
     columns: dict[str, NDArray[Any]] = {name: np.empty(total, np.float32) for name in names}
     columns["reflection"] = np.empty(total, np.int32)
+    if hkl:
+        columns["hkl"] = np.empty((total, 3), np.int16)
     for head, (a, b), job in zip(heads, spans, to_job, strict=True):
         begin, n = int(head.n_rows[:a].sum()), head.n_rows[a:b]
         n_here = int(n.sum())
@@ -99,4 +104,5 @@ def read_run(
             for name, column in columns.items():
                 values = read_array(handle, name, slice(begin, begin + n_here))
                 column[target] = job[values] if name == "reflection" else values
-    return Rows(np.repeat(np.arange(last - first, dtype=np.int32), n_rows), **columns)
+    crystal = np.repeat(np.arange(last - first, dtype=np.int32), n_rows)
+    return Observations(crystal, **columns) if hkl else Rows(crystal, **columns)

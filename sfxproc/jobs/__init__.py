@@ -8,7 +8,15 @@ from typing import Any
 
 import msgspec
 
-from sfxproc.jobs import postrefine, postrefine_config, scale, scale_config, spot_powder
+from sfxproc.jobs import (
+    postrefine,
+    postrefine_config,
+    powder,
+    powder_config,
+    scale,
+    scale_config,
+    spot_powder,
+)
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
 
@@ -30,6 +38,7 @@ JOBS: dict[str, Job] = {
     "postrefine": Job(
         "postrefine", postrefine_config.PostrefineConfig, postrefine.run, postrefine.check
     ),
+    "powder": Job("powder", powder_config.PowderConfig, powder.run, powder.check),
     "scale": Job("scale", scale_config.ScaleConfig, scale.run, scale.check),
     "spot-powder": Job(
         "spot-powder", spot_powder.SpotPowderConfig, spot_powder.run, spot_powder.check

@@ -1,30 +1,33 @@
-"""The tasks of scaling in blocks: what is done with one block or segment of crystals.
+"""The tasks of scaling or postrefining in blocks: what is done with one block or segment.
 
 Each takes the job, the state that all ranks agree on and a number, reads its crystals and returns
 named arrays; which rank does it makes no difference. One line in TASKS makes a kind known. Tasks
-over blocks see overlapping crystals; those over segments see every crystal once.
+over blocks see overlapping crystals; those over segments see every crystal once. What crystals are
+modelled by, the job says (`Modelling`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Reason, Reflections, Rows
+from sfxproc.data import Observations, Reason, Reflections, Rows
 from sfxproc.kernels.components import flatten, join_blocks
-from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
+from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point, Result
 from sfxproc.lsq.components import components
 from sfxproc.lsq.rounds import refit_local, step_of_block
 from sfxproc.lsq.sampled import uncorrelated
 from sfxproc.models.error_model import ErrorModel
-from sfxproc.models.scale import ScaleModel
+from sfxproc.models.postrefine import PostrefineModel
+from sfxproc.models.scale import LN_G, ScaleModel
 from sfxproc.models.scale_merge import deviations, weighted_sums
 from sfxproc.models.scale_start import (
     Facts,
+    ScaleProblem,
     ScaleSettings,
     bare_model,
     finish,
@@ -36,8 +39,11 @@ from sfxproc.parallel.blocks import Blocks
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.parallel.coordinator import Arrays
+from sfxproc.report.log import Log
 
 F8 = NDArray[np.float64]
+Table = Rows | Observations
+Model = ScaleModel | PostrefineModel
 
 STEP_ACCURACY = 1e-3  # of a block's conjugate gradients
 ROUGH = 1e-3  # relative decrease of the objective at which a block's own solution will do
@@ -48,10 +54,11 @@ class Work:
     """What a task needs besides the state, the same on all ranks.
 
     read : the observations of the crystals at positions first … last−1 of the blocks' order,
-    `crystal` counted from first. threads : of this rank; results do not depend on it.
+    `crystal` counted from first. threads : of this rank; results do not depend on it. modelling :
+    what they are modelled by.
     """
 
-    read: Callable[[int, int], Rows]
+    read: Callable[[int, int], Table]
     blocks: Blocks
     reflections: Reflections
     settings: ScaleSettings
@@ -59,6 +66,14 @@ class Work:
     threads: int
     max_iterations: int
     tolerance: float
+    modelling: Modelling
+
+    @property
+    def solver(self) -> LevenbergMarquardt:
+        """What solves a block on its own."""
+        return LevenbergMarquardt(
+            loss=self.loss, max_iterations=self.max_iterations, tolerance=self.tolerance
+        )
 
     def positions(self, over: str, number: int) -> tuple[int, int]:
         """The crystals of a block or segment, as a range of the order."""
@@ -78,7 +93,8 @@ class State:
     """What is known so far: `arrays` by name, those of crystals in the order of the blocks.
 
     Present as the job goes on: expected, seen (facts); local, shared (the point); refined (of each
-    crystal, whether its scale is); D, q (of the whole job); half, mean (for merging).
+    crystal, whether its scale is); pulled (of each crystal, how far ln G is from where its prior
+    has it), centre (of priors); D, q (of the whole job); half, mean (for merging).
     """
 
     errors: ErrorModel = field(default_factory=ErrorModel)
@@ -111,31 +127,125 @@ class Kind:
     rows: frozenset[str] = frozenset()
 
 
-def engine_of(work: Work, observations: Rows, n: int) -> tuple[Engine, NDArray[np.int64]]:
+class Modelling(Protocol):
+    """What a job models its crystals by. Arrays of crystals are in the order of the blocks."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of a crystal's p parameters, ln G and B first."""
+
+    @property
+    def n_free(self) -> int:
+        """How many of them are free."""
+
+    @property
+    def begin(self) -> F8:
+        """(n, p) where crystals begin, but for their scales."""
+
+    def shown(self, table: Table, first: int, last: int) -> tuple[Table, int]:
+        """Observations of some crystals with the partialities they begin with, and how many show
+        something of their reflection."""
+
+    def require_shown(self, n: int, n_shown: int, log: Log) -> None:
+        """Raise DataError if too few of the job's observations do."""
+
+    def solved(
+        self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
+    ) -> Result:
+        """A block's own solution, from the common point if there is one."""
+
+    def model(self, scale: ScaleModel, table: Table, state: State, first: int) -> Model:
+        """The model of some crystals that are set up for scaling."""
+
+    def second_chance(self, model: Model, state: State, first: int, last: int, loss: Loss) -> Point:
+        """The common point of some crystals, which begin anew where they strayed and that is
+        better."""
+
+    def held(self, state: State) -> State:
+        """The state with what its point makes of the priors."""
+
+    def columns(self, local: F8) -> dict[str, F8]:
+        """Columns of frames.h5 beside the parameters."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """ln G and B alone."""
+
+    begin: F8
+    b_factor: bool
+    parameters: tuple[str, ...] = ("ln_G", "B_A2")
+
+    @property
+    def n_free(self) -> int:
+        """Parameters of a crystal that are free."""
+        return 1 + self.b_factor
+
+    def shown(self, table: Table, first: int, last: int) -> tuple[Table, int]:
+        """As recorded."""
+        return table, len(table)
+
+    def require_shown(self, n: int, n_shown: int, log: Log) -> None:
+        """Nothing is required."""
+
+    def solved(
+        self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
+    ) -> Result:
+        """By Levenberg–Marquardt."""
+        model, start = problem.model, problem.start
+        if "local" in state.arrays:
+            model, start = replace(model, errors=state.errors), state.point(first, last)
+        return work.solver.solve(model.engine, model, start)
+
+    def model(self, scale: ScaleModel, table: Table, state: State, first: int) -> Model:
+        """The same."""
+        return scale
+
+    def second_chance(self, model: Model, state: State, first: int, last: int, loss: Loss) -> Point:
+        """Scales do not stray."""
+        return state.point(first, last)
+
+    def held(self, state: State) -> State:
+        """Priors stay as they are."""
+        return state
+
+    def columns(self, local: F8) -> dict[str, F8]:
+        """None."""
+        return {}
+
+
+def engine_of(work: Work, table: Table, n: int) -> tuple[Engine, NDArray[np.int64]]:
     """An engine for n crystals alone, and the borders of their chunks."""
-    counts = np.bincount(observations.crystal, minlength=n)
+    counts = np.bincount(table.crystal, minlength=n)
     chunks = plan_chunks(counts, len(work.reflections), SerialComm())
     return Engine(ChunkSums(SerialComm(), chunks), work.threads), chunks.local_bounds
 
 
-def bare(work: Work, first: int, last: int) -> ScaleModel:
-    """The model of some crystals before anything is known."""
-    observations = work.read(first, last)
-    engine, bounds = engine_of(work, observations, last - first)
-    return bare_model(engine, observations, bounds, work.reflections)
+def bare(work: Work, table: Table, n: int) -> ScaleModel:
+    """The model of n crystals before anything is known."""
+    engine, bounds = engine_of(work, table, n)
+    return bare_model(engine, table, bounds, work.reflections)
 
 
-def model_of(work: Work, state: State, first: int, last: int) -> ScaleModel:
+def model_of(work: Work, state: State, first: int, last: int) -> Model:
     """The model of some crystals as the state has it."""
-    model = split_variances(bare(work, first, last), state.facts, work.settings)
+    table = work.read(first, last)
+    model = split_variances(bare(work, table, last - first), state.facts, work.settings)
     share = 1.0 - 1.0 / np.maximum(state["seen"], 1.0)
     model = finish(model, state["refined"][first:last], work.settings)
-    return replace(model, share=share, errors=state.errors)
+    model = replace(model, share=share, errors=state.errors)
+    return work.modelling.model(model, table, state, first)
+
+
+def engine_at(model: Model) -> Engine:
+    """The engine of a model."""
+    return (model if isinstance(model, ScaleModel) else model.scale).engine
 
 
 def survey_segment(work: Work, state: State, first: int, last: int) -> Arrays:
     """Sums that set up the problem, and which reflections hang together by its crystals."""
-    model = bare(work, first, last)
+    table, n_shown = work.modelling.shown(work.read(first, last), first, last)
+    model = bare(work, table, last - first)
     gain_sums, sums = survey(model)
     layout = model.layout
     parent = np.arange(layout.n_shared, dtype=np.int32)
@@ -147,7 +257,7 @@ def survey_segment(work: Work, state: State, first: int, last: int) -> Arrays:
     return {
         "gain": gain_sums,
         "sums": sums,
-        "n_rows": np.array([layout.n_rows]),
+        "n_rows": np.array([layout.n_rows, n_shown]),
         "parent": parent,
         "first_shown": first_shown,
     }
@@ -155,27 +265,20 @@ def survey_segment(work: Work, state: State, first: int, last: int) -> Arrays:
 
 def refine_block(work: Work, state: State, first: int, last: int) -> Arrays:
     """The block's own solution, from the common point if there is one."""
-    observations = work.read(first, last)
-    engine, bounds = engine_of(work, observations, last - first)
-    problem = scale_problem(
-        engine, observations, bounds, work.reflections, work.settings, state.facts
-    )
-    model, start = problem.model, problem.start
-    if "local" in state.arrays:
-        model, start = replace(model, errors=state.errors), state.point(first, last)
-    solver = LevenbergMarquardt(
-        loss=work.loss, max_iterations=work.max_iterations, tolerance=work.tolerance
-    )
-    result = solver.solve(engine, model, start)
+    table, _ = work.modelling.shown(work.read(first, last), first, last)
+    engine, bounds = engine_of(work, table, last - first)
+    problem = scale_problem(engine, table, bounds, work.reflections, work.settings, state.facts)
+    result = work.modelling.solved(work, state, problem, table, first, last)
     lin = engine.linearise(result.model, result.point, work.loss)
-    assert isinstance(result.model, ScaleModel)
+    assert isinstance(result.model, Model)
     return {
         "local": result.point.local,
+        "pulled": (result.point.local - lin.layout.prior_centre)[:, LN_G],
         "information": np.einsum("mii->mi", lin.C),
         "shared": result.point.shared,
         "D": lin.D,
-        "of_crystal": model.layout.component,
-        "of_reflection": model.set_of_reflection,
+        "of_crystal": problem.model.layout.component,
+        "of_reflection": problem.model.set_of_reflection,
         "refined": problem.reasons == Reason.NONE,
         "reasons": problem.reasons,
         "n_overlaps": problem.n_overlaps,
@@ -186,33 +289,35 @@ def refine_block(work: Work, state: State, first: int, last: int) -> Arrays:
 def gradient_segment(work: Work, state: State, first: int, last: int) -> Arrays:
     """Crystals refitted to the common intensities, and what they say about these."""
     model = model_of(work, state, first, last)
-    refit = refit_local(model.engine, model, state.point(first, last), work.loss)
+    start = work.modelling.second_chance(model, state, first, last, work.loss)
+    refit = refit_local(engine_at(model), model, start, work.loss)
+    point = Point(refit.local, start.shared)
     fitted = model.errors.refits > 0
     return {
         "local": refit.local,
         "D": refit.D,
         "q": refit.q,
         "objective": np.array([refit.objective, refit.chi2]),
-        "errors": model.error_sums(Point(refit.local, state["shared"])) if fitted else _NOTHING,
+        "errors": model.at(point).error_sums(point) if fitted else _NOTHING,
     }
 
 
 def value_segment(work: Work, state: State, first: int, last: int) -> Arrays:
     """The objective at the common point as it is."""
     model = model_of(work, state, first, last)
-    lin = model.engine.linearise(model, state.point(first, last), work.loss)
+    lin = engine_at(model).linearise(model, state.point(first, last), work.loss)
     return {"D": lin.D, "objective": np.array([lin.objective, lin.chi2])}
 
 
 def step_block(work: Work, state: State, first: int, last: int) -> Arrays:
     """What the block takes for the step of the whole job, and its square for their spread."""
     model = model_of(work, state, first, last)
-    layout = model.layout
-    parts = components(model.engine, layout.start, layout.shared, layout.n_shared)
+    engine, layout = engine_at(model), model.layout
+    parts = components(engine, layout.start, layout.shared, layout.n_shared)
     layout = replace(layout, component=parts.local, n_components=len(parts.sizes))
-    model = replace(model, layout=layout)
-    lin = model.engine.linearise(model, state.point(first, last), work.loss)
-    step = step_of_block(model.engine, lin, state["D"], state["q"], STEP_ACCURACY).shared
+    lin = engine.linearise(model, state.point(first, last), work.loss)
+    lin = replace(lin, layout=layout)
+    step = step_of_block(engine, lin, state["D"], state["q"], STEP_ACCURACY).shared
     return {"step": step, "square": step * step}
 
 
@@ -220,18 +325,19 @@ def merge_segment(work: Work, state: State, first: int, last: int) -> Arrays:
     """Weighted sums by reflection, and the uncertainties of the scales."""
     model = model_of(work, state, first, last)
     point = state.point(first, last)
-    lin = model.engine.linearise(model, point, work.loss)
-    V, spread = uncorrelated(model.engine, replace(lin, D=state["D"]))
+    engine = engine_at(model)
+    lin = engine.linearise(model, point, work.loss)
+    V, spread = uncorrelated(engine, replace(lin, D=state["D"]))
     variance = np.einsum("mii->mi", V)
-    sums = weighted_sums(model, point, work.loss, state["half"][first:last])
+    sums = weighted_sums(model.at(point), point, work.loss, state["half"][first:last])
     return {"sums": sums, "spread": spread, "variance": variance}
 
 
 def deviate_segment(work: Work, state: State, first: int, last: int) -> Arrays:
     """Deviations from the merged intensities, and each crystal's agreement with them."""
-    model = model_of(work, state, first, last)
+    model, point = model_of(work, state, first, last), state.point(first, last)
     half = state["half"][first:last]
-    sums, agreement = deviations(model, state.point(first, last), state["mean"], half)
+    sums, agreement = deviations(model.at(point), point, state["mean"], half)
     return {"sums": sums, "cc": agreement}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +23,8 @@ from sfxproc import __version__, signals
 from sfxproc.errors import ConfigError, OutputError, Stopped, UserError
 from sfxproc.formats.atomic import atomic
 from sfxproc.formats.checkpoint import Checkpoint
-from sfxproc.formats.inputs import list_inputs
 from sfxproc.jobs.outputs import CHECKPOINT, OWNER, claim_output, was_stopped
-from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.jobs.settings import Output
 from sfxproc.jobs.status import STOPPED, write_progress
 from sfxproc.lsq import Engine, Model, Point
 from sfxproc.lsq.lm import State
@@ -124,14 +123,17 @@ def stopped(comm: Comm, folder: Path, where: str) -> Stopped:
 # ---- whose it is -----------------------------------------------------------------------------
 
 
-def open_job(config: ScaleConfig, comm: Comm, log: Log) -> JobCheckpoint | None:
+def open_job(
+    config: msgspec.Struct, settings: Output, files: Callable[[], Sequence[Path]], comm: Comm,
+    log: Log,
+) -> JobCheckpoint | None:  # fmt: skip
     """Claim the output folder, for a job that begins or, with output.resume, goes on.
 
-    None if its results are complete: there is nothing to do. Raises OutputError if the folder may
-    not or cannot be written to, InputError if inputs are missing, ConfigError if what is kept
-    there is of another job.
+    files : lists what the job reads, on the first rank. None if its results are complete: there is
+    nothing to do. Raises OutputError if the folder may not or cannot be written to, InputError if
+    inputs are missing, ConfigError if what is kept there is of another job.
     """
-    settings, folder = config.output, Path(config.output.folder)
+    folder = Path(settings.folder)
     if settings.resume and comm.bcast((folder / "DONE").exists()):
         if comm.rank == 0:  # one that was killed just before it did so
             shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
@@ -143,7 +145,7 @@ def open_job(config: ScaleConfig, comm: Comm, log: Log) -> JobCheckpoint | None:
     found: tuple[Facts, bool] | UserError = ({}, False)
     if comm.rank == 0:
         try:
-            found = _claimed(config)
+            found = _claimed(config, settings, files())
         except UserError as error:
             found = error
     found = comm.bcast(found)
@@ -157,26 +159,21 @@ def open_job(config: ScaleConfig, comm: Comm, log: Log) -> JobCheckpoint | None:
     return JobCheckpoint(comm, folder, settings.checkpoint_interval_s, facts, resumed)
 
 
-def _claimed(config: ScaleConfig) -> tuple[Facts, bool]:
+def _claimed(config: msgspec.Struct, settings: Output, files: Sequence[Path]) -> tuple[Facts, bool]:
     """The facts of the job, and whether it goes on from a checkpoint of its own."""
-    folder = Path(config.output.folder)
-    facts = facts_of(config)
-    resumed = config.output.resume and was_stopped(folder)
+    folder = Path(settings.folder)
+    facts = _facts_of(config, files)
+    resumed = settings.resume and was_stopped(folder)
     if resumed:
         _require_same(_read_facts(folder / OWNER), facts, folder)
-    claim_output(config.output)
+    claim_output(settings)
     return facts, resumed
 
 
-def facts_of(config: ScaleConfig) -> Facts:
-    """What a state depends on: program, settings that matter, input files. Raises InputError."""
+def _facts_of(config: msgspec.Struct, files: Sequence[Path]) -> Facts:
+    """What a state depends on: program, settings that matter, input files."""
     facts = {"sfxproc": __version__, **dict(_leaves(msgspec.to_builtins(config), ""))}
-    paths = []
-    if config.simulate is None:
-        files = list_inputs(config.input.paths, config.input.exclude, Path.cwd())
-        paths = [path for file in files for path in file.members]
-    others = config.reference.path, config.symmetry.ambiguity_reference, config.start.frames
-    paths += [Path(name).expanduser().absolute() for name in others if name is not None]
+    paths = [path.expanduser().absolute() for path in files]
     return facts | {f"file '{path}'": _stamp(path) for path in paths if path.exists()}
 
 

@@ -63,7 +63,8 @@ PART_ROWS = 1 << 22  # of a part: some 0.3 GB while it is sorted
 @dataclass(frozen=True)
 class Reading:
     """What every task of reading must know. folder : where shards and pieces go; columns : the
-    optional columns of observations wanted."""
+    optional columns of observations wanted; oriented : crystals need an orientation, and the hkl of
+    their observations are kept as indexed."""
 
     files: tuple[InputFile, ...]
     columns: frozenset[str]
@@ -71,6 +72,7 @@ class Reading:
     folder: Path
     part_rows: int = PART_ROWS
     corrections: Corrections = field(default_factory=Corrections)
+    oriented: bool = False
 
     def shard(self, number: int) -> Path:
         """The native file of an input."""
@@ -197,7 +199,7 @@ def plan(
     require_distinct(crystals)
     group = space_group(symmetry.space_group)
     cell = target_cell(group, symmetry, crystals)
-    status, reason = select_crystals(crystals, cell, symmetry)
+    status, reason = select_crystals(crystals, cell, symmetry, reading.oriented)
     used = np.flatnonzero(status == Status.USED)
     blocks = plan_blocks(len(used), size, overlap, seed)
     crystal_at = used[blocks.order]
@@ -300,15 +302,12 @@ def _write(
     keys = unique_keys(sorting.space_group, table.hkl, sorting.anomalous)
     unique = np.unique(keys)
     place = np.searchsorted(here, sorting.position[crystals]).astype(np.int32)
-    rows = Rows(
-        place[table.crystal],
-        np.searchsorted(unique, keys).astype(np.int32),
-        table.intensity,
-        table.variance,
-        table.partiality,
-    )
-    rows = rows.take(sort_order(rows.crystal, rows.reflection, len(unique)))
-    write_piece(path, unique, here, rows, left_out + with_crystals)
+    crystal, reflection = place[table.crystal], np.searchsorted(unique, keys).astype(np.int32)
+    order = sort_order(crystal, reflection, len(unique))
+    rows: Rows | Observations = replace(table, crystal=crystal, reflection=reflection)
+    if not sorting.reading.oriented:
+        rows = Rows(crystal, reflection, table.intensity, table.variance, table.partiality)
+    write_piece(path, unique, here, rows.take(order), left_out + with_crystals)
 
 
 def _read(reading: Reading, stretches: NDArray[np.int64]) -> Observations:
@@ -357,12 +356,13 @@ def open_pieces(
     return heads, [np.searchsorted(keys, head.keys).astype(np.int32) for head in heads]
 
 
-def reader(sorting: Sorting, keys: NDArray[np.int64]) -> Callable[[int, int], Rows]:
+def reader(sorting: Sorting, keys: NDArray[np.int64]) -> Callable[[int, int], Rows | Observations]:
     """What reads the rows of the crystals at positions first … last − 1 of the order."""
     heads, to_job = open_pieces(sorting, keys)
-    partiality = "partiality" in sorting.reading.columns
+    reading = sorting.reading
 
-    def read(first: int, last: int) -> Rows:
-        return read_run(heads, to_job, first, last, partiality)
+    def read(first: int, last: int) -> Rows | Observations:
+        wanted = "partiality" in reading.columns, reading.oriented
+        return read_run(heads, to_job, first, last, *wanted)
 
     return read

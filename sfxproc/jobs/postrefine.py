@@ -18,12 +18,15 @@ from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.begun import begun_at, earlier
 from sfxproc.jobs.choose_partiality import Fit, chosen, settings_of
 from sfxproc.jobs.conclusion import concluded
+from sfxproc.jobs.postrefine_blocks import postrefined_in_blocks
 from sfxproc.jobs.postrefine_config import AUTO, PostrefineConfig, require_sense
 from sfxproc.jobs.postrefine_setup import (
     LEAST_PARTIALITY,
     geometry_of,
+    moved_columns,
     n_strains_of,
     require_shown,
+    with_shown,
 )
 from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.rejection import Judging
@@ -31,15 +34,7 @@ from sfxproc.jobs.scale_job import Scaled, ScaleJob, read_all, with_fixed
 from sfxproc.jobs.scale_reference import reference_intensities
 from sfxproc.jobs.warm import Kernels
 from sfxproc.lsq import Engine, Point, Result
-from sfxproc.models.postrefine import (
-    Geometry,
-    PostrefineModel,
-    extended,
-    partialities,
-    postrefine_model,
-    refined_A,
-    refined_wavelength,
-)
+from sfxproc.models.postrefine import PostrefineModel, extended, partialities, postrefine_model
 from sfxproc.models.postrefine_passes import SCHEMES, Refinement
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem, scale_problem
@@ -47,7 +42,6 @@ from sfxproc.parallel.chunks import ChunkSums
 from sfxproc.parallel.comm import Comm
 from sfxproc.partiality import PARTIALITIES
 from sfxproc.report.log import Log
-from sfxproc.symmetry import cells_from_A
 
 F8 = NDArray[np.float64]
 
@@ -58,7 +52,8 @@ def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
     wanted = config.postrefine
     names = tuple(PARTIALITIES) if wanted.partiality == AUTO else (wanted.partiality,)
     kernels = Kernels(names, n_strains_of(config) if wanted.cell else 0, wanted.wavelength)
-    scale.run_with(lambda job: postrefined(job, config), config, comm, log, kernels)
+    way = STRATEGIES[config.parallel.strategy]
+    scale.run_with(lambda job: way(job, config), config, comm, log, kernels)
 
 
 def check(config: PostrefineConfig, log: Log) -> None:
@@ -72,7 +67,7 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     wanted, settings = config.postrefine, settings_of(config.postrefine)
     data = read_all(job, frozenset(), oriented=True)
     engine = Engine(ChunkSums(job.comm, data.chunks), job.threads)
-    geometry, size = geometry_of(data, wanted)
+    geometry, size = geometry_of(data, data.own_crystals, data.observations.hkl, wanted)
     name = wanted.partiality
     fits: list[Fit] = []
     if name == AUTO:
@@ -80,7 +75,9 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     model = PARTIALITIES[name]
     before = earlier(job, data, geometry.parameters)
     shown = partialities(model, data.observations.crystal, geometry, size)
-    require_shown(shown, size, job)
+    n_shown = int(np.count_nonzero(shown >= LEAST_PARTIALITY))
+    n, n_shown = (sum(job.comm.allgather(v)) for v in (len(shown), n_shown))
+    require_shown(n, n_shown, job.comm.allgather_rows(size), job.log)
     problem = problem_of(engine, data, shown, config)
     data, n_overlaps = with_fixed(job, data, problem)
     judging = Judging(job, data)
@@ -105,16 +102,21 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     else:
         result = refined(job, config, engine, together, begin, data, judging)
     assert isinstance(result.model, PostrefineModel)
-    more = moved_columns(job, result.model.geometry, result.point)
+    own = moved_columns(result.model.geometry, result.point)
+    more = {name: job.comm.allgather_rows(column) for name, column in own.items()}
     found = concluded(job, judging, n_overlaps, engine, result, n_rows, more)
     return replace(found, models=[asdict(fit) for fit in fits])
 
 
+STRATEGIES: dict[str, Callable[[ScaleJob, PostrefineConfig], Scaled | None]] = {
+    "global": postrefined,
+    "blocks": postrefined_in_blocks,
+}
+
+
 def problem_of(engine: Engine, data: Dataset, shown: F8, config: PostrefineConfig) -> ScaleProblem:
-    """Scaling with the partialities that recorded orientations give, none too near to nothing:
-    these may be wrong."""
-    partiality = np.maximum(shown, LEAST_PARTIALITY).astype(np.float32)
-    observations = replace(data.observations, partiality=partiality)
+    """Scaling with the partialities that recorded orientations give."""
+    observations = with_shown(data.observations, shown)
     return scale_problem(
         engine, observations, data.chunks.local_bounds, data.reflections,
         steps.scale_settings(config),
@@ -142,16 +144,3 @@ def refined(
             reference_intensities(start.shared, model.scale.set_of_reflection, data, job.reference),
         )
     return SCHEMES[wanted.scheme](way, model, start)
-
-
-def moved_columns(job: ScaleJob, geometry: Geometry, point: Point) -> dict[str, F8]:
-    """Columns of frames.h5 about what was refined of the geometry, of all crystals."""
-    A = job.comm.allgather_rows(refined_A(geometry, point))
-    columns = {"A_refined": A}
-    if geometry.n_strains:
-        columns["cell_refined"] = cells_from_A(A)
-    if geometry.waves:
-        columns["wavelength_refined_A"] = job.comm.allgather_rows(
-            refined_wavelength(geometry, point)
-        )
-    return columns

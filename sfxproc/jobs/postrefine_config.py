@@ -54,8 +54,13 @@ def require_sense(config: PostrefineConfig) -> None:
             'scaling.partiality = "recorded" has no place in postrefinement, which works out '
             "partialities itself. Leave it out."
         )
-    if config.parallel.strategy != "global":
-        raise ConfigError(
-            'parallel.strategy = "blocks" is for job = "scale" only. Leave it out: all ranks '
-            "postrefine together."
-        )
+    if config.parallel.strategy == "blocks":
+        for setting, value, only in (
+            ("partiality", name, name != AUTO),
+            ("scheme", config.postrefine.scheme, config.postrefine.scheme == "joint"),
+        ):
+            if not only:
+                raise ConfigError(
+                    f'postrefine.{setting} = "{value}" needs parallel.strategy = "global", which '
+                    "runs on many ranks too. Change one of them."
+                )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Crystals, Status
+from sfxproc.data import Crystals, Ints, Observations, Status
 from sfxproc.errors import DataError
 from sfxproc.jobs.postrefine_config import Postrefine, PostrefineConfig
-from sfxproc.jobs.reading import Dataset
-from sfxproc.jobs.scale_job import ScaleJob
+from sfxproc.jobs.selection import Inventory
+from sfxproc.lsq import Point
 from sfxproc.models.cell_strains import deformations, strain_basis, strains_of, symmetrised
-from sfxproc.models.postrefine import Geometry, axes_of
-from sfxproc.symmetry import reciprocal_matrix, space_group, symmetrised_cell
+from sfxproc.models.postrefine import Geometry, axes_of, refined_A, refined_wavelength
+from sfxproc.report.log import Log
+from sfxproc.symmetry import cells_from_A, reciprocal_matrix, space_group, symmetrised_cell
 
 F8 = NDArray[np.float64]
 
@@ -21,10 +24,12 @@ LEAST_PARTIALITY = 0.02  # when scaling with recorded orientations: these may be
 FEWEST_SHOWN, MOST_SHOWN = 0.1, 0.5  # of the observations: below, an error or a warning
 
 
-def geometry_of(data: Dataset, settings: Postrefine) -> tuple[Geometry, F8]:
-    """Geometry of this rank's crystals, and the size r₀ each starts with. Raises DataError if sizes
-    or wavelengths are not known."""
-    crystals, everyone = data.own_crystals, data.crystals
+def geometry_of(
+    data: Inventory, crystals: Crystals, hkl: Ints, settings: Postrefine
+) -> tuple[Geometry, F8]:
+    """Geometry of some of the job's crystals and their observations' hkl, and the size r₀ each
+    starts with. Raises DataError if sizes or wavelengths are not known."""
+    everyone = data.crystals
     used = data.status != Status.LEFT_OUT
     if not np.isfinite(everyone.wavelength_A[used]).all():
         raise DataError(
@@ -47,7 +52,7 @@ def geometry_of(data: Dataset, settings: Postrefine) -> tuple[Geometry, F8]:
         A = symmetrised(A, rotations)
         T, strain = deformations(basis, B), strains_of(A, basis, B)
     return Geometry(
-        hkl=np.ascontiguousarray(data.observations.hkl, dtype=np.int16),
+        hkl=np.ascontiguousarray(hkl, dtype=np.int16),
         A=np.ascontiguousarray(A),
         beam=beam,
         axes=axes_of(beam),
@@ -67,7 +72,7 @@ def n_strains_of(config: PostrefineConfig) -> int:
     return len(strain_basis(group.rotations, B))
 
 
-def sizes_of(data: Dataset, crystals: Crystals, settings: Postrefine) -> F8:
+def sizes_of(data: Inventory, crystals: Crystals, settings: Postrefine) -> F8:
     """(n,) r₀ each of some crystals starts with; the median of all where it is not recorded."""
     if settings.size is not None:
         return np.full(len(crystals), settings.size)
@@ -82,12 +87,17 @@ def sizes_of(data: Dataset, crystals: Crystals, settings: Postrefine) -> F8:
     return np.where(own > 0, own, np.median(known))
 
 
-def require_shown(start: F8, size: F8, job: ScaleJob) -> None:
-    """Raise DataError if the recorded orientations and sizes leave nothing of the reflections that
-    were measured; warn if it is little."""
-    shown = int(np.count_nonzero(start >= LEAST_PARTIALITY))
-    n, n_shown = (sum(job.comm.allgather(v)) for v in (len(start), shown))
-    r0 = float(np.median(np.concatenate(job.comm.allgather(size))))
+def with_shown(observations: Observations, shown: F8) -> Observations:
+    """Observations with the partialities that recorded orientations give, none too near to nothing:
+    these may be wrong."""
+    partiality = np.maximum(shown, LEAST_PARTIALITY).astype(np.float32)
+    return replace(observations, partiality=partiality)
+
+
+def require_shown(n: int, n_shown: int, size: F8, log: Log) -> None:
+    """Raise DataError if recorded orientations and sizes (n_crystals,) leave too few observations,
+    n_shown of n, at LEAST_PARTIALITY or above; warn if they are not many."""
+    r0 = float(np.median(size))
     told = (
         f"{n_shown:,} of {n:,} observations are expected to show at least "
         f"{100 * LEAST_PARTIALITY:.0f} % of their reflection, with the orientations as recorded "
@@ -99,4 +109,15 @@ def require_shown(start: F8, size: F8, job: ScaleJob) -> None:
             "check that wavelength and orientations are those of the integration."
         )
     if n_shown < MOST_SHOWN * n:
-        job.log(f"WARNING: only {told}. A larger postrefine.size may be a better start.")
+        log(f"WARNING: only {told}. A larger postrefine.size may be a better start.")
+
+
+def moved_columns(geometry: Geometry, point: Point) -> dict[str, F8]:
+    """Columns of frames.h5 about what was refined of the geometry of some crystals."""
+    A = refined_A(geometry, point)
+    columns: dict[str, F8] = {"A_refined": A}
+    if geometry.n_strains:
+        columns["cell_refined"] = np.asarray(cells_from_A(A))
+    if geometry.waves:
+        columns["wavelength_refined_A"] = refined_wavelength(geometry, point)
+    return columns

@@ -26,17 +26,19 @@ from sfxproc.jobs.powder_config import PowderConfig, SimulatedPattern
 from sfxproc.jobs.powder_results import (
     calculated_lines,
     cell_file,
-    in_words,
+    in_standard_setting,
     place_of,
     sentence_of,
+    so_far,
     told_of,
 )
 from sfxproc.jobs.settings import Output
 from sfxproc.jobs.simulate_powder import simulated, write_pattern
-from sfxproc.jobs.stages import Stages
+from sfxproc.jobs.stages import Found, Stages
 from sfxproc.jobs.strategies import Listed, listed
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays
+from sfxproc.powder.cells import random_cells, x_from_cells
 from sfxproc.powder.indexing import beyond_doubt, gathered, lines_of, search, waves
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.optimise import SETTINGS, optimise
@@ -163,13 +165,12 @@ def _compile_once(settings: IndexSettings, comm: Comm) -> None:
     """Have the search compiled by rank 0 for each number of parameters, if there are others to
     wait for it."""
     if comm.size > 1 and comm.rank == 0:
-        by_size = {LATTICES[s].n_parameters: s for s in settings.lattices}
-        for p, symbol in by_size.items():
-            reference = references(symbol)
-            q2 = np.linspace(0.01, 0.1, 12)
-            x = np.tile(np.linalg.pinv(reference.forms) @ np.ones(len(reference.forms)), (2, 1))
-            basis, rules = reference.lattice.basis, SETTINGS[p]
-            optimise(reference.forms, basis, q2, 0.01 * q2, x, x, rules, seed=0)
+        q2, rng = np.linspace(0.01, 0.1, 12), np.random.default_rng(0)
+        for symbol in {LATTICES[s].n_parameters: s for s in settings.lattices}.values():
+            lattice, forms = LATTICES[symbol], references(symbol).forms
+            x = x_from_cells(lattice, random_cells(lattice, 2, rng))
+            rules = SETTINGS[lattice.n_parameters]
+            optimise(forms, lattice.basis, q2, 0.01 * q2, x, x, rules, seed=0)
     comm.barrier()
 
 
@@ -187,17 +188,17 @@ def _searched(lines: Lines, settings: IndexSettings, stages: Stages, log: Log) -
         if comm.rank == 0:
             best = gathered(lines, results, best, settings, number == len(todo) - 1)
             ended = settings.early_stop and beyond_doubt(best, lines)
-            told = in_words(best[0], lines) if best else "no cell yet"
-            log(f"{', '.join({t.lattice: None for t in wave})}: best so far {told}")
+            log(f"{', '.join({t.lattice: None for t in wave})}: {so_far(best, lines)}")
         if comm.bcast(ended):
             log("This cell is beyond doubt; the search ends.")
             break
+    best = [in_standard_setting(cell, lines) for cell in best]
     return Search(best, tuple(tried), n_done, sum(len(wave) for wave in todo))
 
 
 def _found_by(
     wave: Sequence[Task], lines: Lines, settings: IndexSettings, stages: Stages
-) -> list[Arrays]:
+) -> list[Found]:
     """What the tasks of a wave found, those that failed left out; on rank 0."""
 
     def work(number: int) -> Arrays:
@@ -205,7 +206,7 @@ def _found_by(
 
     name = "-".join(dict.fromkeys(LATTICES[task.lattice].system for task in wave))
     found = stages.run(name, work, len(wave), Listed(), to_all=False)
-    return [arrays for arrays in listed(found, len(wave)) if arrays]
+    return [dict(arrays) for arrays in listed(found, len(wave)) if arrays]
 
 
 # ---- writing ---------------------------------------------------------------------------------
@@ -218,6 +219,7 @@ def _write(
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / CELLS, ignore_errors=True)
+    everything = lines_of(peaks.q2, peaks.sigma, len(peaks.q2), config.search.outliers)
     told = {
         "sfxproc": __version__,
         "source": Path(peaks.source).name,
@@ -225,7 +227,7 @@ def _write(
         "lattices_tried": list(found.tried),
         "tasks_done": found.n_done,
         "tasks_planned": found.n_planned,
-        **told_of(found.best, lines, peaks.intensity),
+        **told_of(found.best, config.search.n_cells, lines, everything, peaks.intensity),
     }
     write_cells(folder / "cells.json", told)
     (folder / CELLS).mkdir()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from sfxproc.jobs.settings import Count, NotNegative, Positive, Section
 from sfxproc.powder.search import IndexSettings
@@ -13,7 +13,6 @@ from sfxproc.simulate.powder import PowderSettings
 Bravais = Literal[
     "aP", "mP", "mC", "oP", "oC", "oF", "oI", "tP", "tI", "hP", "hR", "cP", "cF", "cI"
 ]  # fmt: skip
-ALL: tuple[Bravais, ...] = Bravais.__args__  # type: ignore[attr-defined]
 LineCount = Annotated[int, Meta(ge=8, le=60)]
 
 
@@ -29,7 +28,9 @@ class Peaks(Section, frozen=True):
 class Search(Section, frozen=True):
     """How cells are searched for and how many are told."""
 
-    lattices: Annotated[list[Bravais], Meta(min_length=1)] = list(ALL)
+    lattices: Annotated[list[Bravais], Meta(min_length=1)] = field(
+        default_factory=lambda: list(get_args(Bravais))
+    )
     effort: Positive = 1.0
     n_lines: LineCount = 20
     n_cells: Count = 20
@@ -39,13 +40,21 @@ class Search(Section, frozen=True):
     max_volume_A3: NotNegative = 0.0
     seed: Annotated[int, Meta(ge=0)] = 1
 
+    def __post_init__(self) -> None:
+        if 0.0 < self.max_volume_A3 < self.min_volume_A3:
+            raise ValueError(
+                f"max_volume_A3 = {self.max_volume_A3:g} is below min_volume_A3 = "
+                f"{self.min_volume_A3:g}"
+            )
+
     def index_settings(self) -> IndexSettings:
-        """As the search takes them."""
+        """As the search takes them: it ranks many cells, however few are told, since whether one is
+        beyond doubt depends on the others."""
         return IndexSettings(
             lattices=tuple(self.lattices),
             effort=self.effort,
             n_lines=self.n_lines,
-            n_ranked=self.n_cells,
+            n_ranked=max(self.n_cells, IndexSettings.n_ranked),
             early_stop=self.early_stop,
             seed=self.seed,
             min_volume_A3=self.min_volume_A3,
@@ -69,8 +78,8 @@ class SimulatedPattern(PowderSettings, frozen=True):
     """A pattern of a random structure: the settings of `simulate.powder`, the Bravais lattice and
     which of its structures."""
 
-    lattice: Bravais = "mP"
-    number: Annotated[int, Meta(ge=0)] = 0
+    lattice: Bravais = "oP"
+    number: Annotated[int, Meta(ge=0)] = 1
 
 
 class PowderConfig(Section, frozen=True):

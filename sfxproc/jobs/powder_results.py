@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,44 @@ import numpy as np
 from sfxproc.data import Floats, Ints
 from sfxproc.formats.cell_files import CellFile
 from sfxproc.jobs.simulate_powder import truth_path
-from sfxproc.powder.cells import cells_from_x, reduced_cell, same_lattice
+from sfxproc.powder.absences import candidates
+from sfxproc.powder.cells import (
+    cells_from_x,
+    reduced_cell,
+    same_lattice,
+    standard_cells,
+    x_from_cells,
+)
 from sfxproc.powder.indexing import beyond_doubt, confidences
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.merit import merits
-from sfxproc.powder.ranking import LIMIT, Cell, Lines
+from sfxproc.powder.ranking import LIMIT, Cell, Lines, assessed
 from sfxproc.powder.references import lines_of_cell
 from sfxproc.reduction import niggli_cell
+from sfxproc.report.powder import constants
 
+N_GROUPS = 3  # cells whose space groups are looked for
 SURE, LIKELY = 0.95, 0.5  # confidence
 STEP = 1e-6  # relative, of differences
 
 
-def told_of(best: Sequence[Cell], lines: Lines, intensity: Floats | None) -> dict[str, Any]:
-    """The lines and the cells, best first, as cells.json holds them."""
-    n = len(lines.q2)
+def in_standard_setting(cell: Cell, lines: Lines) -> Cell:
+    """The same cell on the axes of the lattice's standard setting, its lines indexed anew."""
+    lattice = cell.lattice
+    x = x_from_cells(lattice, standard_cells(lattice, cell.conventional))
+    turned = assessed(lattice, x, lines, refine=False)
+    return cell if turned is None else replace(turned, alternatives=cell.alternatives)
+
+
+def told_of(
+    best: Sequence[Cell], n_cells: int, lines: Lines, everything: Lines, intensity: Floats | None
+) -> dict[str, Any]:
+    """The lines and the first n_cells of the cells, best first, as cells.json holds them.
+
+    everything : all lines there are, of which `lines` are the first; absences are looked for among
+    them. intensity : of all of them.
+    """
+    n, shares = len(lines.q2), confidences(best).tolist()
     return {
         "beyond_doubt": beyond_doubt(best, lines),
         "sigma_known": lines.known,
@@ -45,8 +69,13 @@ def told_of(best: Sequence[Cell], lines: Lines, intensity: Floats | None) -> dic
             "intensity": None if intensity is None else intensity[:n].tolist(),
         },
         "cells": [
-            {"rank": rank, **told_cell(cell, lines), "confidence": float(share)}
-            for rank, (cell, share) in enumerate(zip(best, confidences(best), strict=True), 1)
+            {
+                "rank": rank,
+                **told_cell(cell, lines),
+                "confidence": share,
+                "space_groups": told_groups(cell, everything) if rank <= N_GROUPS else [],
+            }
+            for rank, cell, share in zip(range(1, n_cells + 1), best, shares, strict=False)
         ],
     }
 
@@ -73,6 +102,25 @@ def told_cell(cell: Cell, lines: Lines) -> dict[str, Any]:
             "probability": cell.right.tolist(),
         },
     }
+
+
+def told_groups(cell: Cell, lines: Lines) -> list[dict[str, Any]]:
+    """The classes of space groups with the same absences, the likeliest first, each with its share
+    of all likelihood."""
+    found = candidates(cell, lines)
+    if not found:
+        return []
+    scores = np.array([c.score for c in found])
+    shares = np.exp(scores - np.logaddexp.reduce(scores))
+    return [
+        {
+            "space_groups": [group.hm for group in c.groups],
+            "share": float(share),
+            "n_violations": c.n_violations,
+            "n_absent_tested": c.n_absent_tested,
+        }
+        for c, share in zip(found, shares, strict=True)
+    ]
 
 
 def cell_sigmas(cell: Cell, lines: Lines) -> Floats:
@@ -119,12 +167,18 @@ def cell_file(cell: Cell) -> CellFile:
 
 def in_words(cell: Cell, lines: Lines) -> str:
     """A cell in one line: lattice, constants, and how well it does."""
-    constants = " ".join(f"{v:.3f}" for v in cell.conventional[:3])
-    angles = " ".join(f"{v:.2f}" for v in cell.conventional[3:])
     return (
-        f"{cell.lattice.symbol} {constants} {angles}, {cell.explained.sum()} of {len(lines.q2)} "
-        f"lines explained by {cell.n_calculated}, score {cell.score:.1f}"
+        f"{cell.lattice.symbol} {constants(cell.conventional.tolist())}, "
+        f"{cell.explained.sum()} of {len(lines.q2)} lines explained by {cell.n_calculated}, score "
+        f"{cell.score:.1f}"
     )
+
+
+def so_far(best: Sequence[Cell], lines: Lines) -> str:
+    """The best cell in the course of a search."""
+    if not best or best[0].score <= 0.0:
+        return "nothing better than chance yet"
+    return f"best so far {in_words(best[0], lines)}"
 
 
 def place_of(list_of_lines: Path, best: Sequence[Cell]) -> str:

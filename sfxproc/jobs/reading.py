@@ -128,8 +128,12 @@ def read_dataset(
 
 
 def _read_share(
-    files: list[InputFile], columns: frozenset[str], strict: bool, corrections: Corrections,
-    comm: Comm, log: Log,
+    files: list[InputFile],
+    columns: frozenset[str],
+    strict: bool,
+    corrections: Corrections,
+    comm: Comm,
+    log: Log,
 ) -> dict[int, Stills]:
     """This rank's share of the files, by their number; every rank's notes are told by rank 0."""
     stills = {}

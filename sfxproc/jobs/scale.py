@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from sfxproc import __version__
+from sfxproc.formats.inputs import list_inputs
 from sfxproc.jobs import scale_report as report
 from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.checkpoints import open_job
@@ -38,7 +40,7 @@ def run_with(
     threads = threads_of(config.parallel.threads, comm)
     log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}, threads of each: {threads}")
     steps.require_sense(config)
-    checkpoint = open_job(config, comm, log)
+    checkpoint = open_job(config, config.output, lambda: files_of(config), comm, log)
     if checkpoint is None:
         return
     folder = checkpoint.folder
@@ -64,6 +66,16 @@ def run_with(
         write_results(folder, data, results, config, config.job, sentence, log)
         checkpoint.remove()
     comm.barrier()
+
+
+def files_of(config: ScaleConfig) -> list[Path]:
+    """All files that the job reads. Raises InputError if inputs are missing."""
+    paths = []
+    if config.simulate is None:
+        files = list_inputs(config.input.paths, config.input.exclude, Path.cwd())
+        paths = [path for file in files for path in file.members]
+    others = config.reference.path, config.symmetry.ambiguity_reference, config.start.frames
+    return paths + [Path(name) for name in others if name is not None]
 
 
 def check(config: ScaleConfig, log: Log) -> None:

@@ -1,4 +1,4 @@
-"""Scaling in overlapping blocks of crystals, in rounds: strategy "blocks".
+"""Scaling or postrefining in overlapping blocks of crystals, in rounds: strategy "blocks".
 
 First every block is solved on its own and the solutions are averaged; from there either Newton
 rounds lead to the joint solution (`lsq.rounds`), or blocks are solved and averaged again
@@ -20,7 +20,7 @@ from sfxproc.jobs.stages import Found, Stages, Totals
 from sfxproc.kernels.components import flatten, join_labels
 from sfxproc.lsq import Point
 from sfxproc.models.error_model import next_errors
-from sfxproc.models.scale import shifted
+from sfxproc.models.scale import B, shifted
 from sfxproc.models.scale_average import Averaging, BlockSolution
 from sfxproc.models.scale_merge import mean_intensity
 from sfxproc.models.scale_start import begun_with, facts_of
@@ -47,7 +47,7 @@ class Round:
 
 @dataclass(eq=False)
 class BlockScaling:
-    """Scaling in blocks, with what has been found out so far.
+    """A refinement in blocks, with what has been found out so far.
 
     of_crystal, of_reflection : the connected set each is in. The crystals of segments that were set
     aside have reason TASK_FAILED.
@@ -63,6 +63,7 @@ class BlockScaling:
     dof: float = 0.0
     n_parameters: int = 0
     n_rows: int = 0
+    n_shown: int = 0
     disagreement: float = np.nan
 
     @property
@@ -120,7 +121,7 @@ class BlockScaling:
         parent = np.arange(len(self.s2), dtype=np.int32)
         found = self.stage("survey", Survey(totals, parent))
         facts = facts_of(found["gain"], found["sums"], self.s2, self.work.settings)
-        self.n_rows = int(found["n_rows"][0])
+        self.n_rows, self.n_shown = (int(n) for n in found["n_rows"])
         shown = np.where(self.lost_crystals(), -1, found["first_shown"])
         roots, of_reflection = np.unique(found["parent"], return_inverse=True)
         root = np.where(shown >= 0, of_reflection[shown], -1)
@@ -142,17 +143,18 @@ class BlockScaling:
         rough = self.settings.rounds_mode == "newton"
         tolerance = max(ROUGH, self.work.tolerance) if rough else self.work.tolerance
         found = self._average(replace(self.work, tolerance=tolerance))
-        reasons = found["reasons"].astype(np.uint8)
+        reasons = found["reasons"].copy()
         reasons[self.state["of_crystal"] < 0] = Reason.TOO_FEW_OVERLAPS
         reasons[self.lost_crystals()] = Reason.TASK_FAILED
         refined = reasons == Reason.NONE
         self.state = self.state.with_arrays(refined=refined)
-        free = refined.sum() * (1 + self.work.settings.b_factor)
+        free = refined.sum() * self.work.modelling.n_free
         sets = len(np.unique(self.state["of_crystal"][refined]))
         gauge = sets * (1 + self.work.settings.b_factor)
         self.n_parameters = int(free - gauge + np.count_nonzero(self.state["seen"]))
         self.dof = max(float(self.n_rows - self.n_parameters), 1.0)
         self._centre(refined)
+        self.state = self.work.modelling.held(self.state)
         return reasons, found["n_overlaps"]
 
     def go_on(self) -> None:
@@ -189,15 +191,14 @@ class BlockScaling:
         """Solve the blocks and average them into the state."""
         there = self.state.arrays
         start = Point(there["local"], there["shared"]) if "local" in there else None
-        averaging = Averaging(
-            self.n_crystals, self.s2, start, there.get("D"), work.settings.b_factor
-        )
+        begin = work.modelling.begin
+        averaging = Averaging(begin, self.s2, start, there.get("D"), work.settings.b_factor)
         combiner = Averages(averaging, work)
         found = self.stage("refine", combiner, work)
         errors = replace(self.state.errors, scatter=float(found["scatter"][0]))
         self.disagreement = float(found["disagreement"][0])
         self.state = replace(self.state, errors=errors).with_arrays(
-            local=found["local"], shared=found["shared"], D=found["D"]
+            **{name: found[name] for name in ("local", "shared", "D", "pulled")}
         )
         return found
 
@@ -248,6 +249,8 @@ class BlockScaling:
         same = errors == self.state.errors
         arrays = {name: found[name] for name in ("local", "D", "q")}
         self.state = replace(self.state, errors=errors).with_arrays(**arrays)
+        if not same:
+            self.state = self.work.modelling.held(self.state)
         return same
 
     def _mean_step(self) -> tuple[F8, float]:
@@ -274,7 +277,7 @@ class BlockScaling:
         sets = self.state["of_crystal"]
         inside = chosen & (sets >= 0)
         total = np.zeros((self.n_sets, 2))
-        np.add.at(total, sets[inside], self.state["local"][inside])
+        np.add.at(total, sets[inside], self.state["local"][inside, : B + 1])
         count = np.bincount(sets[inside], minlength=self.n_sets)
         return -total / np.maximum(count, 1)[:, None]
 
@@ -353,7 +356,7 @@ class Averages:
     averaging: Averaging
     work: Work
     scatter: list[float] = field(default_factory=list)
-    decided: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    decided: Found = field(default_factory=dict)
 
     def add(self, task: int, arrays: Arrays) -> None:
         """Add a block."""
@@ -361,9 +364,9 @@ class Averages:
         names = (f.name for f in fields(BlockSolution))
         self.averaging.add(first, BlockSolution(**{name: arrays[name] for name in names}))
         self.scatter.append(float(arrays["scatter"][0]))
-        for name in ("reasons", "n_overlaps"):
-            n = len(self.work.blocks.order)
-            self.decided.setdefault(name, np.zeros(n, dtype=np.int64))[first:last] = arrays[name]
+        for name in ("reasons", "n_overlaps", "pulled"):
+            nothing = np.zeros(len(self.work.blocks.order), dtype=arrays[name].dtype)
+            self.decided.setdefault(name, nothing)[first:last] = arrays[name]
 
     def result(self) -> Found:
         """The averages, their information D, and how well the blocks agree."""

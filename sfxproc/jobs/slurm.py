@@ -16,6 +16,7 @@ from typing import Any
 import sfxproc
 from sfxproc.errors import ConfigError, InputError, UserError
 from sfxproc.jobs.estimate import estimate
+from sfxproc.jobs.scale_config import ScaleConfig
 
 TEMPLATES = ("job", "array", "requeue")
 SITE = "# ---- the site"
@@ -59,7 +60,7 @@ def batch_script(
     told = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)", text, re.M))
     threads, memory = int(told["cpus-per-task"]), bytes_of(told["mem-per-cpu"])
     warnings = _time_warnings(told)
-    if list_file is None:  # parts of an array differ
+    if list_file is None and isinstance(config, ScaleConfig):  # parts of an array differ
         ranks = int(told["nodes"]) * int(told["ntasks-per-node"])
         warnings += warnings_of(config, ranks, threads * memory, threads)
     return head + site + rest, warnings

@@ -6,6 +6,7 @@ Ranks read the files; rank 0 has the spots of all, in the order of the files, an
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,11 +16,12 @@ import numpy as np
 from sfxproc import __version__
 from sfxproc.config import resolved_toml
 from sfxproc.data import concatenate
+from sfxproc.errors import ConfigError, OutputError
 from sfxproc.formats.atomic import write_text
 from sfxproc.formats.inputs import InputFile, list_inputs
 from sfxproc.formats.peak_lists import PeakList, write_peak_list
 from sfxproc.formats.spots import read_spots, write_spots
-from sfxproc.jobs.outputs import claim_output
+from sfxproc.jobs.outputs import claim_output, refusal
 from sfxproc.jobs.settings import Input, Output, Section
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays, Stage, deal
@@ -30,7 +32,9 @@ from sfxproc.report.terminal import counts_table
 from sfxproc.simulate.spot_powder import SpotPowderSettings, simulate_spots
 from sfxproc.spots import Spots, SpotSet
 
-RESULTS = ("peaks.txt", "powder.html", "powder.json", "job.resolved.toml", "log.txt")
+CROWDED = 0.5  # of a ring's σ: lines less certain than that may be several
+MANY, FIRST_LINES = 5, 20  # of those that indexing looks at
+AT_THE_EDGE = 0.9  # of peaks.centre_reach_mm
 
 
 class SpotPowderOutput(Section, frozen=True):
@@ -52,15 +56,15 @@ class SpotPowderConfig(Section, frozen=True):
 
 
 def run(config: SpotPowderConfig, comm: Comm, log: Log) -> None:
-    """Do the job. Raises InputError, OutputError or DataError."""
+    """Do the job. Raises ConfigError, InputError, OutputError or DataError."""
     log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}")
     folder = Path(config.output.folder)
     if config.output.resume and comm.bcast((folder / "DONE").exists()):
         log(f"The results in '{folder}' are complete already: nothing to do.")
         return
-    files = [] if config.simulate else _inputs(config.input)
+    files = _inputs(config)
     if comm.rank == 0:
-        _claim(config.output)
+        claim_output(_output(config))
     found = _read(files, config.input.strict, comm, log)
     if comm.rank == 0:
         if config.simulate is not None:
@@ -70,26 +74,41 @@ def run(config: SpotPowderConfig, comm: Comm, log: Log) -> None:
             log(f"simulated {truth.structure.space_group.hm}, {cell}")
         log(f"{len(found.spots):,} spots on {found.n_shots:,} images")
         powder = powder_of(found.spots, config.peaks)
+        for warning in _warnings(powder, config.peaks):
+            log(f"WARNING: {warning}")
         _write(folder, config, found, powder, log)
     comm.barrier()
 
 
 def check(config: SpotPowderConfig, log: Log) -> None:
-    """Validate a job without reading spots: settings, inputs."""
-    files = [] if config.simulate else _inputs(config.input)
-    log(f"{len(files)} inputs; the job can be run.")
+    """Validate a job without reading spots: settings, inputs, output folder."""
+    files = _inputs(config)
+    if problem := refusal(_output(config)):
+        raise OutputError(problem)
+    if config.simulate is None:
+        log.show(counts_table("Inputs", {f.label: f.format.name for f in files}))
+        told = f"{len(files)} input files"
+    else:
+        told = f"{config.simulate.n_stills:,} stills would be simulated"
+    log(f"The job is valid: {told}, results would go to '{config.output.folder}'.")
 
 
-def _inputs(settings: Input) -> list[InputFile]:
-    return list_inputs(settings.paths, settings.exclude, Path.cwd())
+def _inputs(config: SpotPowderConfig) -> list[InputFile]:
+    if config.simulate is None:
+        return list_inputs(config.input.paths, config.input.exclude, Path.cwd())
+    if config.input.paths:
+        raise ConfigError(
+            "Both input.paths and a [simulate] table are given, so it is not clear what to read. "
+            "Remove the [simulate] table to read the files, or input.paths to simulate."
+        )
+    return []
 
 
-def _claim(settings: SpotPowderOutput) -> None:
-    """Claim the output folder, on one rank, and remove the results of an earlier job."""
-    overwrite = settings.overwrite or settings.resume
-    claim_output(Output(folder=settings.folder, overwrite=overwrite))
-    for name in RESULTS:
-        (Path(settings.folder) / name).unlink(missing_ok=True)
+def _output(config: SpotPowderConfig) -> Output:
+    """The folder as `outputs` takes it: nothing of this job is gone on with, so that to resume is
+    to begin anew."""
+    settings = config.output
+    return Output(folder=settings.folder, overwrite=settings.overwrite or settings.resume)
 
 
 # ---- reading -------------------------------------------------------------------------------
@@ -130,6 +149,25 @@ def _read(files: list[InputFile], strict: bool, comm: Comm, log: Log) -> SpotSet
         log(f"WARNING: {files[number].label} failed twice and was left out: {reason}")
     none = Spots(np.empty(0, np.int32), np.empty((0, 3)), np.empty(0), np.empty(0, np.float32))
     return SpotSet(concatenate([*gathered.tables] or [none]), gathered.n_shots, gathered.pixel_mm)
+
+
+def _warnings(powder: SpotPowder, settings: SpotPeakSettings) -> Iterator[str]:
+    """What may spoil the lines."""
+    found_mm, reach_mm = float(np.hypot(*powder.centre_mm)), settings.centre_reach_mm
+    if reach_mm > 0 and found_mm > AT_THE_EDGE * reach_mm:
+        yield (
+            f"the centre of the beam was found {found_mm:.2f} mm from the recorded one, as far off "
+            "as it was looked for. Correct the geometry, or raise peaks.centre_reach_mm."
+        )
+    first = powder.peaks.take(slice(0, FIRST_LINES))
+    q = np.sqrt(first.q2)
+    uncertain = first.sigma > CROWDED * 2.0 * q * powder.width.sigma(q)
+    if (n := int(np.count_nonzero(uncertain))) > MANY:
+        yield (
+            f"{n} of the first {len(first)} lines overlap with others so that they may be several "
+            "lines each; their sigma says so. Indexing needs lines apart: look at powder.html, and "
+            "give narrower rings (better geometry, one wavelength) or more stills."
+        )
 
 
 # ---- writing -------------------------------------------------------------------------------

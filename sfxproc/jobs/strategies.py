@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sfxproc.jobs import pieces
 from sfxproc.jobs import scale_report as report
 from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.begun import begun_at, earlier
-from sfxproc.jobs.block_tasks import Work
+from sfxproc.jobs.block_tasks import Modelling, Scaling, Work
 from sfxproc.jobs.conclusion import concluded
 from sfxproc.jobs.reindexing import warn_unresolved
 from sfxproc.jobs.rejection import Judging, refined_without_bad
@@ -62,18 +63,23 @@ def scale_globally(job: ScaleJob) -> Scaled:
 
 def scale_in_blocks(job: ScaleJob) -> Scaled | None:
     """Rank 0 deals blocks of crystals, read from pieces; None on other ranks."""
+    b_factor = job.config.scaling.b_factor
+    return in_blocks(job, lambda _, plan: Scaling(np.zeros((len(plan.crystal_at), 2)), b_factor))
+
+
+ModellingOf = Callable[[Inventory, pieces.Plan], Modelling]
+"""How a job models its crystals, in the order of the plan."""
+
+
+def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> Scaled | None:
+    """A job's crystals refined and merged in blocks; None on other ranks than 0. oriented : they
+    need an orientation."""
     config, comm, log, settings = job.config, job.comm, job.log, job.config.parallel
     job.checkpoint.begin()
     comm.barrier()
     stages = Stages(comm, log, job.checkpoint.folder, job.checkpoint.store)
-    try:
-        data, plan, work = read_pieces(job, stages)
-    except Stopped:
-        raise
-    except UserError:
-        if not job.checkpoint.resumed:
-            job.checkpoint.remove()  # nothing of it would fit the job once it is mended
-        raise
+    with nothing_kept_if_refused(job):
+        data, plan, work = read_pieces(job, stages, modelling, oriented)
     if data is not None:
         report.tell_data(data, log)
         warn_unresolved(data.space_group, data.cell, config.symmetry, log)
@@ -87,6 +93,8 @@ def scale_in_blocks(job: ScaleJob) -> Scaled | None:
         warn_of_thin_blocks(data, work, log)
     blocks = BlockScaling(work, stages, settings, log)
     set_sizes = blocks.survey()
+    with nothing_kept_if_refused(job):
+        work.modelling.require_shown(blocks.n_rows, blocks.n_shown, log)
     reasons, n_overlaps = blocks.refine()
     blocks.go_on()
     if data is not None:
@@ -107,9 +115,26 @@ def scale_in_blocks(job: ScaleJob) -> Scaled | None:
     merged = merge(data.reflections, sums, found["from_local"])
     of_crystals = blocks.state["local"], found["sigma"], found["cc"]
     local, sigma, crystal_cc = (everything(a) for a in of_crystals)
-    frames = report.frame_columns(data, everything(n_overlaps), local, sigma, crystal_cc)
+    more = work.modelling.columns(blocks.state["local"])
+    frames = report.frame_columns(
+        data, everything(n_overlaps), local, sigma, crystal_cc,
+        {name: everything(rows, np.nan) for name, rows in more.items()}, work.modelling.parameters,
+    )  # fmt: skip
     solver = {**blocks.as_dict(), "coordinating_s": stages.coordinating_s}
     return Scaled(data, merged, frames, solver, blocks.state.errors, np.nan)
+
+
+@contextmanager
+def nothing_kept_if_refused(job: ScaleJob) -> Iterator[None]:
+    """Remove the checkpoint of a job that is refused: nothing of it would fit once it is mended."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except UserError:
+        if not job.checkpoint.resumed:
+            job.checkpoint.remove()
+        raise
 
 
 STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
@@ -146,15 +171,21 @@ def listed(found: Found, n_tasks: int) -> Sequence[Arrays]:
     return out
 
 
-def read_pieces(job: ScaleJob, stages: Stages) -> tuple[Inventory | None, pieces.Plan | None, Work]:
+def read_pieces(
+    job: ScaleJob, stages: Stages, modelling: ModellingOf, oriented: bool
+) -> tuple[Inventory | None, pieces.Plan | None, Work]:
     """Convert and sort all inputs. Inventory and plan are on rank 0 only."""
     config, comm, log = job.config, job.comm, job.log
     settings = config.parallel
     files = tuple(list_inputs(job.inputs.paths, job.inputs.exclude, Path.cwd()))
     folder = job.checkpoint.store.folder / READING
     reading = pieces.Reading(
-        files, steps.columns_wanted(config), job.inputs.strict, folder,
+        files,
+        steps.columns_wanted(config),
+        job.inputs.strict,
+        folder,
         corrections=config.corrections,
+        oriented=oriented,
     )
     if comm.rank == 0:
         pieces.make_folders(folder)
@@ -178,14 +209,15 @@ def read_pieces(job: ScaleJob, stages: Stages) -> tuple[Inventory | None, pieces
         return pieces.sort_part(sorting, number)
 
     found = stages.run("sort", sort, sorting.n_parts, Listed(), to_all=False, all_needed=True)
-    data, keys = None, None
+    data, told = None, None
     if plan is not None:
         data, keys = pieces.inventory(plan, listed(found, sorting.n_parts))
-    keys, reflections = comm.bcast(None if data is None else (keys, data.reflections))
+        told = keys, data.reflections, modelling(data, plan)
+    keys, reflections, model = comm.bcast(told)
     read_rows = pieces.reader(sorting, keys)
     work = Work(
         read_rows, blocks, reflections, steps.scale_settings(config), steps.loss_of(config),
-        job.threads, config.solver.max_iterations, config.solver.tolerance,
+        job.threads, config.solver.max_iterations, config.solver.tolerance, model,
     )  # fmt: skip
     return data, plan, work
 
@@ -203,12 +235,13 @@ def warn_of_thin_blocks(data: Inventory, work: Work, log: Log) -> None:
         )
 
 
-def _by_crystal(plan: pieces.Plan | None, n: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Rows in the order of the blocks as rows of all crystals, 0 for those in no block."""
+def _by_crystal(plan: pieces.Plan | None, n: int) -> Callable[..., NDArray[Any]]:
+    """Rows in the order of the blocks as rows of all crystals, 0 or what else is to be filled in
+    for those in no block."""
     assert plan is not None
 
-    def everything(rows: NDArray[Any]) -> NDArray[Any]:
-        out = np.zeros((n, *rows.shape[1:]), dtype=rows.dtype)
+    def everything(rows: NDArray[Any], nothing: float = 0.0) -> NDArray[Any]:
+        out = np.full((n, *rows.shape[1:]), nothing, dtype=rows.dtype)
         out[plan.crystal_at] = rows
         return out
 

@@ -35,7 +35,7 @@ from sfxproc.lsq.problem import F8, Loss, Model, Point
 from sfxproc.lsq.schur import Step, block_inverses, scatter, schur_cg, times
 
 MOST_REFITS = 20
-SETTLED = 1e-6  # decrease of ½ χ² that a local block may still promise
+SETTLED = 1e-6  # decrease of ½ χ² that a local block may still promise, or its last step brought
 SHORTEST = 2.0**-10  # part of a step, tried before it is given up
 
 
@@ -55,16 +55,22 @@ class Refit:
 
 
 def refit_local(engine: Engine, model: Model, point: Point, loss: Loss) -> Refit:
-    """Minimise over the local parameters alone, each block by damped Newton steps of its own."""
+    """Minimise over the local parameters alone, each block by damped Newton steps of its own.
+
+    A block at a kink of its model, where steps promise what they do not bring, stays there.
+    """
     layout = model.layout
     found = local_objectives(engine, model, point, loss)
-    for _ in range(MOST_REFITS):
+    stuck, ones = np.zeros(len(found), dtype=bool), np.ones((len(found), 1))
+    for number in range(MOST_REFITS + 1):
         lin = engine.linearise(model, point, loss)
         step = -times(block_inverses(lin.C, layout.free), lin.g)
         promised = -0.5 * np.sum(step * lin.g, axis=1)
-        if np.all(promised <= SETTLED):
+        moving = (promised > SETTLED) & ~stuck
+        n_moving = engine.dots(layout, moving[:, None].astype(np.float64), ones)[0]
+        if number == MOST_REFITS or n_moving == 0.0:  # on all ranks: linearising is for all
             break
-        part = np.where(promised > SETTLED, 1.0, 0.0)
+        before, part = found, np.where(moving, 1.0, 0.0)
         while np.any(part > 0.0):
             trial = model.retract(point, part[:, None] * step, np.zeros_like(point.shared))
             reached = local_objectives(engine, model, trial, loss)
@@ -72,13 +78,12 @@ def refit_local(engine: Engine, model: Model, point: Point, loss: Loss) -> Refit
             point = Point(np.where(better[:, None], trial.local, point.local), point.shared)
             found = np.where(better, reached, found)
             part = np.where(better | (part <= SHORTEST), 0.0, 0.5 * part)
-    else:
-        lin = engine.linearise(model, point, loss)
-        step = np.zeros_like(point.local)
-        promised = np.zeros(len(step))
-    # what is left is small: to first order it need not be evaluated again
+        stuck |= moving & (before - found <= SETTLED)
+    # what is left to the others is small: to first order it need not be evaluated again
+    small = promised <= SETTLED
+    step, promised = np.where(small[:, None], step, 0.0), np.where(small, promised, 0.0)
     local = model.retract(point, step, np.zeros_like(point.shared)).local
-    left = engine.dots(layout, promised[:, None], np.ones((len(promised), 1)))
+    left = engine.dots(layout, promised[:, None], ones)
     q = lin.q + scatter(engine, lin, step)
     return Refit(local, lin.D, q, lin.objective - float(left[0]), lin.chi2)
 

@@ -119,8 +119,8 @@ def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]
     change = float(np.abs(v - errors.v) @ F @ errors.v / n)
     refits = 0 if change <= AT_REST else errors.refits - 1
     new = replace(
-        errors, background=float(v[0]), gain=float(v[1]), scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER),
-        refits=refits,
+        errors, background=float(v[0]), gain=float(v[1]),
+        scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER), refits=refits,
     )  # fmt: skip
     return new, change
 

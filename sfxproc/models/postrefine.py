@@ -312,44 +312,68 @@ def second_chance(
     model: PostrefineModel, point: Point, start: Point, loss: Loss
 ) -> tuple[Point, int]:
     """The point with strayed crystals refitted anew, where that is better, and their number in the
-    whole job.
+    whole job."""
+    free = model.layout.free[:, LN_G]
+    gathered = model.scale.engine.sums.gathered(turns_and_sizes(point.local, start.local)[free])
+    typical = model.scale.engine.sums.told(None if gathered is None else Typical.of(gathered))
+    if typical is None:
+        return point, 0
+    point, won = strayed_anew(model, point, start, typical, loss)
+    better = won.astype(np.float64)[:, None]
+    return point, int(model.scale.engine.dots(model.layout, better, better)[0])
+
+
+def turns_and_sizes(local: F8, start: F8) -> F8:
+    """(n, 2) how far crystals turned from their start, rad, and ln r₀."""
+    turned = np.hypot(*(local - start)[:, THETA_1 : THETA_2 + 1].T)
+    return np.stack([turned, local[:, LN_SIZE]], axis=1)
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Of most crystals: median rotation, rad, ln of the size and its spread."""
+
+    turn: float
+    ln_size: float
+    spread: float
+
+    @classmethod
+    def of(cls, found: F8) -> Typical | None:
+        """From `turns_and_sizes`; None of no crystals."""
+        if not len(found):
+            return None
+        turn, ln_size = np.median(found, axis=0)
+        return cls(turn, ln_size, float(np.median(np.abs(found[:, 1] - ln_size))))
+
+
+def strayed_anew(
+    model: PostrefineModel, point: Point, start: Point, typical: Typical, loss: Loss
+) -> tuple[Point, NDArray[np.bool_]]:
+    """The point with this process's strayed crystals refitted anew, and where (n,) that was better.
 
     While intensities are still poor a crystal can be led astray, to an orientation far off whose
     partialities are all alike. With the intensities as they are now it begins again from its start,
     with the median size of the others. Strayed are those that turned much farther than most, or are
     much larger or smaller.
     """
-    sums, free = model.scale.engine.sums, model.layout.free[:, LN_G]
-    turned = np.hypot(*(point.local - start.local)[:, THETA_1 : THETA_2 + 1].T)
-    size = point.local[:, LN_SIZE]
-    gathered = sums.gathered(np.stack([turned, size], axis=1)[free])
-    typical = None
-    if gathered is not None and len(gathered):
-        middle = np.median(gathered, axis=0)
-        typical = *middle, np.median(np.abs(gathered[:, 1] - middle[1]))
-    typical = sums.told(typical)
-    strayed = np.zeros(len(free), dtype=bool)
-    if typical is not None:
-        turn, middle_size, spread = typical
-        strayed = free & (turned > FAR * turn)
-        strayed |= free & (np.abs(size - middle_size) > FAR * max(spread, LEAST_SPREAD))
-    better = np.zeros((len(free), 1))
+    turned, size = turns_and_sizes(point.local, start.local).T
+    spread = max(typical.spread, LEAST_SPREAD)
+    strayed = (turned > FAR * typical.turn) | (np.abs(size - typical.ln_size) > FAR * spread)
+    rows = np.flatnonzero(strayed & model.layout.free[:, LN_G])
+    better = np.zeros(len(size), dtype=bool)
     local = point.local.copy()
-    rows = np.flatnonzero(strayed)
     if len(rows):
         some = part_of(model, rows)
         engine = some.scale.engine
         now = local_objectives(engine, some, Point(local[rows], point.shared), loss)
         anew = start.local[rows].copy()
-        anew[:, : B + 1], anew[:, LN_SIZE] = local[rows, : B + 1], middle_size
+        anew[:, : B + 1], anew[:, LN_SIZE] = local[rows, : B + 1], typical.ln_size
         anew = refit_local(engine, some, Point(anew, point.shared), loss).local
         then = local_objectives(engine, some, Point(anew, point.shared), loss)
         won = then < now - WORTH
         local[rows[won]] = anew[won]
-        better[rows[won]] = 1.0
-    ones = np.ones_like(better)
-    n = model.scale.engine.dots(model.layout, better, ones)
-    return Point(local, point.shared), int(n[0])
+        better[rows[won]] = True
+    return Point(local, point.shared), better
 
 
 def part_of(model: PostrefineModel, crystals: NDArray[np.int64]) -> PostrefineModel:

@@ -7,7 +7,9 @@ both:
     ln I_there − ln I_block = 2 b s² − ln k,   weights 1/(σ²/I² + σ′²/I′²)
 
 Averages carry the information of each block: D_h for an intensity, the diagonal of C_m for ln G and
-B. Blocks are added one by one in a fixed order.
+B. What else a crystal has (orientation, size) is taken from the last block that holds it: where two
+blocks found different minima, their mean would be in neither. Blocks are added one by one in a
+fixed order.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.lsq import Point
-from sfxproc.models.scale import shifted
+from sfxproc.models.scale import B, shifted
 
 F8 = NDArray[np.float64]
 
@@ -29,7 +31,7 @@ FEWEST = 10  # of these, to tell B too
 
 @dataclass(frozen=True, eq=False)
 class BlockSolution:
-    """What a block found. local, information : (n_block, 2). shared, D : (n_shared,), D = 0 where
+    """What a block found. local, information : (n_block, p). shared, D : (n_shared,), D = 0 where
     the block has no observation. of_crystal (n_block,), of_reflection (n_shared,) : which set that
     hangs together in the block each is in, −1 for none."""
 
@@ -42,12 +44,13 @@ class BlockSolution:
 
 
 class Averaging:
-    """Running averages over blocks; `reference`, with its D, is what they are aligned on from the
-    start, if there is one. b_factor : whether B is refined; without, only ln G is aligned."""
+    """Running averages over blocks. begin : (n_crystals, p) of crystals that no block holds.
+    `reference`, with its D, is what blocks are aligned on from the start, if there is one.
+    b_factor : whether B is refined; without, only ln G is aligned."""
 
     def __init__(
         self,
-        n_crystals: int,
+        begin: F8,
         s2: F8,
         reference: Point | None = None,
         D: F8 | None = None,
@@ -55,7 +58,8 @@ class Averaging:
     ) -> None:
         self.s2, self._b_factor = s2, b_factor
         self._reference = reference, D
-        self._local = np.zeros((2, n_crystals, 2))  # Σ w x, Σ w
+        self._local = begin.copy()
+        self._scales = np.zeros((2, len(begin), B + 1))  # Σ w x, Σ w, of ln G and B
         self._shared = np.zeros((3, len(s2)))  # Σ D I, Σ D, Σ D I²
         self._n = np.zeros(len(s2))
 
@@ -77,8 +81,10 @@ class Averaging:
             factor = np.where(point.shared != 0.0, point.shared / moved.shared, 1.0)
         D = block.D * factor**2
         rows = slice(first, first + len(block.local))
-        self._local[0, rows] += block.information * moved.local
-        self._local[1, rows] += block.information
+        weight = block.information[:, : B + 1]
+        self._scales[0, rows] += weight * moved.local[:, : B + 1]
+        self._scales[1, rows] += weight
+        self._local[rows, B + 1 :] = moved.local[:, B + 1 :]
         self._shared += [D * moved.shared, D, D * moved.shared**2]
         self._n += D > 0.0
 
@@ -86,11 +92,13 @@ class Averaging:
         reference, D = self._reference
         if reference is not None and D is not None:
             return reference.shared, D
-        return self.point().shared, self._shared[1]
+        return _ratio(*self._shared[:2]), self._shared[1]
 
     def point(self) -> Point:
-        """The averages; 0 where no block tells."""
-        return Point(_ratio(*self._local), _ratio(self._shared[0], self._shared[1]))
+        """The averages; scales and intensities that no block tells are 0."""
+        local = self._local.copy()
+        local[:, : B + 1] = _ratio(*self._scales)
+        return Point(local, _ratio(*self._shared[:2]))
 
     def information(self) -> F8:
         """(n_shared,) Σ D of the averaged intensities."""

@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 SIGMA, SIGMA_RELATIVE = 8.7e-5, 9.2e-4  # σ(q²) = SIGMA Å⁻² + SIGMA_RELATIVE q² of serial data
-N_LINES = 25
+N_LINES = 40  # that cells are weighed with
 CONSIDERED = 60  # cells of a wave
 CERTAIN = 30.0  # nats above chance
 AHEAD = 5.0  # nats above the next
-FULL = 3.0  # calculated lines per observed one
+FULL = 8.0  # calculated lines per observed one
 
 
 def lines_of(

@@ -138,24 +138,20 @@ def checked_lines(q2: Floats, sigma: Floats) -> tuple[Floats, Floats]:
     return q2, sigma
 
 
-def distinct(
-    found: Optimised, basis: Floats, n: int | None = None, relative: float = 1e-4
-) -> Optimised:
-    """The n best, best first, without those that repeat a better one: information and volume the
-    same within `relative`, as they are for one lattice in any axes."""
-    order = np.lexsort([found.number, -found.information])
-    information, volume = found.information[order], _volumes(basis, found.x[order])
+def distinct(x: Floats, figure: Floats, basis: Floats, n: int, relative: float = 1e-4) -> Ints:
+    """Rows of the n cells x (c, p) of highest figure (c,), best first, without those that repeat a
+    better one: volume the same within `relative` and figure within as many of its units or parts,
+    as they are for one lattice in any axes."""
+    order = np.argsort(-figure, kind="stable")
+    value, volume = figure[order], _volumes(basis, x[order])
     kept: list[int] = []
     for i in range(len(order)):
         if len(kept) == n:
             break
-        near = [k for k in kept if information[k] * (1.0 - relative) <= information[i]]
+        near = [k for k in kept if value[k] - value[i] <= relative * max(abs(value[k]), 1.0)]
         if not (np.abs(volume[near] / volume[i] - 1.0) < relative).any():
             kept.append(i)
-    rows = order[kept]
-    return Optimised(
-        found.x[rows], found.information[rows], found.iterations[rows], found.number[rows]
-    )
+    return np.asarray(order[kept])
 
 
 def line_density(forms: Floats, basis: Floats, shapes: Floats) -> float:

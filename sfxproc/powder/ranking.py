@@ -48,6 +48,7 @@ SCALES_UNKNOWN = 2.0 ** np.arange(-7.0, 1.6, 0.5)
 STARTS = (0.5, 0.3)  # quantiles of |Δ|/σ that the first weights are made with
 QUANTILES = {0.5: 0.6745, 0.3: 0.3853}  # of |z|, z normal
 SAME_PERCENT, SAME_DEG = 0.5, 0.5
+NEAR_PERCENT, NEAR_DEG = 1.5, 1.0  # of a lattice that a cell may have
 N_RELATED = 3
 INDICES = (2, 3, 4)
 LOST = 3  # lines a sublattice may lose to be tried
@@ -217,7 +218,7 @@ def distinct(cells: Iterable[Cell], n: int) -> list[Cell]:
 
 def relatives(cell: Cell, lines: Lines) -> list[Cell]:
     """The cell in all Bravais lattices that it fits."""
-    fits = fitting_lattices(cell.primitive, SAME_PERCENT, SAME_DEG)
+    fits = fitting_lattices(cell.primitive, NEAR_PERCENT, NEAR_DEG)
     found = [assessed(f.lattice, x_from_cells(f.lattice, f.cell), lines) for f in fits]
     return [c for c in found if c is not None]
 
@@ -231,13 +232,14 @@ def derivatives(cell: Cell, lines: Lines) -> list[Cell]:
     aP, start = LATTICES["aP"], cell.lattice.primitive
     metric = start.T @ np.linalg.inv(reciprocal_metric(cell.lattice, cell.x)) @ start
     explained = cell.explained
-    hkl = np.rint(cell.hkl[explained] @ start)
+    mates = cell.hkl[explained] @ cell.lattice.rotations.astype(np.float64)
+    hkl = np.rint(mates @ start)  # (rotations, lines, 3): any of a line's reflections may stay
     found = []
     for index in INDICES:
         for form in hermite_forms(index).astype(np.float64):
             smaller = np.linalg.inv(form).T
-            kept = np.abs(hkl @ smaller - np.rint(hkl @ smaller)).max(axis=1, initial=0.0) < 1e-6
-            tried = [smaller] if np.count_nonzero(~kept) <= LOST else []
+            off = np.abs(hkl @ smaller - np.rint(hkl @ smaller)).max(axis=2)
+            tried = [smaller] if np.count_nonzero(off.min(axis=0) > 1e-6) <= LOST else []
             tried += [form] if np.count_nonzero(~explained) >= 2 else []
             found += [axes.T @ metric @ axes for axes in tried]
     cells = np.array([niggli_cell(_cell(m)) for m in found]).reshape(-1, 6)
@@ -252,17 +254,37 @@ def _cell(metric: Floats) -> Floats:
     return np.append(lengths, np.degrees(np.arccos(cosines[[1, 0, 0], [2, 2, 1]])))
 
 
+def same_lines(a: Cell, b: Cell, lines: Lines) -> bool:
+    """Whether no line tells two cells apart: each calculated one of either is one of the other."""
+    q2, other = (lines_of_cell(c.lattice, c.x, lines.q2[-1])[1] @ c.x for c in (a, b))
+    error = max(a.scale, b.scale) * float(lines.sigma.min())
+    return all(
+        len(one) > 0 and len(two) > 1 and bool((np.abs(nearest(two, one)[1]) < error).all())
+        for one, two in ((q2, other), (other, q2))
+    )
+
+
 def ranked(cells: Sequence[Cell], lines: Lines, n: int) -> list[Cell]:
     """The n best lattices of points, with those related to the best of them; each in the Bravais
-    lattice of highest score, and the others that it fits as well as alternatives."""
+    lattice of highest score. Alternatives of the best are the Bravais lattices that the same
+    points fit as well, and those of others with the same lines."""
     best = distinct(cells, n)
     done: set[int] = set()
+    seen = list(cells)
     while new := [c for c in best[:N_RELATED] if id(c) not in done]:
-        more = []
         for cell in new:
             made = [cell, *derivatives(cell, lines)]
             close = sorted(made, key=lambda c: -c.score)[: N_RELATED + 1]
-            more += [c for each in close for c in relatives(each, lines)]
+            seen += [c for each in close for c in relatives(each, lines)]
         done |= {id(c) for c in new}
-        best = distinct([*best, *more], n)
-    return best
+        best = distinct([*best, *seen], n)
+    return [_with_alternatives(c, best, seen, lines) for c in best[:N_RELATED]] + best[N_RELATED:]
+
+
+def _with_alternatives(
+    cell: Cell, best: Sequence[Cell], seen: Sequence[Cell], lines: Lines
+) -> Cell:
+    others = [c for c in seen if cell.score - c.score < SPARE and same_points(c, cell)]
+    others += [c for c in best if c is not cell and same_lines(c, cell, lines)]
+    symbols = {c.lattice.symbol for c in others} - {cell.lattice.symbol}
+    return replace(cell, alternatives=tuple(s for s in LATTICES if s in symbols))

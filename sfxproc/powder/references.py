@@ -95,8 +95,8 @@ def lines_of_cell(lattice: Lattice, x: Floats, q2_max: float) -> tuple[Ints, Flo
     hkl = _within(lattice, x, cells_from_x(lattice, x), float(np.sqrt(q2_max)))
     forms = lattice.forms(hkl)
     keys = _packed(forms)
-    order = np.lexsort([np.arange(len(keys)), keys])
-    last = order[np.append(keys[order][1:] != keys[order][:-1], True)]  # mostly positive numbers
+    _, first = np.unique(keys[::-1], return_index=True)
+    last = len(keys) - 1 - first  # mostly positive numbers
     rising = last[np.argsort(forms[last] @ x, kind="stable")]
     return hkl[rising], forms[rising]
 

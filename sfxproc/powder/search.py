@@ -17,20 +17,22 @@ import numpy as np
 from sfxproc.data import Floats
 from sfxproc.powder.generators import GENERATORS
 from sfxproc.powder.lattices import LATTICES
+from sfxproc.powder.merit import merits
 from sfxproc.powder.optimise import SETTINGS, distinct, optimise
 from sfxproc.powder.ranking import Cell, Lines, assessed
-from sfxproc.powder.references import references
+from sfxproc.powder.references import References, references
 
 BATCH = 1000  # candidates
 KEPT = 10  # cells of a batch
-BATCHES = {1: 1, 2: 2, 3: 6, 4: 20, 6: 40}  # by number of parameters, at effort 1
-STEPS = (0.2, 0.5, 1.0)  # shares of the batches of a class after which one looks
+BATCHES = {1: 1, 2: 1, 3: 3, 4: 8, 6: 24}  # by number of parameters, at effort 1
+STEPS = (0.25, 1.0)  # shares of the batches of a class after which one looks
 CLASSES = (
     ("cP", "cI", "cF", "tP", "tI", "hP", "hR"),
     ("oP", "oC", "oI", "oF"),
     ("mP", "mC"),
     ("aP",),
 )
+COARSE_SCALES = (1.0, 0.2, 0.04)  # of σ, where candidates are compared
 UNKNOWN_SCALE = 0.3  # of σ in the search, if only its course is known
 
 
@@ -107,11 +109,28 @@ def search(lines: Lines, task: Task, settings: IndexSettings) -> dict[str, Float
         seed=settings.seed * len(LATTICES) + number,
         first=task.batch * BATCH,
     )
-    cells = [assessed(lattice, x, lines) for x in distinct(found, lattice.basis, KEPT).x]
+    return best_of(reference, found.x, lines, settings)
+
+
+def best_of(
+    reference: References, x: Floats, lines: Lines, settings: IndexSettings
+) -> dict[str, Floats]:
+    """The best of the candidates x (c, p) of a lattice, refined and weighed, as `search` gives
+    them. They are compared by their evidence at the likeliest of a few scales of σ, which tells
+    the right cell from those that come near to most lines far better than the information does."""
+    lattice, few = reference.lattice, lines.first(settings.n_lines)
+    figures = [
+        merits(
+            reference.forms, lattice.basis, few.q2, scale * few.sigma, x, outliers=lines.outliers
+        ).evidence
+        for scale in (COARSE_SCALES[:1] if lines.known else COARSE_SCALES)
+    ]
+    rows = distinct(x, np.max(figures, axis=0), lattice.basis, KEPT)
+    cells = [assessed(lattice, x[row], lines) for row in rows]
     kept = [c for c in cells if c is not None and settings.allows(c.volume)]
     kept.sort(key=lambda c: -c.score)
     return {
-        "lattice": np.array(float(number)),
+        "lattice": np.array(float(list(LATTICES).index(lattice.symbol))),
         "x": np.array([c.x for c in kept]).reshape(-1, lattice.n_parameters),
         "score": np.array([c.score for c in kept]),
     }

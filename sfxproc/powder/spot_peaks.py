@@ -18,6 +18,7 @@ filter Σ (n_i − µ_i) g_i/(Σ µ_i g_i²)^½, until no more are significant.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, uniform_filter1d
@@ -34,9 +35,10 @@ SEARCHES, STEPS = 6, 80
 TOLERANCE = 1e-3  # in u, of a step
 APART = 1.2  # in u: no ring is looked for nearer to another
 SQRT_2PI = float(np.sqrt(2.0 * np.pi))
-WIDTHS = np.geomspace(8e-5, 4e-3, 24)  # Å⁻¹, tried for σ
+WIDTHS = np.geomspace(8e-5, 4e-3, 16)  # Å⁻¹, tried for a
+GROWTHS = (0.0, 1e-3, 2e-3, 4e-3, 8e-3)  # tried for b
 BRIGHTEST = 20  # rings by which a width is judged
-STEADY = 8.0  # significance of rings that the widths are fitted to
+STEADY, FITTED = 8.0, 20  # significance and number of rings that widths are fitted to
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,24 @@ class Rings:
 
 
 def first_width(q: Floats, q_min: float, q_max: float) -> RingWidth:
-    """A width that is the same for all rings: the one by which the brightest stand out most."""
-    step = WIDTHS[0] / 2.0
-    counts = np.histogram(q, np.arange(q_min, q_max + step, step))[0].astype(np.float64)
-    best, width = -np.inf, float(WIDTHS[-1])
-    for sigma in WIDTHS:
-        score = _filtered(counts, None, sigma / step)
-        reach = int(2.0 * REACH * sigma / step) | 1
-        peaks = np.sort(score[(score == maximum_filter1d(score, reach)) & (score > 0)])
-        total = float(peaks[-BRIGHTEST:].sum())
-        if total > best:
-            best, width = total, float(sigma)
-    return RingWidth(width, 0.0)
+    """The width of those tried by which the brightest rings stand out most."""
+    best, found = -np.inf, RingWidth(float(WIDTHS[-1]), 0.0)
+    for a, b in product(WIDTHS.tolist(), GROWTHS):
+        width = RingWidth(a, b)
+        score = _filtered(_counted(q, width, q_min, q_max)[1], None, 1.0 / BIN)
+        peaks = score[(score == maximum_filter1d(score, int(2.0 * REACH / BIN) | 1)) & (score > 0)]
+        if (total := float(np.sort(peaks)[-BRIGHTEST:].sum())) > best:
+            best, found = total, width
+    return found
+
+
+def _counted(q: Floats, width: RingWidth, q_min: float, q_max: float) -> tuple[float, Floats]:
+    """u of the first bin's edge, and the spots of each bin (m,) from q_min to q_max."""
+    start = float(width.u(np.array(q_min)))
+    m = int(np.ceil((float(width.u(np.array(q_max))) - start) / BIN))
+    inside = q[(q >= q_min) & (q < q_max)]
+    bins = ((width.u(inside) - start) / BIN).astype(np.int64)
+    return start, np.bincount(bins, minlength=m)[:m].astype(np.float64)
 
 
 def find_rings(
@@ -104,11 +112,8 @@ def find_rings(
 ) -> Rings:
     """All rings of spots at q (n,) in Å⁻¹ between the limits that have min_spots or more and are
     significant."""
-    start = float(width.u(np.array(q_min)))
-    m = int(np.ceil((float(width.u(np.array(q_max))) - start) / BIN))
-    inside = q[(q >= q_min) & (q < q_max)]
-    bins = ((width.u(inside) - start) / BIN).astype(np.int64)
-    counts = np.bincount(bins, minlength=m)[:m].astype(np.float64)
+    start, counts = _counted(q, width, q_min, q_max)
+    m = len(counts)
     u: Floats = np.empty(0)
     number: Floats = np.empty(0)
     background = _smooth(counts)
@@ -152,9 +157,11 @@ def find_rings(
 
 
 def refined_width(rings: Rings, width: RingWidth) -> RingWidth:
-    """The width that the spread of the clear rings tells, if there are enough of them."""
+    """The width that the spread of the first clear rings tells, if there are enough of them: at
+    high q many lines lie in one ring."""
     apart = np.diff(rings.u, prepend=-np.inf, append=np.inf)
     clear = (rings.significance > STEADY) & (apart[1:] > REACH) & (apart[:-1] > REACH)
+    clear &= np.cumsum(clear) <= FITTED
     if np.count_nonzero(clear) < 3:
         return width
     q = width.q(rings.u[clear])

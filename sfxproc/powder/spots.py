@@ -4,20 +4,22 @@ Each still has too few spots to be indexed alone; the spots of all of them toget
 The centre of the beam is refined, the width of the rings estimated, rings are found and fitted
 (`spot_peaks`), and what cannot be told apart becomes one line:
 
-    q² = q_k²
-    σ²(q²) = (2 q)² (σ²(q_k) + s² + e σ_r²/2 + f² σ_r² (1 + (n σ_r/Δ)⁴))
+    q² = q_k² + ρ/2
+    σ²(q²) = (2 q)² (σ²(q_k) + s² + e σ_r²/2 + f² σ_r² (1 + (n σ_r/Δ)⁴)) + ρ²/4
 
 s: r.m.s. distance of what was merged from its common centre; σ_r: σ(q) of a ring; e: excess of the
-variance of a ring's spots over σ_r², beyond its own error, which two lines at the same place make;
-the one that indexing looks for is then off by about half of it. f: the least error, in σ_r, for
-rings are not quite normal; Δ: distance of the next line, which hides others between the two. One
-reason why rings are not normal is that spots off the Bragg condition by an excitation error r lie at
+variance of a ring's spots over σ_r², beyond its own error, which two lines in one ring make; the
+one that indexing looks for is then off by about half of it. f: the least error, in σ_r, for rings
+are not quite normal; Δ: distance of the next line, which hides others between the two. The forms
+of these terms and the values of f and n describe the errors of simulated lines.
+
+Spots off the Bragg condition by an excitation error r lie at
 
     q′² = (q² − r²)/(1 + r/k),   k = 1/λ
 
-so that a ring is drawn out inwards, by ⟨r²⟩ on average. The median of a line's spots is told too,
-which that and the neighbours pull less than the fit. The forms of e and Δ and the values of f and
-n are those that describe the errors of simulated lines.
+so that rings are drawn out inwards, all by ⟨r²⟩ on average. r makes them wide as well, σ_r ≥ q λ
+⟨r²⟩^½/2, and the last line tells how large ⟨r²⟩ can be at most: ρ = (2 σ_r/λq)². The median of the
+spots of a line is told too, which neighbours and the tail inwards pull less than the fit.
 """
 
 from __future__ import annotations
@@ -124,13 +126,13 @@ def powder_of(spots: Spots, settings: SpotPeakSettings) -> SpotPowder:
         centre = beam_centre(spots, q_max, settings.centre_reach_mm)
         q = q_of(spots, centre)
     rings, width = _rings(q, q_max, settings)
-    peaks = _lines(rings, width, q, spots.intensity, settings)
+    peaks = _lines(rings, width, q, spots, settings)
     if len(peaks) < MIN_LINES:
         raise DataError(
             f"{len(q):,} spots show {len(peaks)} lines above {settings.significance:g} standard "
             f"deviations between q = {settings.q_min:g} and {q_max:.3g} Å⁻¹; indexing takes "
             f"{MIN_LINES} at least. Give more stills, lower peaks.significance, or check the "
-            "geometry: rings that are not centred wash out."
+            "geometry: rings that are not centred wash out, those of large cells overlap."
         )
     edges = width.q(rings.start + BIN * np.arange(len(rings.counts) + 1))
     return SpotPowder(peaks, edges, rings.counts, rings.model, rings.background, centre, width)
@@ -149,7 +151,7 @@ def _rings(q: Floats, q_max: float, settings: SpotPeakSettings) -> tuple[Rings, 
 
 
 def _lines(
-    rings: Rings, width: RingWidth, q: Floats, intensity: Floats, settings: SpotPeakSettings
+    rings: Rings, width: RingWidth, q: Floats, spots: Spots, settings: SpotPeakSettings
 ) -> SpotPeaks:
     """Rings nearer than min_separation to the one before become one line with it."""
     k = len(rings.u)
@@ -173,7 +175,7 @@ def _lines(
     scale = 2.0 * place * width.sigma(place)
     spot_u = np.sort(width.u(q))
     order = np.argsort(q, kind="stable")
-    strength = intensity[order].astype(np.float64)
+    strength = spots.intensity[order].astype(np.float64)
     strength = np.where(np.isfinite(strength) & (strength > 0), strength, 0.0)
     known = bool(strength.any())
     medians, sums = np.empty(n), np.empty(n)
@@ -183,12 +185,14 @@ def _lines(
         mean = strength[low:high].mean() if high > low else 0.0
         sums[i] = number[i] * mean if known else number[i]
     keep = slice(0, settings.max_lines)
+    last = place[keep][-1:]
+    inwards = 0.5 * (2.0 * width.sigma(last) / (float(np.median(spots.wavelength_A)) * last)) ** 2
     return SpotPeaks(
-        q2=(place**2)[keep],
-        sigma=(scale * np.sqrt(variance))[keep],
+        q2=(place**2)[keep] + inwards,
+        sigma=np.hypot((scale * np.sqrt(variance))[keep], inwards),
         intensity=sums[keep],
         n_spots=number[keep],
         significance=np.array([rings.significance[line == i].max() for i in range(n)])[keep],
-        median_q2=(width.q(medians) ** 2)[keep],
+        median_q2=(width.q(medians) ** 2)[keep] + inwards,
         n_rings=np.bincount(line, minlength=n)[keep],
     )

@@ -1,25 +1,20 @@
-"""The report of a job: one page with tables and plots that needs nothing but a browser.
-
-plotly.js is put into the page, which is therefore 5 MB, and loads nothing from anywhere. The same
-story gives the same bytes.
-"""
+"""The report of a merging job: one page with tables and plots (`page`)."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from plotly.offline import get_plotlyjs
 
 from sfxproc.data import Crystals, Merged, Reason, Status
 from sfxproc.report import plots
-from sfxproc.report.plots import Plot, plain
+from sfxproc.report.page import Grid, Section, page_html
+from sfxproc.report.plots import plain
 from sfxproc.report.pull_plots import partiality_plot
 from sfxproc.report.terminal import COLUMNS, DASH, number, resolution_range
 
@@ -80,58 +75,22 @@ class Story:
     log_text: str
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table as text; the first column names the rows."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the page."""
-
-    id: str
-    title: str
-    grids: Sequence[Grid] = ()
-    plots: Sequence[Plot] = ()
-    text: str = ""
-
-
 def report_html(story: Story) -> str:
     """The page as text, to be written in UTF-8. Raises ValueError where `frames` has another
     length than `crystals`."""
     lengths = {name: len(v) for name, v in story.frames.items() if len(v) != len(story.crystals)}
     if lengths:
         raise ValueError(f"columns that do not fit {len(story.crystals)} crystals: {lengths}")
-    sections = [s for s in _sections(story) if s.grids or s.plots or s.text]
-    environment = Environment(
-        loader=PackageLoader("sfxproc", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {
-        "allow_nan": False, "separators": (",", ":"), "sort_keys": True,
-    }  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+    return page_html(
+        template="report.html.j2",
         title=story.title,
         sentence=story.sentence,
         warning=story.told.get("solver", {}).get("converged") is False,
         figures=key_figures(story.told),
-        sections=sections,
+        sections=_sections(story),
         crystals=crystal_list(story.crystals, story.frames),
-        drawn=[
-            {"id": plot.id, "data": plot.traces, "layout": plot.layout}
-            for section in sections
-            for plot in section.plots
-        ],
         config_text=story.config_text,
         log_text=story.log_text,
-        plotly=get_plotlyjs(),
     )
 
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from plotly.offline import get_plotlyjs
 
 from sfxproc.data import Floats
-from sfxproc.report.html import Grid
+from sfxproc.report.page import Grid, Section, page_html
 from sfxproc.report.plots import Plot, plain
 from sfxproc.report.terminal import number
 
@@ -39,27 +37,16 @@ class SpotPowderStory:
 
 def spot_powder_html(story: SpotPowderStory) -> str:
     """The page as text, to be written in UTF-8; it loads nothing from anywhere."""
-    environment = Environment(
-        loader=PackageLoader("sfxproc", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {
-        "allow_nan": False, "separators": (",", ":"), "sort_keys": True,
-    }  # fmt: skip
-    plots = pattern_plots(story)
-    return environment.get_template("spot_powder.html.j2").render(
+    return page_html(
         title=story.title,
         sentence=story.sentence,
         figures=[(name, f"{value}") for name, value in story.figures.items()],
-        plots=plots,
-        grid=line_grid(story.lines),
-        drawn=[{"id": p.id, "data": p.traces, "layout": p.layout} for p in plots],
+        sections=[
+            Section("pattern", "Powder pattern of the spots", plots=pattern_plots(story)),
+            Section("lines", "Lines", [line_grid(story.lines)]),
+        ],
         config_text=story.config_text,
         log_text=story.log_text,
-        plotly=get_plotlyjs(),
     )
 
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from sfxproc.data import Reason, Rows, Stills, concatenate
+from sfxproc.data import Observations, Reason, Rows, Stills, concatenate
 from sfxproc.errors import InputError, OutputError
 from sfxproc.formats import hdf5
 from sfxproc.formats.base import Request
@@ -94,6 +94,27 @@ def test_any_run_is_that_of_the_whole(written: Written, partiality: bool) -> Non
             )
             run = read_run(written.heads, written.to_job, first, last, partiality)
             same(run, wanted)
+
+
+def test_indices_are_kept_on_request(written: Written, tmp_path: Path) -> None:
+    """Rows are observations then, from several pieces in one order."""
+    columns = written.whole.columns()
+    hkl = np.stack(
+        [written.whole.reflection, np.arange(len(written.whole)), -written.whole.crystal]
+    )
+    whole = Observations(hkl=hkl.T.astype(np.int16), **columns)
+    heads = []
+    for number in range(2):
+        mine = whole.take(whole.crystal % 2 == number)
+        place = (mine.crystal // 2).astype(np.int32)
+        path = tmp_path / f"{number}.h5"
+        position = np.arange(number, 30, 2)
+        write_piece(path, np.arange(80), position, replace(mine, crystal=place), NO_COUNTS)
+        heads.append(read_piece_head(path))
+    to_job = [np.arange(80, dtype=np.int32)] * 2
+    run = read_run(heads, to_job, 5, 21, partiality=True, hkl=True)
+    wanted = whole.take((whole.crystal >= 5) & (whole.crystal < 21))
+    same(run, replace(wanted, crystal=wanted.crystal - np.int32(5)))
 
 
 def test_a_run_does_not_depend_on_the_order_of_the_pieces(written: Written) -> None:

@@ -152,12 +152,6 @@ def test_no_such_model(told: Callable[..., str]) -> None:
     assert "sphere" in said
 
 
-def test_not_in_blocks(told: Callable[..., str]) -> None:
-    assert 'parallel.strategy = "blocks" is for job = "scale" only' in told(
-        "parallel.strategy=blocks"
-    )
-
-
 def test_recorded_partialities_have_no_place(told: Callable[..., str]) -> None:
     assert "has no place in postrefinement" in told("scaling.partiality=recorded")
 

@@ -165,7 +165,6 @@ def test_models_that_cannot_be_told_apart_are_named(run: Callable[..., Any]) -> 
 
 MISTAKES = [
     ("postrefine.partiality=ball", "is not a partiality model"),
-    ("parallel.strategy=blocks", "Leave it out: all ranks postrefine together"),
     ("scaling.partiality=recorded", "has no place in postrefinement"),
     ("postrefine.scheme=both", "scheme"),
     ("postrefine.cell_prior_percent=0", "cell_prior_percent"),

@@ -54,6 +54,28 @@ def test_each_block_is_at_its_own_minimum(loss: Loss) -> None:
         assert found[m] <= best.fun + 1e-4
 
 
+class AtAKink(LampModel):
+    """Steps of the fifth photograph lead uphill, whatever they promise."""
+
+    def rows(self, point: Point, first: int, last: int, *out: np.ndarray) -> None:
+        super().rows(point, first, last, *out)
+        at = self.layout.start[5] - self.layout.start[first]
+        if first <= 5 < last:
+            out[2][at : at + self.layout.start[6] - self.layout.start[5]] *= -1.0
+
+
+def test_a_block_that_no_step_helps_stays_and_holds_up_none() -> None:
+    engine, model, start = lamp_problem(lamp_data())
+    kink = AtAKink(model.layout, model.x, model.t, model.weight)
+    expected = refit_local(engine, model, start, Loss())
+    found = refit_local(engine, kink, start, Loss())
+    np.testing.assert_array_equal(found.local[5], start.local[5])
+    others = np.arange(40) != 5
+    np.testing.assert_allclose(found.local[others], expected.local[others], rtol=0, atol=1e-9)
+    at_end = local_objectives(engine, kink, Point(found.local, start.shared), Loss())
+    assert found.objective == pytest.approx(at_end.sum(), rel=1e-6)
+
+
 def test_what_is_not_free_stays() -> None:
     engine, model, start = lamp_problem(lamp_data())
     free = model.layout.free.copy()

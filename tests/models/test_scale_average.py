@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,7 +39,7 @@ def block(
 
 def averaged(*blocks: tuple[int, BlockSolution], reference: Point | None = None) -> Averaging:
     D = None if reference is None else np.full(H, 1e4)
-    averaging = Averaging(N, S2, reference, D)
+    averaging = Averaging(np.zeros((N, 2)), S2, reference, D)
     for first, solution in blocks:
         averaging.add(first, solution)
     return averaging
@@ -112,6 +114,22 @@ def test_a_set_apart_keeps_its_gauge() -> None:
     np.testing.assert_allclose(found.local[:30], point.local[:30], atol=1e-12)
     elsewhere = point.local[30:] + np.array([0.5, 0.0])
     np.testing.assert_allclose(found.local[30:], elsewhere, atol=1e-12)
+
+
+def test_other_parameters_are_those_of_the_last_block() -> None:
+    """And what crystals begin with where there is no block."""
+    point = truth()
+    more = np.random.default_rng(1).normal(size=(3, N, 2))
+    averaging = Averaging(np.hstack([np.zeros((N, 2)), more[2]]), S2)
+    for number, (first, last) in enumerate(((0, 30), (15, 45))):
+        one = block(point, first, last, (0.3, 0.0) if number else (0.0, 0.0))
+        local = np.hstack([one.local, more[number, first:last]])
+        averaging.add(first, replace(one, local=local, information=np.ones(local.shape)))
+    local = averaging.point().local
+    np.testing.assert_allclose(local[:45, :2], point.local[:45], atol=1e-9)
+    np.testing.assert_array_equal(local[:15, 2:], more[0, :15])
+    np.testing.assert_array_equal(local[15:45, 2:], more[1, 15:45])
+    np.testing.assert_array_equal(local[45:, 2:], more[2, 45:])
 
 
 def test_what_no_block_tells_is_zero() -> None:

@@ -1,0 +1,35 @@
+"""Every generator draws cells that are cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sfxproc.powder.cells import is_valid, volumes
+from sfxproc.powder.generators import GENERATORS
+from sfxproc.powder.lattices import LATTICES
+from sfxproc.powder.optimise import SETTINGS, line_density
+from sfxproc.powder.references import references
+
+Q2 = np.cumsum(np.random.default_rng(3).uniform(0.001, 0.006, 20)) + 0.005
+
+
+@pytest.mark.parametrize("symbol", ["cF", "hR", "oI", "mC", "aP"])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_cells_are_valid_varied_and_repeatable(name: str, symbol: str) -> None:
+    lattice, reference = LATTICES[symbol], references(symbol)
+    settings = SETTINGS[lattice.n_parameters]
+    one, same, other = (
+        GENERATORS[name](reference, Q2, 200, settings, np.random.default_rng(seed))
+        for seed in (5, 5, 6)
+    )
+    assert one.shape == (200, lattice.n_parameters)
+    assert is_valid(lattice, one).all()
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert len(np.unique(one.round(12), axis=0)) > 150
+    # as many lines as were observed, up to several times as many
+    density = line_density(reference.forms, lattice.basis, one)
+    fill = volumes(lattice, one) * density * Q2[-1] ** 1.5 / len(Q2)
+    assert 0.5 * settings.least_fill < fill.min()
+    assert fill.max() < 2.0 * settings.most_fill
