@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -72,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     known = _earlier(options.out)
     jobs = [(name, make) for name, make in cases(options) if name not in known]
     rows = [*known.values()]
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # CPU seconds, not spinning
     with get_context("spawn").Pool(options.processes) as pool:
         for row in pool.imap_unordered(partial(answered, options=options), jobs):
             if row:

@@ -9,7 +9,7 @@ modelled by, the job says (`Modelling`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point, Result
 from sfxproc.lsq.components import components
 from sfxproc.lsq.rounds import refit_local, step_of_block
 from sfxproc.lsq.sampled import uncorrelated
+from sfxproc.models.agreement import Agreement, agreement_of, moments
 from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import LN_G, ScaleModel
@@ -94,7 +95,8 @@ class State:
 
     Present as the job goes on: expected, seen (facts); local, shared (the point); refined (of each
     crystal, whether its scale is); pulled (of each crystal, how far ln G is from where its prior
-    has it), centre (of priors); D, q (of the whole job); half, mean (for merging).
+    has it), centre (of priors); D, q (of the whole job); gone (of each crystal, whether it was left
+    out for what it showed); half, mean (for merging); moments (for agreement).
     """
 
     errors: ErrorModel = field(default_factory=ErrorModel)
@@ -234,7 +236,8 @@ def model_of(work: Work, state: State, first: int, last: int) -> Model:
     share = 1.0 - 1.0 / np.maximum(state["seen"], 1.0)
     model = finish(model, state["refined"][first:last], work.settings)
     model = replace(model, share=share, errors=state.errors)
-    return work.modelling.model(model, table, state, first)
+    made = work.modelling.model(model, table, state, first)
+    return made.without(state["gone"][first:last]) if "gone" in state.arrays else made
 
 
 def engine_at(model: Model) -> Engine:
@@ -341,7 +344,23 @@ def deviate_segment(work: Work, state: State, first: int, last: int) -> Arrays:
     return {"sums": sums, "cc": agreement}
 
 
+def moments_segment(work: Work, state: State, first: int, last: int) -> Arrays:
+    """What crystals are compared with."""
+    model, point = model_of(work, state, first, last), state.point(first, last)
+    return {"sums": moments(model.at(point), point, work.loss, state["half"][first:last])}
+
+
+def agreement_segment(work: Work, state: State, first: int, last: int) -> Arrays:
+    """How each crystal agrees with the others, and how many observations it has."""
+    model, point = model_of(work, state, first, last), state.point(first, last)
+    half = state["half"][first:last]
+    found = agreement_of(model.at(point), point, work.loss, half, state["moments"])
+    columns = {name: getattr(found, name) for name in AGREEMENT}
+    return columns | {"n_rows": np.diff(model.layout.start)}
+
+
 _NOTHING = np.zeros(3)
+AGREEMENT = tuple(f.name for f in fields(Agreement) if f.name != "n_crystals")
 
 TASKS: dict[str, Kind] = {
     "survey": Kind(survey_segment, "segments", frozenset({"first_shown"})),
@@ -351,4 +370,6 @@ TASKS: dict[str, Kind] = {
     "step": Kind(step_block, "blocks"),
     "merge": Kind(merge_segment, "segments", frozenset({"variance"})),
     "deviate": Kind(deviate_segment, "segments", frozenset({"cc"})),
+    "moments": Kind(moments_segment, "segments"),
+    "agreement": Kind(agreement_segment, "segments", frozenset({*AGREEMENT, "n_rows"})),
 }

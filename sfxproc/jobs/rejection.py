@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,17 @@ from sfxproc.data import Reason, Status
 from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.scale_job import ScaleJob
+from sfxproc.jobs.selection import Inventory, by_reason, coded
+from sfxproc.jobs.settings import Rejection
 from sfxproc.lsq import Engine, Point, Result
 from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import FITTED, MOST_REFITS
+from sfxproc.report.log import Log
 
 F8 = NDArray[np.float64]
 U1 = NDArray[np.uint8]
+InventoryT = TypeVar("InventoryT", bound=Inventory)
 
 TOLD = ("cc", "cc_expected", "signal", "signal_sigma", "delta_cc_half", "delta_sigma",
         "n_outliers")  # fmt: skip
@@ -51,27 +55,17 @@ class Judging:
         wanted = self.job.config.rejection
         if not wanted.reject:
             return np.zeros(len(self.reason), dtype=bool)
-        criteria = Criteria(
-            false_alarms=wanted.false_alarms,
-            unrelated_signal=wanted.unrelated_signal,
-            min_cc=wanted.min_cc,
-        )
         assert isinstance(result.model, steps.MODELS)
         model = result.model.at(result.point)
         agreement = self.agreement(model, result.point)
-        found = judged(agreement, criteria)
+        found = judged(agreement, criteria_of(wanted))
         used = self.data.status[self.data.chunks.crystals] == Status.USED
         new = (found != Reason.NONE) & (self.reason == Reason.NONE)
         bad: NDArray[np.bool_] = used & new
         self.reason = np.where(bad, found, self.reason)
         for name, then in self.agreement_then.items():
             then[bad] = getattr(agreement, name)[bad]
-        counts: Counter[Reason] = Counter()
-        for told in self.job.comm.allgather(Counter(Reason(int(r)) for r in found[bad])):
-            counts += told
-        if counts:
-            words = ", ".join(f"{why.text} {n:,}" for why, n in counts.most_common())
-            self.job.log(f"{sum(counts.values()):,} crystals are left out from here on: {words}")
+        tell_left_out(self.job.comm.allgather_rows(found[bad]), self.job.log)
         return bad
 
     def agreement(self, model: ScaleModel, point: Point) -> Agreement:
@@ -98,18 +92,40 @@ class Judging:
         gone = everyone != Reason.NONE
         if not gone.any():
             return self.data
-        data = self.data
-        lost = int(data.n_observations[gone].sum())
-        already = data.left_out.get(Reason.CRYSTAL_LEFT_OUT, 0)
         kept = ~np.repeat(self.reason != Reason.NONE, n_rows)
-        return replace(
-            data,
-            status=np.where(gone, np.uint8(Status.LEFT_OUT), data.status),
-            reason=np.where(gone, everyone, data.reason),
-            n_observations=np.where(gone, 0, data.n_observations),
-            left_out={**data.left_out, Reason.CRYSTAL_LEFT_OUT: already + lost},
-            observations=data.observations.take(kept),
-        )
+        data = without_crystals(self.data, everyone)
+        return replace(data, observations=data.observations.take(kept))
+
+
+def criteria_of(wanted: Rejection) -> Criteria:
+    """When a crystal is left out."""
+    return Criteria(
+        false_alarms=wanted.false_alarms,
+        unrelated_signal=wanted.unrelated_signal,
+        min_cc=wanted.min_cc,
+    )
+
+
+def tell_left_out(reasons: U1, log: Log) -> None:
+    """Say how many crystals are left out for which reason, if any are."""
+    counts = Counter(Reason(int(r)) for r in reasons)
+    if counts:
+        words = ", ".join(f"{why.text} {n:,}" for why, n in counts.most_common())
+        log(f"{len(reasons):,} crystals are left out from here on: {words}")
+
+
+def without_crystals(data: InventoryT, reason: U1) -> InventoryT:
+    """The data without the crystals that have a reason (n_crystals,) to be left out."""
+    gone = reason != Reason.NONE
+    lost = int(data.n_observations[gone].sum())
+    already = data.left_out.get(Reason.CRYSTAL_LEFT_OUT, 0)
+    return replace(
+        data,
+        status=np.where(gone, np.uint8(Status.LEFT_OUT), data.status),
+        reason=np.where(gone, reason, data.reason),
+        n_observations=np.where(gone, 0, data.n_observations),
+        left_out=by_reason(coded({**data.left_out, Reason.CRYSTAL_LEFT_OUT: already + lost})),
+    )
 
 
 def refined_without_bad(job: ScaleJob, engine: Engine, result: Result, judge: Judging) -> Result:

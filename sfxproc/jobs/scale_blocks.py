@@ -7,23 +7,23 @@ rounds lead to the joint solution (`lsq.rounds`), or blocks are solved and avera
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Reason, ReflectionSums
+from sfxproc.jobs.block_combiners import Averages, Survey
 from sfxproc.jobs.block_tasks import ROUGH, TASKS, State, Work
 from sfxproc.jobs.settings import Parallel
 from sfxproc.jobs.stages import Found, Stages, Totals
-from sfxproc.kernels.components import flatten, join_labels
 from sfxproc.lsq import Point
 from sfxproc.models.error_model import next_errors
 from sfxproc.models.scale import B, shifted
-from sfxproc.models.scale_average import Averaging, BlockSolution
+from sfxproc.models.scale_average import Averaging
 from sfxproc.models.scale_merge import mean_intensity
-from sfxproc.models.scale_start import begun_with, facts_of
+from sfxproc.models.scale_start import FITTED, MOST_REFITS, begun_with, facts_of
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.report.log import Log
 
@@ -60,11 +60,11 @@ class BlockScaling:
     state: State = field(default_factory=State)
     rounds: list[Round] = field(default_factory=list)
     converged: bool = False
-    dof: float = 0.0
-    n_parameters: int = 0
+    n_free: int = 0
     n_rows: int = 0
     n_shown: int = 0
     disagreement: float = np.nan
+    most_rounds: int = 0
 
     @property
     def n_crystals(self) -> int:
@@ -75,6 +75,16 @@ class BlockScaling:
     def s2(self) -> F8:
         """Of the reflections."""
         return np.asarray(self.work.reflections.s2)
+
+    @property
+    def n_parameters(self) -> int:
+        """Free ones of crystals, the gauge taken off, and intensities."""
+        return self.n_free + int(np.count_nonzero(self.state["D"]))
+
+    @property
+    def dof(self) -> float:
+        """Of the whole job."""
+        return max(float(self.n_rows - self.n_parameters), 1.0)
 
     # ---- stages --------------------------------------------------------------------------------
 
@@ -94,7 +104,7 @@ class BlockScaling:
 
         found = self.stages.run(
             kind, do, len(numbers), combiner or Totals(self.n_crystals, task.rows, place),
-            round=len(self.rounds) + 1, rounds=self.settings.rounds,
+            round=len(self.rounds) + 1, rounds=max(self.most_rounds, self.settings.rounds),
             objective=self.rounds[-1].objective if self.rounds else None,
         )  # fmt: skip
         if task.over == "segments" and len(found["failed"]):
@@ -148,17 +158,27 @@ class BlockScaling:
         reasons[self.lost_crystals()] = Reason.TASK_FAILED
         refined = reasons == Reason.NONE
         self.state = self.state.with_arrays(refined=refined)
-        free = refined.sum() * self.work.modelling.n_free
+        free = int(refined.sum()) * self.work.modelling.n_free
         sets = len(np.unique(self.state["of_crystal"][refined]))
-        gauge = sets * (1 + self.work.settings.b_factor)
-        self.n_parameters = int(free - gauge + np.count_nonzero(self.state["seen"]))
-        self.dof = max(float(self.n_rows - self.n_parameters), 1.0)
+        self.n_free = free - sets * (1 + self.work.settings.b_factor)
         self._centre(refined)
         self.state = self.work.modelling.held(self.state)
         return reasons, found["n_overlaps"]
 
+    def without(self, crystals: NDArray[np.bool_], n_rows: int) -> None:
+        """Leave crystals (n_crystals,) out from here on; n_rows : observations of them."""
+        gone = self.state.arrays.get("gone", np.zeros(self.n_crystals, dtype=bool)) | crystals
+        refined = self.state["refined"] & ~crystals
+        self.n_free -= int((self.state["refined"] & crystals).sum()) * self.work.modelling.n_free
+        self.n_rows -= n_rows
+        refits = MOST_REFITS if self.work.settings.variances in FITTED else 0
+        errors = replace(self.state.errors, refits=refits)
+        self.state = replace(self.state, errors=errors).with_arrays(gone=gone, refined=refined)
+        self.converged = False
+
     def go_on(self) -> None:
         """All further rounds."""
+        self.most_rounds = len(self.rounds) + self.settings.rounds
         if self.settings.rounds_mode == "average":
             self._average_rounds()
         else:
@@ -205,7 +225,7 @@ class BlockScaling:
     def _average_rounds(self) -> None:
         """The blocks solved and averaged again and again, from the average."""
         self._tell_round(self.stage("value"), self.disagreement, np.nan)
-        while len(self.rounds) < self.settings.rounds:
+        while len(self.rounds) < self.most_rounds:
             before = self.state["shared"]
             self._average(self.work)
             self._centre(self.state["refined"])
@@ -218,11 +238,11 @@ class BlockScaling:
         found = self.stage("gradient")
         self._tell_round(found, self.disagreement, np.nan)
         refused = False
-        while len(self.rounds) < self.settings.rounds and not self.converged:
+        while len(self.rounds) < self.most_rounds and not self.converged:
             same_errors = self._take(found)
-            before, (mean, spread) = self.state, self._mean_step()
+            before, (mean, self.disagreement) = self.state, self._mean_step()
             part, refused = 1.0, True
-            while refused and len(self.rounds) < self.settings.rounds:
+            while refused and len(self.rounds) < self.most_rounds:
                 self.state = before.with_arrays(shared=before["shared"] + part * mean)
                 self._centre(before["refined"])
                 trial = self.stage("gradient")
@@ -231,7 +251,7 @@ class BlockScaling:
                     same_errors and became > was + RISE * abs(was)
                 )
                 moved = part * rms(mean * np.sqrt(found["D"]))
-                self._tell_round(trial, spread, moved, refused)
+                self._tell_round(trial, self.disagreement, moved, refused)
                 part *= 0.5
             if refused:
                 self.state = before
@@ -275,7 +295,7 @@ class BlockScaling:
     def to_zero_mean(self, chosen: NDArray[np.bool_] | bool = True) -> F8:
         """(n_sets, 2) what brings mean ln G and B of the chosen crystals of each set to zero."""
         sets = self.state["of_crystal"]
-        inside = chosen & (sets >= 0)
+        inside = chosen & (sets >= 0) & ~self.state.arrays.get("gone", np.zeros(len(sets), bool))
         total = np.zeros((self.n_sets, 2))
         np.add.at(total, sets[inside], self.state["local"][inside, : B + 1])
         count = np.bincount(sets[inside], minlength=self.n_sets)
@@ -329,53 +349,3 @@ class BlockScaling:
 def rms(values: F8) -> float:
     """Root mean square."""
     return float(np.sqrt(np.mean(values**2)))
-
-
-@dataclass(eq=False)
-class Survey:
-    """Totals of the survey; labels of what hangs together are joined."""
-
-    totals: Totals
-    parent: NDArray[np.int32]
-
-    def add(self, task: int, arrays: Arrays) -> None:
-        """Add a segment."""
-        join_labels(arrays["parent"], self.parent)
-        self.totals.add(task, {k: v for k, v in arrays.items() if k != "parent"})
-
-    def result(self) -> Found:
-        """The totals, and `parent`."""
-        flatten(self.parent)
-        return self.totals.result() | {"parent": self.parent}
-
-
-@dataclass(eq=False)
-class Averages:
-    """Averages of the solutions of blocks, and what was decided about their crystals."""
-
-    averaging: Averaging
-    work: Work
-    scatter: list[float] = field(default_factory=list)
-    decided: Found = field(default_factory=dict)
-
-    def add(self, task: int, arrays: Arrays) -> None:
-        """Add a block."""
-        first, last = self.work.positions("blocks", task)
-        names = (f.name for f in fields(BlockSolution))
-        self.averaging.add(first, BlockSolution(**{name: arrays[name] for name in names}))
-        self.scatter.append(float(arrays["scatter"][0]))
-        for name in ("reasons", "n_overlaps", "pulled"):
-            nothing = np.zeros(len(self.work.blocks.order), dtype=arrays[name].dtype)
-            self.decided.setdefault(name, nothing)[first:last] = arrays[name]
-
-    def result(self) -> Found:
-        """The averages, their information D, and how well the blocks agree."""
-        local, shared = self.averaging.point()
-        return {
-            "local": local,
-            "shared": shared,
-            "D": self.averaging.information(),
-            "disagreement": np.array([self.averaging.disagreement()]),
-            "scatter": np.array([np.mean(self.scatter)]),
-            **self.decided,
-        }

@@ -32,8 +32,8 @@ from sfxproc.report.terminal import counts_table
 from sfxproc.simulate.spot_powder import SpotPowderSettings, simulate_spots
 from sfxproc.spots import Spots, SpotSet
 
-CROWDED = 0.5  # of a ring's σ: lines less certain than that may be several
-MANY, FIRST_LINES = 5, 20  # of those that indexing looks at
+CROWDED = 0.4  # of a ring's σ: lines less certain than that may be several
+MANY, FIRST_LINES = 7, 20  # of those that indexing looks at
 AT_THE_EDGE = 0.9  # of peaks.centre_reach_mm
 
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from sfxproc.data import Reason, ReferenceSet, Status
 from sfxproc.errors import Stopped, UserError
 from sfxproc.formats.inputs import list_inputs
-from sfxproc.jobs import pieces
+from sfxproc.jobs import block_rejection, pieces
 from sfxproc.jobs import scale_report as report
 from sfxproc.jobs import scale_steps as steps
 from sfxproc.jobs.begun import begun_at, earlier
 from sfxproc.jobs.block_tasks import Modelling, Scaling, Work
 from sfxproc.jobs.conclusion import concluded
 from sfxproc.jobs.reindexing import warn_unresolved
-from sfxproc.jobs.rejection import Judging, refined_without_bad
+from sfxproc.jobs.rejection import Judging, refined_without_bad, without_crystals
 from sfxproc.jobs.scale_blocks import BlockScaling
 from sfxproc.jobs.scale_job import Scaled, ScaleJob, read_all, with_fixed
 from sfxproc.jobs.scale_reference import reference_scales, require_overlap
@@ -97,15 +97,17 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
         work.modelling.require_shown(blocks.n_rows, blocks.n_shown, log)
     reasons, n_overlaps = blocks.refine()
     blocks.go_on()
+    half = comm.bcast(None if data is None else _halves(data, plan))
+    left = block_rejection.refined_without_bad(blocks, config.rejection, half)
     if data is not None:
         everything = _by_crystal(plan, len(data.crystals))
         data = steps.with_fixed(data, everything(reasons), everything(n_overlaps), set_sizes, log)
     blocks.shift(comm.bcast(None if data is None else _shift(blocks, data, job.reference)))
-    half = None if data is None else _halves(data, plan)
-    sums, found = blocks.merge(comm.bcast(half))
+    sums, found = blocks.merge(left.half)
     log(f"{len(blocks.rounds)} rounds; rank 0 spent {stages.coordinating_s:.2f} s on dealing.")
     if data is None:
         return None
+    data = without_crystals(data, everything(left.reason))
     lost = everything(blocks.lost_crystals())
     data = replace(
         data,
@@ -115,7 +117,7 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     merged = merge(data.reflections, sums, found["from_local"])
     of_crystals = blocks.state["local"], found["sigma"], found["cc"]
     local, sigma, crystal_cc = (everything(a) for a in of_crystals)
-    more = work.modelling.columns(blocks.state["local"])
+    more = left.columns | work.modelling.columns(blocks.state["local"])
     frames = report.frame_columns(
         data, everything(n_overlaps), local, sigma, crystal_cc,
         {name: everything(rows, np.nan) for name, rows in more.items()}, work.modelling.parameters,

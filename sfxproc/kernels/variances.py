@@ -2,8 +2,8 @@
 
 With r = I_obs − y and V(y) = v₀ b + v₁ y₊ + v₂ y₊² (kernels.scale), two ways to fit: V's last term
 alone, so that Σ r²/V is the number of degrees of freedom; or all three v by likelihood. The score
-of −2 ln L = Σ ln V + r²/V is that of a linear regression of r² on φ = (b, y₊, y₊²) with weights 1/V²,
-whose normal equations are F v = t with
+of −2 ln L = Σ ln V + r²/V is that of a linear regression of r² on φ = (b, y₊, y₊²) with weights
+1/V², whose normal equations are F v = t with
 
     F = Σ e φ φᵀ/V²,   t = Σ φ r²/V²
 

@@ -85,20 +85,29 @@ class Criteria:
         return float(norm.isf(min(self.false_alarms / max(n_crystals, 1), 0.5)))
 
 
-def agreement_of(model: ScaleModel, point: Point, loss: Loss, half: NDArray[np.int8]) -> Agreement:
-    """The agreement of each own crystal with the merge of the others, at a solved point.
-
-    half : (n_crystals,) as for merging; a crystal with −1 is compared with the merge, but is not
-    in it.
-    """
-    layout, engine = model.layout, model.engine
-    robust = LOSSES[loss.kind], loss.scale
+def moments(model: ScaleModel, point: Point, loss: Loss, half: NDArray[np.int8]) -> F8:
+    """(4, n_shared) what `agreement_of` needs of the merge; sums of several blocks can be added."""
+    layout = model.layout
 
     def add(c: int, out: Array) -> None:
         chunk = model.arguments(point, layout.chunk[c], layout.chunk[c + 1])
-        kernels.moments(*chunk, half, *robust, out)
+        kernels.moments(*chunk, half, LOSSES[loss.kind], loss.scale, out)
 
-    sums = engine.shared_sums(layout, 4, add)
+    return model.engine.shared_sums(layout, 4, add)
+
+
+def agreement_of(
+    model: ScaleModel, point: Point, loss: Loss, half: NDArray[np.int8], sums: F8 | None = None
+) -> Agreement:
+    """The agreement of each own crystal with the merge of the others, at a solved point.
+
+    half : (n_crystals,) as for merging; a crystal with −1 is compared with the merge, but is not
+    in it. sums : `moments` of the job that the crystals are a block of; without, they are the whole
+    job.
+    """
+    layout, engine = model.layout, model.engine
+    robust = LOSSES[loss.kind], loss.scale
+    sums = moments(model, point, loss, half) if sums is None else sums
     shells = _shells(model.s2, point.shared, sums)
     columns = np.empty((layout.n_local, len(kernels.COLUMNS)))
 

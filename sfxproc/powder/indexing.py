@@ -2,7 +2,7 @@
 
 The waves of tasks of `search` are done one after the other; after each, `gathered` puts what it
 found among the best cells. The search ends early when the first of these is beyond doubt: it
-explains every line with hardly more calculated lines, and no other lattice of points comes near.
+explains nearly all lines far better than chance, and no other lattice of points comes near.
 All that is done here follows from the results of the tasks, not from their order.
 """
 
@@ -33,7 +33,8 @@ SIGMA, SIGMA_RELATIVE = 8.7e-5, 9.2e-4  # σ(q²) = SIGMA Å⁻² + SIGMA_RELATI
 N_LINES = 40  # that cells are weighed with
 CONSIDERED = 60  # cells of a wave
 CERTAIN = 30.0  # nats above chance
-AHEAD = 5.0  # nats above the next
+AHEAD = 8.0  # nats above the next
+EXPLAINED = 0.85  # share of the lines
 FULL = 8.0  # calculated lines per observed one
 
 
@@ -88,7 +89,7 @@ def gathered(
 
 
 def beyond_doubt(best: Sequence[Cell], lines: Lines) -> bool:
-    """Whether the first cell explains all lines, and nothing else comes near."""
+    """Whether the first cell explains nearly all lines, and nothing else comes near."""
     if not best:
         return False
     first = best[0]
@@ -96,7 +97,7 @@ def beyond_doubt(best: Sequence[Cell], lines: Lines) -> bool:
     return bool(
         first.score > CERTAIN
         and ahead > AHEAD
-        and first.explained.all()
+        and first.explained.mean() >= EXPLAINED
         and first.n_calculated < FULL * len(lines.q2)
     )
 

@@ -6,13 +6,14 @@ lines up to q²_n + σ_n, ρ_k = (3/2)(N/q²_n)√(q²_k/q²_n) and t_k = 2 ρ_k
     M_20 = q²_20/(2 ⟨max(|Δ|, σ)⟩ N_20)       de Wolff, J. Appl. Cryst. 1 (1968) 108; floor σ
     I    = Σ ln(1 + 1/t_k)                    after Taupin, J. Appl. Cryst. 21 (1988) 485
     Λ    = Σ ln(w + (1 − w) N(Δ_k)/C(Δ_k))
-    E    = Λ + Σ_j ln(√(2π) σ_xj/s)           σ_x from the curvature, s = q²_n
+    E    = Λ + Σ_j ln(√(2π) σ_xj/s)           σ_x from the curvature
 
 N(Δ) = 2 exp(−Δ²/2σ²)/(√(2π) σ) is the density of the distance if the calculated line is the right
 one, C(Δ) = 2 ρ exp(−2 ρ |Δ|) that to the nearest of lines at random, w the share of lines that the
-cell need not explain. Λ is so the logarithm of the likelihood ratio against a cell that has nothing
+cell need not explain. N/C counts at most as much as at Δ = 0: of cells with many lines per σ, those
+whose lines are farther away than by chance would win. Λ is so the logarithm of the likelihood ratio against a cell that has nothing
 to do with the pattern. Its best value rises with the number of parameters p; E is Λ averaged over x
-(Laplace's approximation, parameters known beforehand to q²_n). A larger cell has more lines and
+(Laplace's approximation, parameters known beforehand to s, here q²_n). A larger cell has more lines and
 loses n ln 2 at twice the volume; a parameter costs some five to seven nats.
 """
 
@@ -80,7 +81,7 @@ def merits(
         n_explained=(np.abs(delta) <= within * sigma).sum(axis=1),
         information=tight.sum(axis=1),
         likelihood_ratio=weighed.gained.sum(axis=1),
-        evidence=weighed.evidence(forms[near], sigma, q2),
+        evidence=weighed.evidence(forms[near], sigma, float(q2[-1])),
         near=near,
         delta=delta,
     )
@@ -95,9 +96,9 @@ class Weighed:
     right: Floats
     density: Floats
 
-    def evidence(self, rows: Floats, sigma: Floats, q2: Floats) -> Floats:
-        """E (c,) of cells with the linear forms `rows` (c, n, p) at their lines."""
-        paid = _occam(rows, self.right / sigma**2, float(q2[-1]))
+    def evidence(self, rows: Floats, sigma: Floats, span: float) -> Floats:
+        """E (c,) of cells with the linear forms `rows` (c, n, p) at their lines; `span` is s."""
+        paid = _occam(rows, self.right / sigma**2, span)
         return np.asarray(self.gained.sum(axis=1) + paid)
 
 
@@ -108,9 +109,8 @@ def weigh(delta: Floats, count: Ints, q2: Floats, sigma: Floats, outliers: float
     density = 1.5 * lines / q2[-1] * np.sqrt(q2 / q2[-1])
     distance = np.abs(delta)
     z = distance / sigma
-    log_ratio = -0.5 * z**2 - np.log(np.sqrt(2 * np.pi) * sigma * density)
-    log_ratio += 2.0 * density * distance
-    log_ratio[z > 40.0] = -np.inf  # 2ρ|Δ| would win where the nearest line is absurdly far
+    log_ratio = np.minimum(2.0 * density * distance - 0.5 * z**2, 0.0)
+    log_ratio -= np.log(np.sqrt(2 * np.pi) * sigma * density)
     gained = np.logaddexp(np.log(outliers), np.log1p(-outliers) + log_ratio)
     right = np.exp(np.log1p(-outliers) + log_ratio - gained)
     return Weighed(gained, right, density)

@@ -41,7 +41,8 @@ from sfxproc.powder.references import lines_of_cell
 from sfxproc.reduction import niggli_cell
 
 ROUNDS = 10
-MOST_PER_LINE = 60.0  # calculated lines per observed one: of a larger cell nothing can be learned
+SPAN = 3.0  # of x in units of what the volume lets one expect
+MOST_PER_LINE = 20.0  # calculated lines per observed one: of a larger cell nothing can be learned
 LIMIT = 1.06  # calculated lines beyond the last observed one are looked at up to here
 SCALES_KNOWN = 2.0 ** np.arange(-1.0, 1.1, 0.5)
 SCALES_UNKNOWN = 2.0 ** np.arange(-7.0, 1.6, 0.5)
@@ -141,10 +142,11 @@ def assessed(lattice: Lattice, x: Floats, lines: Lines, refine: bool = True) -> 
 
 def _refined(x: Floats, forms: Floats, lines: Lines, quantile: float) -> Floats:
     least, most = lines.scales[0], lines.scales[-1]
+    at = round(quantile * (len(lines.q2) - 1))
     for _ in range(ROUNDS):
         near, delta = nearest(forms @ x, lines.q2)
         z = np.abs(delta) / lines.sigma
-        scale = (np.quantile(z, quantile) / QUANTILES[quantile]).clip(least, most)
+        scale = (np.partition(z, at)[at] / QUANTILES[quantile]).clip(least, most)
         weight = (scale * lines.sigma) ** -2.0 / (1.0 + (z / (3.0 * scale)) ** 2) ** 2
         step, _ = _step(forms[near], weight, delta)
         x = x + step
@@ -169,7 +171,9 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
     count = int(np.count_nonzero(calculated <= lines.q2[-1] + lines.sigma[-1]))
     sigma = lines.scales[:, None] * lines.sigma
     weighed = weigh(np.tile(delta, (n, 1)), np.full(n, count), lines.q2, sigma, lines.outliers)
-    evidence = weighed.evidence(np.broadcast_to(rows, (n, *rows.shape)), sigma, lines.q2)
+    evidence = weighed.evidence(
+        np.broadcast_to(rows, (n, *rows.shape)), sigma, span(lattice, lines)
+    )
     best = int(np.argmax(evidence))
     _, variance = _step(rows, weighed.right[best] / sigma[best] ** 2, delta)
     return Cell(
@@ -183,6 +187,13 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
         right=weighed.right[best],
         n_calculated=count,
     )
+
+
+def span(lattice: Lattice, lines: Lines) -> float:
+    """How well x is known beforehand, Å⁻²: SPAN (V²)^(−1/3) of the cell with as many lines."""
+    per_line = len(lattice.rotations) * lattice.points_per_cell
+    density = 4.0 / 3.0 * np.pi / (per_line * len(lines.q2))
+    return float(SPAN * lines.q2[-1] * density ** (2.0 / 3.0))
 
 
 def nearest(calculated: Floats, q2: Floats) -> tuple[Ints, Floats]:
@@ -269,14 +280,14 @@ def ranked(cells: Sequence[Cell], lines: Lines, n: int) -> list[Cell]:
     lattice of highest score. Alternatives of the best are the Bravais lattices that the same
     points fit as well, and those of others with the same lines."""
     best = distinct(cells, n)
-    done: set[int] = set()
+    done: list[Cell] = []
     seen = list(cells)
-    while new := [c for c in best[:N_RELATED] if id(c) not in done]:
+    while new := [c for c in best[:N_RELATED] if not any(same_points(c, d) for d in done)]:
         for cell in new:
             made = [cell, *derivatives(cell, lines)]
             close = sorted(made, key=lambda c: -c.score)[: N_RELATED + 1]
             seen += [c for each in close for c in relatives(each, lines)]
-        done |= {id(c) for c in new}
+        done += new
         best = distinct([*best, *seen], n)
     return [_with_alternatives(c, best, seen, lines) for c in best[:N_RELATED]] + best[N_RELATED:]
 

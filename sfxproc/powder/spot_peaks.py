@@ -18,6 +18,7 @@ filter Σ (n_i − µ_i) g_i/(Σ µ_i g_i²)^½, until no more are significant.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -34,6 +35,8 @@ LEAST_BACKGROUND = 1e-3  # of the mean number of spots in a bin
 SEARCHES, STEPS = 6, 80
 TOLERANCE = 1e-3  # in u, of a step
 APART = 1.2  # in u: no ring is looked for nearer to another
+TAILS, SATELLITE = 6.0, 0.08  # within so many u of a ring less than this share may be its tail
+QUANTILE = 0.2  # of the variances of clear rings, where they pass their fit
 SQRT_2PI = float(np.sqrt(2.0 * np.pi))
 WIDTHS = np.geomspace(8e-5, 4e-3, 16)  # Å⁻¹, tried for a
 GROWTHS = (0.0, 1e-3, 2e-3, 4e-3, 8e-3)  # tried for b
@@ -132,7 +135,8 @@ def find_rings(
         u, number = np.append(u, places), np.append(number, SQRT_2PI * height / BIN)
         u, number, background = _fitted(counts, u, number, background)
         kept = _significance(counts, u, number, background) > significance
-        kept &= number >= min_spots
+        near = np.abs(u[:, None] - u) < TAILS
+        kept &= number >= np.maximum(min_spots, SATELLITE * np.max(near * number, axis=1))
         u, number = u[kept], number[kept]
     u, number, background = _fitted(counts, u, number, background)
     order = np.argsort(u, kind="stable")
@@ -167,12 +171,13 @@ def refined_width(rings: Rings, width: RingWidth) -> RingWidth:
     q = width.q(rings.u[clear])
     variance = rings.spread[clear] * width.sigma(q) ** 2
     weight = np.sqrt(rings.number[clear]) / variance
-    for _ in range(5):  # least absolute deviations, for blends are wider
+    for _ in range(5):  # a low quantile, for blends are wider
         design = np.column_stack([np.ones_like(q), q**2])
         (a2, b2), _ = nnls(design * weight[:, None], variance * weight)
         fit = np.maximum(a2 + b2 * q**2, 1e-12)
         weight = np.sqrt(rings.number[clear]) / fit
         weight = weight / np.sqrt(np.maximum(np.abs(variance - fit) / fit, 0.05))
+        weight = weight * np.sqrt(np.where(variance > fit, QUANTILE, 1.0 - QUANTILE))
     ratio = np.sqrt(np.maximum(a2, 1e-4 * fit.max())) / width.a
     return RingWidth(width.a * float(np.clip(ratio, 0.3, 3.0)), float(np.sqrt(b2)))
 
@@ -188,11 +193,28 @@ def _filtered(counts: Floats, model: Floats | None, sigma_bins: float) -> Floats
 
 
 def _smooth(counts: Floats, sigma_bins: float = BACKGROUND_WIDTH / BIN) -> Floats:
-    """Counts blurred by about sigma_bins, nowhere quite 0: three boxes, which is nearly normal."""
-    smooth, size = counts, int(2.0 * sigma_bins) | 1
-    for _ in range(3):
-        smooth = uniform_filter1d(smooth, size, mode="nearest")
+    """Counts (m,) smoothed over about sigma_bins, nowhere quite 0: about each bin a straight line
+    is fitted, so that a slope is not lost at the ends."""
+    size = int(2.0 * sigma_bins) | 1
+    x, zeroth, first, second = _moments(len(counts), size)
+    mean, product = _blurred(counts, size), _blurred(x * counts, size)
+    at_0, slope = second * mean - first * product, zeroth * product - first * mean
+    smooth = (at_0 + x * slope) / (zeroth * second - first**2)
     return np.maximum(smooth, LEAST_BACKGROUND * max(float(counts.mean()), 1e-9))
+
+
+@lru_cache(maxsize=4)
+def _moments(m: int, size: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """x (m,) of bins, and the sums of 1, x and x² about each."""
+    x = np.linspace(-1.0, 1.0, m)
+    return x, _blurred(np.ones(m), size), _blurred(x, size), _blurred(x**2, size)
+
+
+def _blurred(values: Floats, size: int) -> Floats:
+    """Values (m,) under a nearly normal window: three boxes of that size."""
+    for _ in range(3):
+        values = uniform_filter1d(values, size, mode="constant")
+    return values
 
 
 def _profiles(u: Floats, number: Floats, m: int) -> tuple[Ints, Floats, Floats]:

@@ -43,7 +43,7 @@ Count = Annotated[int, Meta(ge=1)]
 
 MIN_LINES = 8  # that indexing takes
 MIN_SPOTS = 200
-WIDTH_PASSES = 3
+WIDTH_PASSES = 5
 CROWDED = 6.0  # n
 CORE = 2.0  # σ: of a ring, of which the median is taken
 TAIL = 0.98  # share of the spots that are within q_max, if it is not given
@@ -65,7 +65,7 @@ class SpotPeakSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_spots: NotNegative = 6.0
     max_lines: Count = 60
     min_separation: NotNegative = 2.0
-    least_sigma: NotNegative = 0.1
+    least_sigma: NotNegative = 0.08
     ring_sigma: Positive | None = None
     centre_reach_mm: NotNegative = 0.5
 

@@ -14,7 +14,7 @@ import pytest
 
 from sfxproc.config import load
 from sfxproc.formats.peak_lists import PeakList, read_peak_list, write_peak_list
-from sfxproc.formats.spots import write_spots
+from sfxproc.formats.spots import read_spots, write_spots
 from sfxproc.jobs.spot_powder import SpotPowderConfig
 from sfxproc.powder.spots import SpotPeakSettings
 from sfxproc.simulate.spot_powder import SpotPowderSettings, simulate_spots
@@ -41,7 +41,7 @@ def test_same_bits_at_any_number_of_ranks(
     spots: Path, command: Any, program: Any, sets: Any
 ) -> None:
     read = []
-    for ranks in (1, 2):
+    for ranks in (1, 3):
         arguments = ("run", JOB, *sets("input.paths=run*.h5", f"output.folder=out{ranks}"))
         if ranks == 1:
             done = command(*arguments, cwd=spots)
@@ -98,6 +98,8 @@ def test_simulated(command: Any, sets: Any, tmp_path: Path) -> None:
         (("simulate.n_stills=5",), ("too few for rings", "Give more stills")),
         (("simulate.n_stills=40", "peaks.significance=30"), ("lines above 30", "8 at least")),
         (("simulate.n_stills=40", "peaks.significanc=3"), ("did you mean 'peaks.significance'",)),
+        (("simulate.n_stills=40", "input.paths=a.h5"), ("Both input.paths and a [simulate]",)),
+        (("input.paths=a.h5",), ("a.h5",)),
     ],
 )
 def test_mistakes(
@@ -108,6 +110,58 @@ def test_mistakes(
     assert "Traceback" not in done.err
     for part in parts:
         assert part in done.err
+    assert not (tmp_path / "out" / "DONE").exists()
+
+
+def test_files_without_spots(command: Any, sets: Any, spots: Path, tmp_path: Path) -> None:
+    found = read_spots(spots / "run0.h5")
+    write_spots(tmp_path / "empty.h5", SpotSet(found.spots.take(slice(0)), 100, 0.075))
+    done = command("run", JOB, *sets("input.paths=empty.h5"))
+    assert done.status == 2
+    assert "holds no spots. Find spots first" in done.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        (("simulate.centre_error_px=[9.0, 0.0]",), "0.6"),
+        (
+            ("simulate.lattice=mC", "simulate.seed=2", "simulate.position_error_px=4.0"),
+            "they may be several lines",
+        ),
+    ],
+)
+def test_doubtful_patterns(
+    settings: tuple[str, ...], warning: str, command: Any, sets: Any, tmp_path: Path
+) -> None:
+    """A centre further off than it was looked for; wide rings of many lines."""
+    done = command("run", JOB, *sets("simulate.n_stills=400", *settings))
+    assert done.status == 0, done.err
+    assert "WARNING: " in done.out
+    assert warning in done.out.partition("WARNING: ")[2]
+    assert "WARNING: " in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_check(command: Any, sets: Any, spots: Path) -> None:
+    done = command("check", JOB, *sets("input.paths=run*.h5", "output.folder=new"), cwd=spots)
+    assert done.status == 0, done.err
+    assert done.out.endswith("The job is valid: 3 input files, results would go to 'new'.")
+    done = command("check", JOB, *sets("simulate.n_stills=9", "output.folder=new"), cwd=spots)
+    assert "9 stills would be simulated" in done.out
+    done = command("check", JOB, *sets("input.paths=run*.h5", "output.folder=."), cwd=spots)
+    assert done.status == 2
+    assert "exists and is not empty" in done.err
+
+
+def test_old_results_stay_until_there_are_new_ones(
+    command: Any, sets: Any, spots: Path, tmp_path: Path
+) -> None:
+    shutil.copy(spots / "run0.h5", tmp_path)
+    assert command("run", JOB, *sets("input.paths=run0.h5")).status == 0
+    before = (tmp_path / "out" / "peaks.txt").read_bytes()
+    settings = sets("input.paths=run0.h5", "peaks.significance=90")
+    assert command("run", JOB, *settings, "--overwrite").status == 2
+    assert (tmp_path / "out" / "peaks.txt").read_bytes() == before
     assert not (tmp_path / "out" / "DONE").exists()
 
 

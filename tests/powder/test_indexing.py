@@ -1,0 +1,119 @@
+"""Whole searches: lattice unknown, false lines, early stop, confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sfxproc.errors import DataError
+from sfxproc.powder.cells import same_lattice
+from sfxproc.powder.indexing import (
+    IndexSettings,
+    Task,
+    beyond_doubt,
+    confidences,
+    gathered,
+    index,
+    lines_of,
+    search,
+    waves,
+)
+from sfxproc.powder.ranking import Cell, Lines
+from sfxproc.reduction import niggli_cell
+from sfxproc.simulate.powder import PowderSettings, simulate_pattern
+
+FEW = ("cP", "cI", "cF", "tP", "hR", "oP", "mP")
+
+
+def simulated(symbol: str, n: int, **changes: float) -> tuple[Lines, np.ndarray]:
+    """Lines of a random structure, and its reduced cell."""
+    pattern = simulate_pattern(PowderSettings(**changes), symbol, n)
+    group = pattern.structure.space_group
+    return lines_of(pattern.q2), niggli_cell(pattern.structure.cell, group.centring)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "changes"),
+    [
+        ("cF", {}),
+        ("hR", {"sigma_two_theta_deg": 0.03}),
+        ("oP", {}),
+        ("mP", {"n_contaminants": 2}),
+    ],
+)
+def test_random_structures_are_indexed(symbol: str, changes: dict[str, float]) -> None:
+    lines, true = simulated(symbol, 4, **changes)
+    heard: list[Task] = []
+
+    def told(wave: Sequence[Task], best: list[Cell]) -> None:
+        heard.extend(wave)
+        assert [c.score for c in best] == sorted((c.score for c in best), reverse=True)
+
+    settings = IndexSettings(lattices=FEW, effort=0.5)
+    best = index(lines, settings, told)
+    assert same_lattice(best[0].primitive, true)
+    assert best[0].lattice.symbol == symbol
+    assert confidences(best)[0] > 0.95
+    everything = [task for wave in waves(settings) for task in wave]
+    assert heard == everything[: len(heard)]
+    if symbol == "cF":
+        assert beyond_doubt(best, lines)
+        assert {task.lattice for task in heard} <= {"cP", "cI", "cF", "tP", "hR"}
+
+
+def test_the_answer_does_not_depend_on_the_order_of_tasks() -> None:
+    lines, _ = simulated("oP", 2)
+    settings = IndexSettings(lattices=("tP", "oP"), early_stop=False)
+    answers = []
+    for step in (1, -1):
+        best: list[Cell] = []
+        todo = waves(settings)
+        for number, wave in enumerate(todo):
+            results = [search(lines, task, settings) for task in wave[::step]]
+            best = gathered(lines, results, best, settings, number == len(todo) - 1)
+        answers.append([(c.lattice.symbol, c.score, c.x.tobytes()) for c in best])
+    assert answers[0] == answers[1]
+    assert answers[0] == [
+        (c.lattice.symbol, c.score, c.x.tobytes()) for c in index(lines, settings)
+    ]
+
+
+def test_lines_at_random_give_no_confidence() -> None:
+    rng = np.random.default_rng(12)
+    q2 = np.sort(rng.uniform(0.005, 0.1, 25))
+    best = index(lines_of(q2), IndexSettings(lattices=("tP", "oP"), effort=0.4))
+    assert confidences(best).sum() < 0.5
+    assert not beyond_doubt(best, lines_of(q2))
+
+
+def test_confidences_are_shares_of_all_and_of_chance() -> None:
+    lines, _ = simulated("cF", 4)
+    cell = index(lines, IndexSettings(lattices=("cF",)))[0]
+    cells = [replace(cell, score=score) for score in (2.0, 1.0)]
+    weights = np.exp([2.0, 1.0, 0.0])
+    np.testing.assert_allclose(confidences(cells), weights[:2] / weights.sum())
+    assert confidences([]).shape == (0,)
+
+
+def test_volume_bounds_hold_to_the_end() -> None:
+    lines, _ = simulated("oP", 4)
+    free = index(lines, IndexSettings(lattices=("oP",)))[0].volume
+    settings = IndexSettings(lattices=("oP",), min_volume_A3=1.2 * free)
+    assert all(c.volume >= 1.2 * free for c in index(lines, settings))
+
+
+def test_lines_of() -> None:
+    q2 = np.linspace(0.01, 0.3, 50)
+    unknown = lines_of(q2)
+    assert len(unknown.q2) == 40
+    assert not unknown.known
+    np.testing.assert_allclose(unknown.sigma[0], 8.7e-5 + 9.2e-6)
+    known = lines_of(q2, 0.001 * q2, 20, 0.1)
+    assert known.known
+    assert known.outliers == 0.1
+    np.testing.assert_allclose(known.sigma, 0.001 * q2[:20])
+    with pytest.raises(DataError, match="ascending"):
+        lines_of(q2[::-1])
