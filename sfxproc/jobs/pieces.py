@@ -38,7 +38,9 @@ from sfxproc.formats.pieces import PieceHead, read_piece_head, read_run, write_p
 from sfxproc.jobs.corrections import Corrections, corrected
 from sfxproc.jobs.selection import (
     Inventory,
+    by_cell_cluster,
     by_reason,
+    clusters_notes,
     coded,
     of_kept_crystals,
     require_columns,
@@ -127,6 +129,7 @@ class Plan:
     n_images: int
     detector: Detector | None
     notes: tuple[str, ...]
+    found: Arrays
     blocks: Blocks
     crystal_at: NDArray[np.int64]
     sorting: Sorting
@@ -200,6 +203,7 @@ def plan(
     group = space_group(symmetry.space_group)
     cell = target_cell(group, symmetry, crystals)
     status, reason = select_crystals(crystals, cell, symmetry, reading.oriented)
+    clusters = by_cell_cluster(crystals, status, reason, group, selection.cell_cluster)
     used = np.flatnonzero(status == Status.USED)
     blocks = plan_blocks(len(used), size, overlap, seed)
     crystal_at = used[blocks.order]
@@ -214,11 +218,15 @@ def plan(
         left_out=np.sum([one["left_out"] for one in found], axis=0),
         n_images=sum(int(one["n_images"][0]) for one in found),
         detector=hdf5.read_detector(reading.shard(with_detector[0])) if with_detector else None,
-        notes=tuple(
-            f"{file.label}: {note}"
-            for file, one in zip(reading.files, found, strict=True)
-            for note in one["notes"]
+        notes=(
+            *(
+                f"{file.label}: {note}"
+                for file, one in zip(reading.files, found, strict=True)
+                for note in one["notes"]
+            ),
+            *clusters_notes(clusters),
         ),
+        found={"cell_cluster": clusters.label},
         blocks=blocks,
         crystal_at=crystal_at,
         sorting=Sorting(
@@ -341,7 +349,7 @@ def inventory(plan: Plan, found: Sequence[Arrays]) -> tuple[Inventory, NDArray[n
     require_reach(sorting.selection, unique)
     return Inventory(
         sorting.space_group, sorting.cell, plan.crystals, status, reason, n_observations, unique,
-        by_reason(left_out), plan.n_images, plan.detector, sorting.reading.files,
+        by_reason(left_out), plan.n_images, plan.detector, sorting.reading.files, found=plan.found,
     ), keys  # fmt: skip
 
 

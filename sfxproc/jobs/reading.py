@@ -31,7 +31,7 @@ from sfxproc.jobs.selection import (
     Inventory,
     by_cell_cluster,
     by_reason,
-    clusters_text,
+    clusters_notes,
     coded,
     of_kept_crystals,
     require_columns,
@@ -91,8 +91,8 @@ def read_dataset(
     cell = target_cell(group, symmetry, crystals)
     status, reason = select_crystals(crystals, cell, symmetry, oriented)
     clusters = by_cell_cluster(crystals, status, reason, group, selection.cell_cluster)
-    if len(clusters.size) > 1:
-        log(f"Cells form clusters: {clusters_text(clusters)}.")
+    for note in clusters_notes(clusters):
+        log(note)
     observations, left_out = _select_observations(
         stills, first, status, group, cell, selection, columns
     )

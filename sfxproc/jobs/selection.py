@@ -149,6 +149,11 @@ def by_cell_cluster(
     return clusters
 
 
+def clusters_notes(clusters: Clusters) -> list[str]:
+    """What the log says of them, if there are several."""
+    return [f"Cells form clusters: {clusters_text(clusters)}."] if len(clusters.size) > 1 else []
+
+
 def clusters_text(clusters: Clusters) -> str:
     """Sizes and median cells in words."""
     each = zip(clusters.size, clusters.median, strict=True)

@@ -32,7 +32,7 @@ __all__ = [
 SIGMA, SIGMA_RELATIVE = 8.7e-5, 9.2e-4  # σ(q²) = SIGMA Å⁻² + SIGMA_RELATIVE q² of serial data
 N_LINES = 40  # that cells are weighed with
 CONSIDERED = 60  # cells of a wave
-CERTAIN = 30.0  # nats above chance
+CERTAIN = 20.0  # nats above chance
 AHEAD = 8.0  # nats above the next
 EXPLAINED = 0.85  # share of the lines
 FULL = 8.0  # calculated lines per observed one

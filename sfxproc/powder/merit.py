@@ -10,11 +10,11 @@ lines up to q²_n + σ_n, ρ_k = (3/2)(N/q²_n)√(q²_k/q²_n) and t_k = 2 ρ_k
 
 N(Δ) = 2 exp(−Δ²/2σ²)/(√(2π) σ) is the density of the distance if the calculated line is the right
 one, C(Δ) = 2 ρ exp(−2 ρ |Δ|) that to the nearest of lines at random, w the share of lines that the
-cell need not explain. N/C counts at most as much as at Δ = 0: of cells with many lines per σ, those
-whose lines are farther away than by chance would win. Λ is so the logarithm of the likelihood ratio against a cell that has nothing
-to do with the pattern. Its best value rises with the number of parameters p; E is Λ averaged over x
-(Laplace's approximation, parameters known beforehand to s, here q²_n). A larger cell has more lines and
-loses n ln 2 at twice the volume; a parameter costs some five to seven nats.
+cell need not explain. N/C counts at most as at Δ = 0: else cells with several lines per σ would win
+whose lines are farther away than by chance. Λ is so the logarithm of the likelihood ratio against a
+cell that has nothing to do with the pattern. Its best value rises with the number of parameters p;
+E is Λ averaged over x (Laplace's approximation), of which s is known beforehand, here q²_n. A
+larger cell has more lines and loses n ln 2 at twice the volume; a parameter costs some five nats.
 """
 
 from __future__ import annotations

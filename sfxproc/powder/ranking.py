@@ -5,9 +5,10 @@ A candidate is refined against the complete list of its lines,
     x ← x + (Σ w f fᵀ)⁻¹ Σ w f Δ,    w = (s σ)⁻²/(1 + (Δ/3sσ)²)²,
 
 and its score is the evidence E of `merit`, averaged over the factors s by which all σ may be wrong,
-plus the logarithm of the lattice's share among known structures, in nats. So errors that are
-unknown are told by the lines themselves: where all of them agree far better than σ, s is small and
-a cell that explains only most of them falls behind.
+plus the logarithm of the lattice's share among known structures, in nats. Its parameters are known
+beforehand to `span`, a few V^(−2/3) of the cell that has as many lines as were observed. So errors
+that are unknown are told by the lines themselves: where all of them agree far better than σ, s is
+small and a cell that explains only most of them falls behind.
 
 Lattices of points are compared by their reduced cells, whatever Bravais lattice they were found in;
 each is listed once, in the one of highest score. Of the best ones the lattices they nearly fit and
@@ -190,7 +191,7 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
 
 
 def span(lattice: Lattice, lines: Lines) -> float:
-    """How well x is known beforehand, Å⁻²: SPAN (V²)^(−1/3) of the cell with as many lines."""
+    """How well x is known beforehand, Å⁻²: SPAN V^(−2/3) of the cell with as many lines."""
     per_line = len(lattice.rotations) * lattice.points_per_cell
     density = 4.0 / 3.0 * np.pi / (per_line * len(lines.q2))
     return float(SPAN * lines.q2[-1] * density ** (2.0 / 3.0))

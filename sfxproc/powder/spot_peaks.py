@@ -36,7 +36,7 @@ SEARCHES, STEPS = 6, 80
 TOLERANCE = 1e-3  # in u, of a step
 APART = 1.2  # in u: no ring is looked for nearer to another
 TAILS, SATELLITE = 6.0, 0.08  # within so many u of a ring less than this share may be its tail
-QUANTILE = 0.2  # of the variances of clear rings, where they pass their fit
+QUANTILE, BELOW = 0.2, 0.84  # of variances of clear rings, that their fit meets; −z of it
 SQRT_2PI = float(np.sqrt(2.0 * np.pi))
 WIDTHS = np.geomspace(8e-5, 4e-3, 16)  # Å⁻¹, tried for a
 GROWTHS = (0.0, 1e-3, 2e-3, 4e-3, 8e-3)  # tried for b
@@ -169,7 +169,8 @@ def refined_width(rings: Rings, width: RingWidth) -> RingWidth:
     if np.count_nonzero(clear) < 3:
         return width
     q = width.q(rings.u[clear])
-    variance = rings.spread[clear] * width.sigma(q) ** 2
+    chance = np.minimum(np.sqrt(2.0 / rings.number[clear]), 1.0)  # relative error of a variance
+    variance = rings.spread[clear] * width.sigma(q) ** 2 / (1.0 - BELOW * chance)
     weight = np.sqrt(rings.number[clear]) / variance
     for _ in range(5):  # a low quantile, for blends are wider
         design = np.column_stack([np.ones_like(q), q**2])

@@ -94,6 +94,7 @@ def agree(made: Made, dataset: Dataset) -> None:
         np.testing.assert_array_equal(one, two, err_msg=name)
     for name in ("left_out", "n_images", "space_group", "files"):
         assert getattr(ours, name) == getattr(dataset, name), name
+    np.testing.assert_array_equal(ours.found["cell_cluster"], dataset.found["cell_cluster"])
     assert (ours.detector is None) == (dataset.detector is None)
     if ours.detector is not None:
         same_table(ours.detector, dataset.detector)
@@ -163,6 +164,26 @@ def test_both_ways_of_reading_agree(messy: Path, tmp_path: Path, part_rows: int)
     n_parts = {500: 58, 1 << 22: 1}.get(part_rows)  # one crystal has no rows, another two
     assert n_parts is None or made.plan.sorting.n_parts == n_parts
     assert not list((tmp_path / "shards").iterdir())  # native files are used where they are
+
+
+def test_one_cluster_of_cells(small: Simulated, tmp_path: Path) -> None:
+    """Crystals of a second form, a quarter of all, whose c is 2 % longer."""
+    crystals = small.stills.crystals
+    cell = crystals.cell * np.random.default_rng(4).normal(1.0, 5e-4, crystals.cell.shape)
+    second = np.arange(60) % 4 == 1
+    cell[:, 3:] = 90.0
+    cell[second, 2] *= 1.02
+    hdf5.write(tmp_path / "two.h5", replace(small.stills, crystals=replace(crystals, cell=cell)))
+    paths, selection = [str(tmp_path / "two.h5")], Selection(cell_cluster=2)
+    dataset = whole(paths, selection=selection)
+    made = make(tmp_path / "work", paths, selection=selection)
+    agree(made, dataset)
+    np.testing.assert_array_equal(dataset.found["cell_cluster"], second)
+    np.testing.assert_array_equal(dataset.status == Status.USED, second)
+    assert np.all(dataset.reason[~second] == Reason.OTHER_CELL_CLUSTER)
+    assert "Cells form clusters: 1: 45 crystals" in made.plan.notes[-1]
+    with pytest.raises(ConfigError, match="cell_cluster = 3, but the cells form 2 clusters"):
+        make(tmp_path / "more", paths, selection=Selection(cell_cluster=3))
 
 
 @pytest.mark.parametrize("name", ["small.stream", "small.expt", "small.mtz", "part*.h5"])
