@@ -34,13 +34,19 @@ from sfxproc.jobs.scale_job import Scaled, ScaleJob, read_all, with_fixed
 from sfxproc.jobs.scale_reference import reference_intensities
 from sfxproc.jobs.warm import Kernels
 from sfxproc.lsq import Engine, Point, Result
-from sfxproc.models.postrefine import PostrefineModel, extended, partialities, postrefine_model
+from sfxproc.models.postrefine import (
+    Geometry,
+    PostrefineModel,
+    extended,
+    partialities,
+    postrefine_model,
+)
 from sfxproc.models.postrefine_passes import SCHEMES, Refinement
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem, scale_problem
 from sfxproc.parallel.chunks import ChunkSums
 from sfxproc.parallel.comm import Comm
-from sfxproc.partiality import PARTIALITIES
+from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.report.log import Log
 
 F8 = NDArray[np.float64]
@@ -72,35 +78,21 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     fits: list[Fit] = []
     if name == AUTO:
         name, fits = chosen(job, config, data, geometry, size, settings)
-    model = PARTIALITIES[name]
     before = earlier(job, data, geometry.parameters)
-    shown = partialities(model, data.observations.crystal, geometry, size)
-    n_shown = int(np.count_nonzero(shown >= LEAST_PARTIALITY))
-    n, n_shown = (sum(job.comm.allgather(v)) for v in (len(shown), n_shown))
-    require_shown(n, n_shown, job.comm.allgather_rows(size), job.log)
-    problem = problem_of(engine, data, shown, config)
-    data, n_overlaps = with_fixed(job, data, problem)
+    anew = before is None or config.start.refine
+    data, n_overlaps, together, begin = set_up(
+        job, config, engine, data, geometry, size, PARTIALITIES[name], anew
+    )
+    n_rows = np.diff(together.layout.start)
     judging = Judging(job, data)
-    scaled: Result | ScaleProblem = problem
-    point = problem.start
-    if before is None or config.start.refine:
-        job.log("scaling with the orientations as recorded")
-        scaled = steps.solve(
-            engine, problem.model, problem.start, config, job.checkpoint, job.log, "scaling"
-        )
-        point = scaled.point
-    assert isinstance(scaled.model, ScaleModel)
-    begin = extended(point, size, geometry)
-    together = postrefine_model(scaled.model, geometry, model, begin, settings)
     together, begin = begun_at(before, job, together, begin, judging)
-    n_rows = np.diff(problem.model.layout.start)
-    if before is not None and not config.start.refine:
+    if anew:
+        result = refined(job, config, engine, together, begin, data, judging)
+    else:
         job.log("merging with crystals as they were refined before")
         result = steps.solve(
             engine, together, begin, config, job.checkpoint, job.log, "merging-again"
         )
-    else:
-        result = refined(job, config, engine, together, begin, data, judging)
     assert isinstance(result.model, PostrefineModel)
     own = moved_columns(result.model.geometry, result.point)
     more = {name: job.comm.allgather_rows(column) for name, column in own.items()}
@@ -108,19 +100,42 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     return replace(found, models=[asdict(fit) for fit in fits])
 
 
+def set_up(
+    job: ScaleJob, config: PostrefineConfig, engine: Engine, data: Dataset, geometry: Geometry,
+    size: F8, model: Partiality, scaled_first: bool,
+) -> tuple[Dataset, NDArray[np.int64], PostrefineModel, Point]:  # fmt: skip
+    """The model of all that is to be refined, and its start: scaled, if wanted. Nothing else that
+    scaling holds outlives this. Also the data as `with_fixed` leaves them, and overlaps."""
+    shown = partialities(model, data.observations.crystal, geometry, size)
+    n_shown = int(np.count_nonzero(shown >= LEAST_PARTIALITY))
+    n, n_shown = (sum(job.comm.allgather(v)) for v in (len(shown), n_shown))
+    require_shown(n, n_shown, job.comm.allgather_rows(size), job.log)
+    problem = scale_problem(
+        engine, with_shown(data.observations, shown), data.chunks.local_bounds, data.reflections,
+        steps.scale_settings(config),
+    )  # fmt: skip
+    del shown
+    data, n_overlaps = with_fixed(job, data, problem)
+    scaled: Result | ScaleProblem = problem
+    point = problem.start
+    if scaled_first:
+        job.log("scaling with the orientations as recorded")
+        scaled = steps.solve(
+            engine, problem.model, problem.start, config, job.checkpoint, job.log, "scaling"
+        )
+        point = scaled.point
+    assert isinstance(scaled.model, ScaleModel)
+    begin = extended(point, size, geometry)
+    together = postrefine_model(
+        scaled.model, geometry, model, begin, settings_of(config.postrefine)
+    )
+    return data, n_overlaps, together, begin
+
+
 STRATEGIES: dict[str, Callable[[ScaleJob, PostrefineConfig], Scaled | None]] = {
     "global": postrefined,
     "blocks": postrefined_in_blocks,
 }
-
-
-def problem_of(engine: Engine, data: Dataset, shown: F8, config: PostrefineConfig) -> ScaleProblem:
-    """Scaling with the partialities that recorded orientations give."""
-    observations = with_shown(data.observations, shown)
-    return scale_problem(
-        engine, observations, data.chunks.local_bounds, data.reflections,
-        steps.scale_settings(config),
-    )  # fmt: skip
 
 
 def refined(

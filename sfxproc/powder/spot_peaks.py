@@ -36,7 +36,8 @@ SEARCHES, STEPS = 6, 80
 TOLERANCE = 1e-3  # in u, of a step
 APART = 1.2  # in u: no ring is looked for nearer to another
 TAILS, SATELLITE = 6.0, 0.08  # within so many u of a ring less than this share may be its tail
-QUANTILE, BELOW = 0.2, 0.84  # of variances of clear rings, that their fit meets; −z of it
+QUANTILE = 0.2  # of the variances of clear rings, where they pass their fit
+FEW = 5.0  # of n spots, by chance, that quantile is about n/(n − FEW) times too small
 SQRT_2PI = float(np.sqrt(2.0 * np.pi))
 WIDTHS = np.geomspace(8e-5, 4e-3, 16)  # Å⁻¹, tried for a
 GROWTHS = (0.0, 1e-3, 2e-3, 4e-3, 8e-3)  # tried for b
@@ -169,14 +170,15 @@ def refined_width(rings: Rings, width: RingWidth) -> RingWidth:
     if np.count_nonzero(clear) < 3:
         return width
     q = width.q(rings.u[clear])
-    chance = np.minimum(np.sqrt(2.0 / rings.number[clear]), 1.0)  # relative error of a variance
-    variance = rings.spread[clear] * width.sigma(q) ** 2 / (1.0 - BELOW * chance)
-    weight = np.sqrt(rings.number[clear]) / variance
+    number = rings.number[clear]
+    spread = rings.spread[clear] * number / np.maximum(number - FEW, 0.3 * number)
+    variance = spread * width.sigma(q) ** 2
+    weight = np.sqrt(number) / variance
     for _ in range(5):  # a low quantile, for blends are wider
         design = np.column_stack([np.ones_like(q), q**2])
         (a2, b2), _ = nnls(design * weight[:, None], variance * weight)
         fit = np.maximum(a2 + b2 * q**2, 1e-12)
-        weight = np.sqrt(rings.number[clear]) / fit
+        weight = np.sqrt(number) / fit
         weight = weight / np.sqrt(np.maximum(np.abs(variance - fit) / fit, 0.05))
         weight = weight * np.sqrt(np.where(variance > fit, QUANTILE, 1.0 - QUANTILE))
     ratio = np.sqrt(np.maximum(a2, 1e-4 * fit.max())) / width.a

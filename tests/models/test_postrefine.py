@@ -211,3 +211,18 @@ def test_as_good_as_the_ideal_merge(
     assert result.chi2 / result.dof == pytest.approx(1.0, abs=0.03)
     assert angle <= 0.05
     assert size == pytest.approx(1.0, abs=0.02)
+
+
+def test_sixty_bytes_an_observation_are_enough() -> None:
+    """The table that was read and all that the solver keeps of the length of the data."""
+    data = partials("lorentzian", **SMALL)
+    engine, model, start = set_up(data)
+    model = model.with_errors(replace(model.errors, background=1.1))
+    lin = engine.linearise(model, start, Loss())
+    table, scale = data.observations, model.scale
+    assert np.shares_memory(model.geometry.hkl, table.hkl)
+    assert table.reflection is not None
+    assert np.shares_memory(model.layout.shared, table.reflection)
+    read = (table.crystal, table.hkl, table.intensity, table.variance, table.reflection)
+    kept = (scale.background, scale.floor, scale.partiality, lin.e)
+    assert sum(column.nbytes for column in (*read, *kept)) <= 60 * len(table)
