@@ -33,6 +33,7 @@ from sfxproc.data import Floats, Ints, Mask
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.ranking import Cell, Lines, assessed, nearest
 from sfxproc.reduction import bravais_symbol
+from sfxproc.structure import frequency
 from sfxproc.symmetry import SpaceGroup, absent, possible, tabulated_groups
 
 SEPARATION = 3.0  # σ
@@ -42,11 +43,6 @@ FALSE = (1e-3, 0.1)  # limits of the chance of a false line
 LOG_THRESHOLDS = np.arange(-4.0, 1.1, 0.5)  # α
 SLOPES = np.arange(-1.0, 4.1, 1.0)  # β
 MOST_INDEX = 6  # absences of all groups differ among indices up to this
-
-# percent of known structures, by number of the group; any other counts OTHERS
-COMMON = {14: 34.3, 2: 25.0, 15: 8.3, 19: 7.2, 4: 5.1, 61: 3.3, 33: 1.4, 9: 1.1, 62: 1.1, 1: 1.0,
-          60: 0.9, 5: 0.9, 29: 0.7, 11: 0.5, 12: 0.5, 148: 0.5, 18: 0.4, 56: 0.4}  # fmt: skip
-OTHERS = 0.1
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,7 @@ def extinction_classes(symbol: str) -> tuple[ExtinctionClass, ...]:
             pattern = _extinguished(group, orbits).tobytes()
             members.setdefault(pattern, {}).setdefault(group.number, group)
     n_settings = Counter(number for groups in members.values() for number in groups)
-    weight = {number: COMMON.get(number, OTHERS) / n for number, n in n_settings.items()}
+    weight = {number: frequency(number) / n for number, n in n_settings.items()}
     total = sum(weight[number] * n for number, n in n_settings.items())
     return tuple(
         ExtinctionClass(

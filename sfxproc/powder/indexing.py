@@ -29,6 +29,9 @@ __all__ = [
     "waves",
 ]
 
+Search = Callable[[Lines, Task, IndexSettings], dict[str, Floats]]
+"""What does a task."""
+
 SIGMA, SIGMA_RELATIVE = 8.7e-5, 9.2e-4  # σ(q²) = SIGMA Å⁻² + SIGMA_RELATIVE q² of serial data
 N_LINES = 40  # that cells are weighed with
 CONSIDERED = 60  # cells of a wave
@@ -57,6 +60,7 @@ def index(
     lines: Lines,
     settings: IndexSettings | None = None,
     told: Callable[[Sequence[Task], list[Cell]], None] | None = None,
+    search: Search = search,
 ) -> list[Cell]:
     """The best cells, best first; `told` hears of each wave and the best cells after it."""
     settings = settings or IndexSettings()

@@ -12,6 +12,8 @@ Intensities, which scale the weights in the paper, are taken as equal: lists may
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from sfxproc.data import Floats
@@ -19,7 +21,7 @@ from sfxproc.kernels import powder as kernels
 from sfxproc.kernels.svd_index import trials
 from sfxproc.powder.cells import volumes
 from sfxproc.powder.generators import N_SHAPES, shapes
-from sfxproc.powder.indexing import beyond_doubt, gathered
+from sfxproc.powder.indexing import index
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.optimise import SETTINGS, line_density
 from sfxproc.powder.ranking import Cell, Lines
@@ -40,15 +42,12 @@ MOST = 1000  # candidates of a task that are weighed
 def svd_index(lines: Lines, settings: IndexSettings | None = None) -> list[Cell]:
     """The best cells, best first; settings.effort multiplies the number of trials."""
     settings = settings or IndexSettings()
-    best: list[Cell] = []
-    todo = waves(settings)
-    n_tasks = {s: sum(task.lattice == s for wave in todo for task in wave) for s in LATTICES}
-    for number, wave in enumerate(todo):
-        results = [search(lines, task, settings, n_tasks[task.lattice]) for task in wave]
-        best = gathered(lines, results, best, settings, number == len(todo) - 1)
-        if settings.early_stop and beyond_doubt(best, lines):
-            break
-    return best
+    n_tasks = Counter(task.lattice for wave in waves(settings) for task in wave)
+
+    def searched(lines: Lines, task: Task, settings: IndexSettings) -> dict[str, Floats]:
+        return search(lines, task, settings, n_tasks[task.lattice])
+
+    return index(lines, settings, search=searched)
 
 
 def search(lines: Lines, task: Task, settings: IndexSettings, n_tasks: int) -> dict[str, Floats]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sfxproc.data import Floats
 from sfxproc.errors import ConfigError
 from sfxproc.reduction import bravais_symbol
-from sfxproc.structure import Structure, images, operations
+from sfxproc.structure import Structure, frequency, images, operations
 from sfxproc.symmetry import SpaceGroup, reciprocal_matrix, space_group, symmetrised_cell
 
 VOLUME_PER_ATOM_A3 = 18.0
@@ -36,11 +36,6 @@ FAMILIES: dict[str, tuple[float, float, float]] = {
     "c": (500.0, 1.0, 0.1),
 }
 VOLUME_LIMITS_A3 = (40.0, 8000.0)
-
-# percent of known structures, by number of the group; any other counts OTHERS
-COMMON = {14: 34.3, 2: 25.0, 15: 8.3, 19: 7.2, 4: 5.1, 61: 3.3, 33: 1.4, 9: 1.1, 62: 1.1, 1: 1.0,
-          60: 0.9, 5: 0.9, 29: 0.7, 11: 0.5, 12: 0.5, 148: 0.5, 18: 0.4, 56: 0.4}  # fmt: skip
-OTHERS = 0.1
 
 LIGHT, LIGHT_SHARES = ("C", "N", "O"), (0.78, 0.08, 0.14)
 ANY = ("Li", "B", "O", "F", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "Mn", "Fe",
@@ -60,7 +55,7 @@ def groups_of(lattice: str) -> tuple[tuple[SpaceGroup, ...], Floats]:
             f"There is no Bravais lattice '{lattice}'. Give one of aP mP mC oP oC oF oI tP tI hP "
             "hR cP cF cI."
         )
-    weight = np.array([COMMON.get(group.number, OTHERS) for group in groups])
+    weight = np.array([frequency(group.number) for group in groups])
     return tuple(groups), weight / weight.sum()
 
 
