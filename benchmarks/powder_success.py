@@ -23,9 +23,9 @@ from benchmarks.runs import Column, Figures, number, table
 from sfxproc.data import Floats, Ints
 from sfxproc.errors import UserError
 from sfxproc.formats.structures import read_structure
-from sfxproc.powder.cells import primitive_cells, same_lattice
+from sfxproc.powder.cells import hermite_forms, primitive_cells, same_lattice
 from sfxproc.powder.indexing import N_LINES, IndexSettings, confidences, index, lines_of
-from sfxproc.powder.lattices import LATTICES
+from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.reduction import bravais_symbol, niggli_cell
 from sfxproc.simulate.powder import PowderSettings, pattern_of, simulate_pattern
@@ -35,18 +35,22 @@ COLUMNS: list[Column] = [
     ("lattice", lambda row: str(row["lattice"])),
     ("patterns", number("patterns")),
     *((f"first {n} %", number(f"top{n}", ".1f", 100.0)) for n in (1, 5, 20)),
+    ("determined", number("determined")),
+    ("of these first 1 %", number("top1_determined", ".1f", 100.0)),
     ("CPU s, median", number("median_s", ".1f")),
     ("most", number("most_s", ".1f")),
 ]
 
 
 class Case(NamedTuple):
-    """Lines, the Bravais lattice of the true cell and a primitive cell (6,) of it."""
+    """Lines, the Bravais lattice of the true cell and a primitive cell (6,) of it; whether the
+    lines determine it: no cell of ½, ⅓ or ¼ of its volume has them all."""
 
     name: str
     lattice: str
     lines: Lines
     true: Floats
+    determined: bool = True
 
 
 def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -128,7 +132,23 @@ def simulated(symbol: str, n: int, settings: PowderSettings, n_lines: int) -> Ca
     pattern = simulate_pattern(settings, symbol, n)
     group = pattern.structure.space_group
     true = niggli_cell(pattern.structure.cell, group.centring)
-    return Case(f"{symbol}-{n}", symbol, lines_of(pattern.q2, None, n_lines), true)
+    lines = lines_of(pattern.q2, None, n_lines)
+    hkl = pattern.hkl[: len(lines.q2)][np.isfinite(pattern.true_q2[: len(lines.q2)])]
+    if group.centring == "A":
+        hkl = hkl[:, [1, 2, 0]]
+    return Case(f"{symbol}-{n}", symbol, lines, true, determined(LATTICES[symbol], hkl))
+
+
+def determined(lattice: Lattice, hkl: Ints) -> bool:
+    """Whether no cell of ½, ⅓ or ¼ of the volume has all of hkl (n, 3) and their equivalents."""
+    equivalent = np.einsum("ni,gij->gnj", hkl, lattice.rotations.astype(np.int64))
+    primitive = equivalent @ lattice.primitive
+    for index_ in (2, 3, 4):
+        for form in hermite_forms(index_):
+            smaller = primitive @ np.linalg.inv(form).T
+            if np.abs(smaller - np.rint(smaller)).max() < 1e-6:
+                return False
+    return True
 
 
 def of_file(path: Path, name: str, settings: PowderSettings, n_lines: int) -> Case | None:
@@ -199,6 +219,7 @@ def answered(
         "place": places[0] if places else None,
         "cpu_s": round(spent, 2),
         "lines": len(case.lines.q2),
+        "determined": case.determined,
         "true": np.round(case.true, 3).tolist(),
         "confidence": round(float(confidences(best)[0]), 4) if best else 0.0,
         "first": _told(best[0]) if best else None,
@@ -219,6 +240,11 @@ def _told(cell: Cell) -> list[object]:
     return [cell.lattice.symbol, *values, round(cell.scale, 3), cell.n_calculated]
 
 
+def share(place: Floats, n: int = 1) -> float:
+    """Of the true cells among the first n."""
+    return float((place <= n).mean()) if len(place) else np.nan
+
+
 def summary(rows: Sequence[Figures]) -> list[Figures]:
     """A row of the table for each lattice, and one for all."""
     out = []
@@ -228,7 +254,9 @@ def summary(rows: Sequence[Figures]) -> list[Figures]:
             continue
         place = np.array([row["place"] or np.inf for row in of])
         cpu_s = np.array([row["cpu_s"] for row in of])
-        shares = {f"top{n}": float((place <= n).mean()) for n in (1, 5, 20)}
+        shares = {f"top{n}": share(place, n) for n in (1, 5, 20)}
+        sure = np.array([row["determined"] for row in of])
+        shares |= {"determined": int(sure.sum()), "top1_determined": share(place[sure])}
         times = {"median_s": float(np.median(cpu_s)), "most_s": float(cpu_s.max())}
         out.append({"lattice": symbol, "patterns": len(of), **shares, **times})
     return out

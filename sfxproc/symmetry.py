@@ -128,10 +128,10 @@ def cells_from_A(A: Floats) -> Floats:
     Rows of NaN give NaN.
     """
     real = np.linalg.inv(np.asarray(A, dtype=np.float64))  # rows a, b, c
-    return _cells_from_metric(real @ np.swapaxes(real, -1, -2))
+    return cells_from_metric(real @ np.swapaxes(real, -1, -2))
 
 
-def _metric(cells: Floats) -> Floats:
+def metric_tensors(cells: Floats) -> Floats:
     """Metric tensors (..., 3, 3) in Å² of cells (..., 6)."""
     lengths = cells[..., :3]
     cosines = np.cos(np.radians(cells[..., 3:]))
@@ -142,7 +142,8 @@ def _metric(cells: Floats) -> Floats:
     return np.asarray(unit * lengths[..., :, None] * lengths[..., None, :])
 
 
-def _cells_from_metric(metric: Floats) -> Floats:
+def cells_from_metric(metric: Floats) -> Floats:
+    """Cells (..., 6), Å and degrees, of metric tensors (..., 3, 3) in Å²."""
     lengths = np.sqrt(np.einsum("...ii->...i", metric))
     a, b, c = np.moveaxis(lengths, -1, 0)
     cosines = np.stack(
@@ -156,9 +157,9 @@ def _cells_from_metric(metric: Floats) -> Floats:
 def symmetrised_cell(sg: SpaceGroup, cell: ArrayLike) -> Floats:
     """The nearest cell (6,) that obeys the group's constraints, rounded to 1e-9 Å and degrees."""
     rotations = sg.rotations.astype(np.float64)
-    metric = _metric(np.asarray(cell, dtype=np.float64))
+    metric = metric_tensors(np.asarray(cell, dtype=np.float64))
     mean = np.einsum("mji,jk,mkl->il", rotations, metric, rotations) / len(rotations)
-    return np.round(_cells_from_metric(mean), 9)
+    return np.round(cells_from_metric(mean), 9)
 
 
 def median_cell(sg: SpaceGroup, cells: Floats) -> Floats:
@@ -214,7 +215,7 @@ def require_cell(sg: SpaceGroup, cell: ArrayLike) -> None:
             f"unit_cell: '{text}' is not a unit cell. Give six positive numbers: "
             "a b c in Å, then α β γ in degrees."
         )
-    if np.linalg.det(_metric(values)) <= 0:
+    if np.linalg.det(metric_tensors(values)) <= 0:
         raise ConfigError(f"unit_cell: no cell has the angles of '{text}'. Correct them (degrees).")
     broken = _broken_constraints(sg, values)
     if not broken:
@@ -392,4 +393,4 @@ def reindexed_cells(A: Floats, cells: Floats, operator: Reindexing) -> tuple[Flo
     """A (n, 3, 3) and cells (n, 6) in another setting; rows of NaN stay such."""
     R = operator.matrix
     moved = np.asarray(A @ np.linalg.inv(R).T)
-    return moved, _cells_from_metric(R.T @ _metric(np.asarray(cells, dtype=np.float64)) @ R)
+    return moved, cells_from_metric(R.T @ metric_tensors(np.asarray(cells, dtype=np.float64)) @ R)

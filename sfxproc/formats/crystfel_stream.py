@@ -104,7 +104,7 @@ def panel_corners(header: str) -> Panels:
 
 
 def _read(handle: BinaryIO, path: Path, request: Request) -> Stills:
-    version, start = _version(handle, path)
+    version, start = version_of(handle, path)
     layout = LAYOUTS[version]
     damage = Damage(path, request.strict)
     columns = request.columns & {"panel", "x_px", "y_px"}
@@ -112,7 +112,7 @@ def _read(handle: BinaryIO, path: Path, request: Request) -> Stills:
     if columns and layout.panel is None:
         notes.append(f"stream format {version} names no panels: positions were not read")
         columns = frozenset()
-    head, start = _head(handle, start)
+    head, start = read_head(handle, start)
     geometry = head.partition(GEOMETRY)[2].partition(b"\n")[2].partition(GEOMETRY_END)[0]
     header = decoded(geometry)
     try:
@@ -125,9 +125,9 @@ def _read(handle: BinaryIO, path: Path, request: Request) -> Stills:
     rows = _Rows()
     n_images = 0
     parts = [_nothing(columns)]
-    for offset, block in _blocks(handle, start):
+    for offset, block in stream_blocks(handle, start):
         tables: list[TableText] = []
-        for at, chunk in _chunks(block, offset, damage):
+        for at, chunk in chunks_of(block, offset, damage):
             n_images += 1
             if CRYSTAL in chunk:
                 _read_chunk(chunk, at, rows, tables, damage)
@@ -141,7 +141,8 @@ def _read(handle: BinaryIO, path: Path, request: Request) -> Stills:
     )
 
 
-def _version(handle: BinaryIO, path: Path) -> tuple[str, int]:
+def version_of(handle: BinaryIO, path: Path) -> tuple[str, int]:
+    """Version by the first line, and how long that is. Raises InputError."""
     line = handle.readline(200)
     if not line.startswith(FIRST_LINE):
         raise InputError(
@@ -157,7 +158,7 @@ def _version(handle: BinaryIO, path: Path) -> tuple[str, int]:
     return version, len(line)
 
 
-def _head(handle: BinaryIO, start: int) -> tuple[bytes, int]:
+def read_head(handle: BinaryIO, start: int) -> tuple[bytes, int]:
     """Everything before the first chunk, and where that begins; the handle is left there."""
     head = b""
     while CHUNK not in head and (data := handle.read(_BLOCK_BYTES)):
@@ -167,7 +168,7 @@ def _head(handle: BinaryIO, start: int) -> tuple[bytes, int]:
     return head, start + len(head)
 
 
-def _blocks(handle: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
+def stream_blocks(handle: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
     """Pieces of the stream that end with a chunk (the last one perhaps not), and their offsets."""
     rest = b""
     while data := handle.read(_BLOCK_BYTES):
@@ -184,7 +185,7 @@ def _blocks(handle: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
         yield offset, rest
 
 
-def _chunks(block: bytes, offset: int, damage: Damage) -> Iterator[tuple[int, bytes]]:
+def chunks_of(block: bytes, offset: int, damage: Damage) -> Iterator[tuple[int, bytes]]:
     """The whole chunks of a block; the ones that do not end are counted as damage."""
     at = block.find(CHUNK)
     while at >= 0:
@@ -205,7 +206,7 @@ def _read_chunk(
     at = offset + len(head)
     head = head.partition(b"Peaks from peak search")[0]
     file = _VALUES["file"].search(head)
-    energy_eV = _value(head, "energy_eV")
+    energy_eV = value_of(head, "energy_eV")
     if file is None or not 0.0 < energy_eV < np.inf:
         damage.add("a chunk has no image file name or photon energy; its crystals were skipped", at)
         return
@@ -222,13 +223,13 @@ def _read_chunk(
         if not np.all(np.isfinite(A)):
             damage.add("a crystal has no readable astar, bstar, cstar: orientation unknown", place)
         cell = _VALUES["cell"].search(before)
-        rows.cell.append([np.nan] * 6 if cell is None else _numbers(cell.groups()))
+        rows.cell.append([np.nan] * 6 if cell is None else numbers_of(cell.groups()))
         rows.file.append(decoded(file[1]))
         rows.event.append(name if lattice == 1 else f"{name}#{lattice}")
         rows.A.append(A)
         rows.wavelength_A.append(EV_ANGSTROM / energy_eV)
-        rows.bandwidth.append(_value(head, "bandwidth"))
-        rows.profile_radius.append(_value(before, "radius") / 10.0)
+        rows.bandwidth.append(value_of(head, "bandwidth"))
+        rows.profile_radius.append(value_of(before, "radius") / 10.0)
         titles = re.match(rb"[^\n]*\n(?:[ \t]*h[^\n]*\n)?", table)
         skipped = titles.end() if titles else len(table)
         if body := table[skipped:]:
@@ -240,22 +241,24 @@ def _read_chunk(
 def _orientation(text: bytes) -> Floats:
     """A in Å⁻¹ from the reciprocal axes in nm⁻¹; NaN if one is missing or they are coplanar."""
     axes = [axis.search(text) for axis in _AXES]
-    A = np.array([[np.nan] * 3 if m is None else _numbers(m.groups()) for m in axes]).T / 10.0
+    A = np.array([[np.nan] * 3 if m is None else numbers_of(m.groups()) for m in axes]).T / 10.0
     with np.errstate(all="ignore"):
         volume = abs(np.linalg.det(A))
     return A if 0.0 < volume < np.inf else np.full((3, 3), np.nan)
 
 
-def _numbers(texts: tuple[bytes, ...]) -> list[float]:
+def numbers_of(texts: tuple[bytes, ...]) -> list[float]:
+    """Numbers; NaN for all if one is none."""
     try:
         return [float(text) for text in texts]
     except ValueError:
         return [np.nan] * len(texts)
 
 
-def _value(text: bytes, key: str) -> float:
+def value_of(text: bytes, key: str) -> float:
+    """The number that a chunk states for a key; NaN if it does not."""
     match = _VALUES[key].search(text)
-    return np.nan if match is None else _numbers(match.groups())[0]
+    return np.nan if match is None else numbers_of(match.groups())[0]
 
 
 def _crystals(rows: _Rows) -> Crystals:

@@ -35,7 +35,7 @@ def read(path: Path, request: Request) -> Stills:
     has none). Raises InputError if one of the pair is missing or damaged, if rows belong to no
     experiment, or if a needed column is missing.
     """
-    expt, refl = (_existing(path, suffix) for suffix in (".expt", ".refl"))
+    expt, refl = (existing_twin(path, suffix) for suffix in (".expt", ".refl"))
     experiments = read_experiments(expt, request.label)
     table = read_table(refl)
     notes = list(experiments.notes)
@@ -109,7 +109,8 @@ def write(path: Path, stills: Stills) -> None:
     write_experiments(path.with_suffix(".expt"), stills)
 
 
-def _existing(path: Path, suffix: str) -> Path:
+def existing_twin(path: Path, suffix: str) -> Path:
+    """The file of this suffix beside a path. Raises InputError if it is missing."""
     member = path.with_suffix(suffix)
     if not member.is_file():
         raise InputError(

@@ -56,7 +56,7 @@ def read_experiments(path: Path, label: str) -> Experiments:
 
     Raises InputError if the file is not JSON, not an experiment list, or a model is incomplete.
     """
-    top = _load(path)
+    top = load_experiments(path)
     experiments: list[Model] = top["experiment"]
     place = "the list of experiments"
     identifiers: list[str] = []
@@ -71,7 +71,7 @@ def read_experiments(path: Path, label: str) -> Experiments:
     try:
         for i, experiment in enumerate(experiments):
             place = f"experiment {i}"
-            models = _models(top, experiment)
+            models = models_of(top, experiment)
             identifiers.append(str(experiment.get("identifier", "")))
             images.update(_images(models, i))
             n_sweeps += _rotation_deg(models.get("scan")) != 0.0
@@ -81,8 +81,8 @@ def read_experiments(path: Path, label: str) -> Experiments:
                 continue
             beam = models["beam"]
             crystal_of[i] = len(axes)
-            axes.append([_vector(crystal, axis) for axis in AXES])
-            beams.append(_vector(beam, "direction"))
+            axes.append([vector_of(crystal, axis) for axis in AXES])
+            beams.append(vector_of(beam, "direction"))
             wavelengths.append(float(beam["wavelength"]))
             if not (np.linalg.det(axes[-1]) != 0.0 and beams[-1].any() and wavelengths[-1] > 0.0):
                 raise ValueError("a cell without volume, or a beam without direction or wavelength")
@@ -174,7 +174,7 @@ def write_refined(path: Path, source: Path, crystals: Crystals) -> None:
     DIALS looks for them from the folder of the list, so they become absolute. Raises InputError if
     the source can no longer be read and OutputError if the file cannot be written.
     """
-    top = _load(source)
+    top = load_experiments(source)
     row_of = {str(event): row for row, event in enumerate(crystals.event)}
     axes, wavelengths = _real_axes(crystals.A), crystals.wavelength_A.tolist()
     experiments: list[Model] = []
@@ -233,7 +233,8 @@ def _with_absolute_paths(imageset: Model, source: Path) -> dict[str, Any]:
     return {k: absolute(v) if k in IMAGE_PATHS else v for k, v in imageset.items()}
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_experiments(path: Path) -> dict[str, Any]:
+    """The JSON of an experiment list. Raises InputError."""
     try:
         top = json.loads(path.read_bytes())
     except OSError as error:
@@ -253,7 +254,7 @@ def _load(path: Path) -> dict[str, Any]:
     return top
 
 
-def _models(top: Model, experiment: Model) -> dict[str, Model]:
+def models_of(top: Model, experiment: Model) -> dict[str, Model]:
     """The models of an experiment; one index means one shared object."""
     models = {}
     for kind in ("beam", "detector", "crystal", "scan", "imageset"):
@@ -290,7 +291,8 @@ def _rotation_deg(scan: Model | None) -> float:
     return float(np.sum(properties.get("oscillation_width", 0.0)))
 
 
-def _vector(model: Model, key: str) -> Floats:
+def vector_of(model: Model, key: str) -> Floats:
+    """(3,) a vector of a model. Raises ValueError if it is none."""
     vector = np.asarray(model[key], dtype=np.float64)
     if vector.shape != (3,) or not np.isfinite(vector).all():
         raise ValueError(f"{key} is not a vector of three numbers")
@@ -304,9 +306,9 @@ def _flatten(detector: Model) -> Detector:
 
     def place(node: Model, parent: Floats, origin: Floats) -> None:
         model = panels[node["panel"]] if "panel" in node else node
-        fast, slow = _vector(model, "fast_axis"), _vector(model, "slow_axis")
+        fast, slow = vector_of(model, "fast_axis"), vector_of(model, "slow_axis")
         frame = parent @ np.column_stack([fast, slow, np.cross(fast, slow)])
-        corner = origin + parent @ _vector(model, "origin")
+        corner = origin + parent @ vector_of(model, "origin")
         if "panel" in node:
             placed[node["panel"]] = frame, corner
         for child in node.get("children", ()):

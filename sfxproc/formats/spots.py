@@ -21,16 +21,16 @@ from sfxproc.formats.crystfel_stream import (
     EV_ANGSTROM,
     GEOMETRY,
     GEOMETRY_END,
-    _blocks,
-    _chunks,
-    _head,
-    _numbers,
-    _value,
-    _version,
+    chunks_of,
+    numbers_of,
+    read_head,
+    stream_blocks,
+    value_of,
+    version_of,
 )
 from sfxproc.formats.crystfel_table import LAYOUTS, Damage, decoded
-from sfxproc.formats.dials import _existing
-from sfxproc.formats.dials_expt import _load, _models, _vector, read_experiments
+from sfxproc.formats.dials import existing_twin
+from sfxproc.formats.dials_expt import load_experiments, models_of, read_experiments, vector_of
 from sfxproc.formats.dials_refl import ReflectionTable, read_table
 from sfxproc.formats.hdf5 import create, open_native
 from sfxproc.formats.hdf5 import read_table as read_native
@@ -86,7 +86,7 @@ def _native(path: Path) -> SpotSet:
 
 
 def _dials(path: Path) -> SpotSet:
-    expt, refl = (_existing(path, suffix) for suffix in (".expt", ".refl"))
+    expt, refl = (existing_twin(path, suffix) for suffix in (".expt", ".refl"))
     experiments = read_experiments(expt, path.name)
     if experiments.detector is None:
         raise InputError(
@@ -139,12 +139,12 @@ def _dials(path: Path) -> SpotSet:
 
 def _beams(path: Path) -> tuple[Floats, Floats]:
     """Direction of propagation (n, 3) and wavelength (n,) of each experiment."""
-    top = _load(path)
+    top = load_experiments(path)
     directions, wavelengths = [], []
     for i, experiment in enumerate(top["experiment"]):
-        beam = _models(top, experiment).get("beam", {})
+        beam = models_of(top, experiment).get("beam", {})
         try:
-            directions.append(_vector(beam, "direction"))
+            directions.append(vector_of(beam, "direction"))
             wavelengths.append(float(beam["wavelength"]))
             if not (wavelengths[-1] > 0.0 and directions[-1].any()):
                 raise ValueError("it is not positive, or the beam has no direction")
@@ -186,26 +186,26 @@ def _crystfel(path: Path, strict: bool) -> SpotSet:
     n_shots = 0
     try:
         with path.open("rb") as handle:
-            version, start = _version(handle, path)
+            version, start = version_of(handle, path)
             if LAYOUTS[version].panel is None:
                 raise InputError(
                     f"'{path}' is a stream of version {version}, whose peaks name no panels. Write "
                     "it again with CrystFEL 0.9 or later."
                 )
-            head, start = _head(handle, start)
+            head, start = read_head(handle, start)
             geometry = head.partition(GEOMETRY)[2].partition(b"\n")[2].partition(GEOMETRY_END)[0]
             detector, clen_mm = _geometry(path, decoded(geometry))
             number = {name: i for i, name in enumerate(detector.name.tolist())}
             corner = _file_corners(decoded(geometry))
             mean_mm = float(detector.origin_mm[:, 2].mean())
-            for offset, block in _blocks(handle, start):
-                for at, chunk in _chunks(block, offset, damage):
+            for offset, block in stream_blocks(handle, start):
+                for at, chunk in chunks_of(block, offset, damage):
                     n_shots += 1
                     before, begin, rest = chunk.partition(PEAKS)
                     if not begin:
                         continue
                     shift_mm = _shift_mm(before, clen_mm, mean_mm)
-                    energy_eV = _value(before, "energy_eV")
+                    energy_eV = value_of(before, "energy_eV")
                     if not (np.isfinite(shift_mm) and 0.0 < energy_eV < np.inf):
                         damage.add("an image has no camera length or photon energy: left out", at)
                         continue
@@ -255,7 +255,7 @@ def _shift_mm(head: bytes, clen_mm: float | None, mean_mm: float) -> float:
     camera = _CAMERA_LENGTH.search(head)
     if camera is None:
         return np.nan if clen_mm is None else clen_mm
-    return 1e3 * _numbers((camera[1],))[0] - mean_mm
+    return 1e3 * numbers_of((camera[1],))[0] - mean_mm
 
 
 def _file_corners(header: str) -> Floats:

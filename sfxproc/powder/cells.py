@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 from sfxproc.data import Floats, Ints, Mask
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.reduction import NEAR_BASES, niggli_cell
-from sfxproc.symmetry import _cells_from_metric, _metric
+from sfxproc.symmetry import cells_from_metric, metric_tensors
 
 ORDER_WEIGHT = 1e-4  # ε of the standard setting
 SETTING_ROUNDS = 50
@@ -43,12 +43,12 @@ def reciprocal_metric(lattice: Lattice, x: Floats) -> Floats:
 
 def cells_from_x(lattice: Lattice, x: Floats) -> Floats:
     """Cells (..., 6), Å and degrees, of x (..., p); x must be valid."""
-    return _cells_from_metric(np.linalg.inv(reciprocal_metric(lattice, x)))
+    return cells_from_metric(np.linalg.inv(reciprocal_metric(lattice, x)))
 
 
 def x_from_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
     """x (..., p) of cells (..., 6); what the lattice does not allow in a cell is dropped."""
-    reciprocal = np.linalg.inv(_metric(np.asarray(cells, dtype=np.float64)))
+    reciprocal = np.linalg.inv(metric_tensors(np.asarray(cells, dtype=np.float64)))
     inverse = np.linalg.pinv(lattice.basis.reshape(-1, 9))
     return np.asarray(reciprocal.reshape(*reciprocal.shape[:-2], 9) @ inverse)
 
@@ -73,13 +73,13 @@ def volumes(lattice: Lattice, x: Floats) -> Floats:
 
 def primitive_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
     """Cells (..., 6) on the primitive axes of the table; of hR, the rhombohedral cell."""
-    return _cells_from_metric(_changed(_metric(np.asarray(cells)), lattice.primitive))
+    return cells_from_metric(_changed(metric_tensors(np.asarray(cells)), lattice.primitive))
 
 
 def conventional_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
     """The inverse of `primitive_cells`."""
     axes = np.linalg.inv(lattice.primitive)
-    return _cells_from_metric(_changed(_metric(np.asarray(cells)), axes))
+    return cells_from_metric(_changed(metric_tensors(np.asarray(cells)), axes))
 
 
 def _changed(metric: Floats, axes: Floats) -> Floats:
@@ -111,7 +111,7 @@ def _settings(symbol: str) -> Floats:
     lattice = LATTICES[symbol]
     start, back = lattice.primitive, np.linalg.inv(lattice.primitive)
     axes = start @ NEAR_BASES.astype(np.float64) @ back
-    generic = _symmetrised(lattice, _metric(np.array([7.0, 11.0, 13.0, 81.0, 97.0, 106.0])))
+    generic = _symmetrised(lattice, metric_tensors(np.array([7.0, 11.0, 13.0, 81.0, 97.0, 106.0])))
     metrics = _changed(generic, axes)
     kept = np.abs(metrics - _symmetrised(lattice, metrics)).max(axis=(1, 2)) < 1e-6
     _, first = np.unique(np.round(metrics[kept], 6), axis=0, return_index=True)
@@ -137,7 +137,7 @@ def standard_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
     if lattice.n_parameters == 6:
         return np.array([niggli_cell(c) for c in flat]).reshape(given.shape)
     axes = _settings(lattice.symbol)
-    metric = _symmetrised(lattice, _metric(flat))
+    metric = _symmetrised(lattice, metric_tensors(flat))
     active = np.arange(len(flat))
     for _ in range(SETTING_ROUNDS):
         if len(active) == 0:
@@ -149,7 +149,7 @@ def standard_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
         moved = score[rows, best] < score[:, 0] * (1.0 - 1e-12)
         metric[active[moved]] = tried[rows, best][moved]
         active = active[moved]
-    return _cells_from_metric(_symmetrised(lattice, metric)).reshape(given.shape)
+    return cells_from_metric(_symmetrised(lattice, metric)).reshape(given.shape)
 
 
 # ---- comparison and symmetry ---------------------------------------------------------------
@@ -171,7 +171,7 @@ def same_lattice(
     That is: in some pair of reduced bases all lengths and angles agree within the tolerances.
     """
     first, second = niggli_cell(a), niggli_cell(b)
-    cells = _cells_from_metric(_changed(_metric(first), NEAR_BASES.astype(np.float64)))
+    cells = cells_from_metric(_changed(metric_tensors(first), NEAR_BASES.astype(np.float64)))
     off = _largest_off(cells, second, length_tolerance_percent, angle_tolerance_deg)
     return bool(off.min() <= 1.0)
 
@@ -203,18 +203,18 @@ def fit_lattice(
     """How a primitive cell (6,) fits the lattice; None if not within the tolerances."""
     reduced = niggli_cell(primitive)
     axes = NEAR_BASES.astype(np.float64) @ np.linalg.inv(lattice.primitive)
-    metric = _changed(_metric(reduced), axes)
+    metric = _changed(metric_tensors(reduced), axes)
     nearest = _symmetrised(lattice, metric)
     off = _largest_off(
-        _cells_from_metric(metric),
-        _cells_from_metric(nearest),
+        cells_from_metric(metric),
+        cells_from_metric(nearest),
         length_tolerance_percent,
         angle_tolerance_deg,
     )
     best = int(np.argmin(off))
     if off[best] > 1.0:
         return None
-    cell = standard_cells(lattice, _cells_from_metric(nearest[best]))
+    cell = standard_cells(lattice, cells_from_metric(nearest[best]))
     return Fit(lattice, cell, float(off[best]))
 
 
@@ -257,13 +257,13 @@ def derivative_cells(
 ) -> tuple[Floats, Floats]:
     """Niggli cells (m, 6) of all super- and sublattices of a primitive cell (6,), and their
     volumes (m,) in units of its own; lattices of the same shape are kept once."""
-    metric = _metric(niggli_cell(primitive))
+    metric = metric_tensors(niggli_cell(primitive))
     reciprocal = np.linalg.inv(metric)
     cells, ratios = [], []
     for index in indices:
         axes = hermite_forms(index).astype(np.float64)
-        larger = _cells_from_metric(_changed(metric, axes))
-        smaller = _cells_from_metric(np.linalg.inv(_changed(reciprocal, axes)))
+        larger = cells_from_metric(_changed(metric, axes))
+        smaller = cells_from_metric(np.linalg.inv(_changed(reciprocal, axes)))
         for group, ratio in ((larger, float(index)), (smaller, 1.0 / index)):
             reduced = np.array([niggli_cell(cell) for cell in group])
             _, first = np.unique(np.round(reduced, 5), axis=0, return_index=True)

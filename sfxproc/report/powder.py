@@ -12,7 +12,7 @@ from rich.table import Table
 from sfxproc.data import Floats, Ints
 from sfxproc.report.page import Grid, Section, page_html
 from sfxproc.report.plots import Plot, plain
-from sfxproc.report.terminal import DASH, _table, number
+from sfxproc.report.terminal import DASH, narrow_table, number
 
 N_TERMINAL = 10  # cells in the table of the terminal
 N_LISTED = 3  # cells whose indices are listed
@@ -110,7 +110,7 @@ def _tried(told: Mapping[str, Any]) -> str:
 def cells_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     """The first cells for the terminal, within 80 columns; obs: lines explained, calc: lines
     calculated."""
-    table = _table("Cells")
+    table = narrow_table("Cells")
     for name in ("", "", "a b c, angles / Å, °", "V / Å³", "obs", "calc", "M20", "score",
                  "conf"):  # fmt: skip
         table.add_column(name, justify="left" if name.startswith("a") else "right", no_wrap=True)

@@ -81,7 +81,7 @@ def statistics_table(statistics: Mapping[str, Any], title: str = "") -> Table:
     columns = [c for c in COLUMNS if any(number(s.get(c.key)) != DASH for s in everything)]
     if any(c.key == "cc_anom" for c in columns):  # to stay within 80 columns
         columns = [c for c in columns if c.key != "n_possible"]
-    table = _table(title)
+    table = narrow_table(title)
     table.add_column("d / Å", justify="right", no_wrap=True)
     for column in columns:
         table.add_column(column.title, justify="right", no_wrap=True)
@@ -100,7 +100,7 @@ def counts_table(
     title: str, counts: Mapping[str, object], justify: JustifyMethod = "right"
 ) -> Table:
     """Two columns: what, and how many (whole numbers with separators, other values as text)."""
-    table = _table(title)
+    table = narrow_table(title)
     table.show_header = False
     table.padding = (0, 0, 0, 1)
     table.add_column("", overflow="fold")
@@ -116,7 +116,8 @@ def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _table(title: str) -> Table:
+def narrow_table(title: str) -> Table:
+    """An empty table in this program's style."""
     return Table(
         title=Text(title) if title else None,
         title_justify="left",
