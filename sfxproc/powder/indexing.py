@@ -38,7 +38,7 @@ CONSIDERED = 60  # cells of a wave
 CERTAIN = 20.0  # nats above chance
 AHEAD = 8.0  # nats above the next
 EXPLAINED = 0.85  # share of the lines
-FULL = 8.0  # calculated lines per observed one
+FULL = 4.0  # calculated lines per observed one
 
 
 def lines_of(

@@ -283,7 +283,16 @@ def ranked(cells: Sequence[Cell], lines: Lines, n: int) -> list[Cell]:
     best = distinct(cells, n)
     done: list[Cell] = []
     seen = list(cells)
-    while new := [c for c in best[:N_RELATED] if not any(same_points(c, d) for d in done)]:
+
+    def new_ones() -> list[Cell]:
+        """Of the best; also one that a lattice which was done turned into, and fits far better."""
+        return [
+            c
+            for c in best[:N_RELATED]
+            if not any(same_points(c, d) and c.score < d.score + SPARE for d in done)
+        ]
+
+    while new := new_ones():
         for cell in new:
             made = [cell, *derivatives(cell, lines)]
             close = sorted(made, key=lambda c: -c.score)[: N_RELATED + 1]
