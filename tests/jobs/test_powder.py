@@ -196,7 +196,7 @@ def test_interrupted_and_gone_on_with(
     folder: Path, calm: Path, command: Any, sets: Any, searched: Any
 ) -> None:
     arguments = ("run", JOB, *sets(*QUICK, "output.folder=interrupted"))
-    before = searched(5)
+    before = searched(2)
     done = command(*arguments, cwd=folder)
     assert done.status == 75
     assert "stopped by SIGINT in the stage 'cubic'. What was done so far is kept" in done.err
@@ -206,7 +206,7 @@ def test_interrupted_and_gone_on_with(
     after = searched(0)
     done = command(*arguments, "--resume", cwd=folder)
     assert (done.status, done.err) == (0, "")
-    assert len(before) == 5
+    assert 2 <= len(before) < N_TASKS
     assert len(before) + len(after) == N_TASKS
     assert not set(before) & set(after)
     kept = folder / "interrupted" / "cells.json"
