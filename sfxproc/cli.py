@@ -34,6 +34,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. output.folder=out2."),
 ]
+MoreSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the simulation."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+Seed = Annotated[int | None, typer.Option(help="Of the random numbers.")]
 
 
 def _version(wanted: bool) -> None:
@@ -199,7 +205,7 @@ def stills(
     orientation_error_mrad: Annotated[
         float | None, typer.Option("--orientation-error", help="mrad about each axis.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
+    seed: Seed = None,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -209,11 +215,8 @@ def stills(
             "merged set (MTZ, mmCIF) or model (PDB, mmCIF).",
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the simulation."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overrides: MoreSettings = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Simulate stills of randomly oriented crystals; the truth goes to OUT's stem.truth.h5."""
     from sfxproc.jobs.simulate import simulate, stills_settings
@@ -257,16 +260,13 @@ def powder_lines(
     n_contaminants: Annotated[
         int | None, typer.Option("--contaminants", help="Foreign lines.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
+    seed: Seed = None,
     source: Annotated[
         Path | None,
         typer.Option("--from", metavar="FILE", help="Take the structure in this CIF or POSCAR."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the simulation."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overrides: MoreSettings = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Simulate the lines of a powder pattern; the truth goes to OUT's stem.truth.json."""
     from sfxproc.jobs.simulate_powder import pattern_settings, simulate
