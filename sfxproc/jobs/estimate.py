@@ -21,6 +21,7 @@ from rich.table import Table
 from sfxproc.formats.base import Contents, by_size
 from sfxproc.formats.hdf5 import FORMAT as NATIVE
 from sfxproc.formats.inputs import InputFile, list_inputs
+from sfxproc.jobs.postrefine_config import PostrefineConfig
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.parallel.blocks import plan_blocks
 from sfxproc.parallel.chunks import plan_chunks
@@ -55,6 +56,7 @@ WRITE_s = 6e-6  # of a reflection, on rank 0
 EXACT_CRYSTALS, EXACT_s = 1000, 2.7  # covariances by dense factors: seconds for so many crystals
 SORT_s = 0.15e-6  # of an observation, for blocks
 REFINE_s, GRADIENT_s, STEP_s = 0.6e-6, 0.08e-6, 0.08e-6  # of an observation in a task
+POSTREFINE_s = 6e-6  # of an observation, two passes; "sphere" takes more, "lorentzian" less
 ROUNDS = 4  # that blocks commonly take after the first
 
 PEEKED = 200  # files looked into; others are taken to be like them
@@ -222,17 +224,18 @@ def _estimated(config: ScaleConfig, found: Contents, files: Sequence[InputFile])
     whole = [f.format is not NATIVE or parallel.strategy == "global" for f in files] or [True]
     largest = max(size for size, wanted in zip([*sizes, 0], [*whole, True], strict=True) if wanted)
     block_crystals, set_up = n, SET_UP_s + FINISH_s
+    more = POSTREFINE_s if isinstance(config, PostrefineConfig) else 0.0
     if parallel.strategy == "blocks":
         plan = plan_blocks(n, parallel.block_size, parallel.overlap, config.seed)
         n_pieces, n_segments = len(plan.blocks), len(plan.segments) - 1
         n_tasks, block_crystals = n_pieces + n_segments, min(parallel.block_size, n)
         in_blocks = rows * float(np.diff(plan.bounds).sum()) / n
-        solving = rows * (SORT_s + set_up) + REFINE_s * in_blocks
+        solving = rows * (SORT_s + set_up) + (REFINE_s + more) * in_blocks
         solving += min(parallel.rounds, ROUNDS) * (GRADIENT_s * rows + STEP_s * in_blocks)
     else:
         each = np.full(n, max(rows // n, 1))
         n_pieces = n_tasks = len(plan_chunks(each, n_reflections, SerialComm()).bounds) - 1
-        solving = rows * (set_up + ITERATIONS * ITERATION_s)
+        solving = rows * (set_up + ITERATIONS * ITERATION_s + more)
     serial = START_s + WRITE_s * n_reflections
     exact = _exact(config, n)
     if exact:

@@ -16,6 +16,7 @@ from sfxproc.formats import FORMATS, peek
 from sfxproc.formats.base import Format
 from sfxproc.jobs import estimate as module
 from sfxproc.jobs.estimate import EXACT_CRYSTALS, BASE_bytes, Estimate, estimate, needs_table
+from sfxproc.jobs.postrefine_config import PostrefineConfig
 from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.scale_steps import EXACT_PARAMETERS
 from sfxproc.simulate.stills import Simulated
@@ -136,6 +137,16 @@ def test_blocks_have_tasks_and_chunks_have_threads() -> None:
     assert together.useful_ranks(threads=4) == together.n_pieces // 4
     assert together.wall_s(4, 4) == pytest.approx(together.wall_s(16), rel=0.2)
     assert together.wall_s(1) == pytest.approx(together.cpu_s)
+
+
+@pytest.mark.parametrize("strategy", ["global", "blocks"])
+def test_postrefinement_takes_its_time(files: Path, strategy: str) -> None:
+    settings = {"symmetry": {"space_group": GROUP}, "input": {"paths": ["part*.h5"]},
+                "parallel": {"strategy": strategy}}  # fmt: skip
+    scaled = estimate(convert({"job": "scale", **settings}, ScaleConfig, "a test"))
+    refined = estimate(convert({"job": "postrefine", **settings}, PostrefineConfig, "a test"))
+    assert refined.solving_s > 3.0 * scaled.solving_s
+    assert refined.n_observations == scaled.n_observations
 
 
 def test_memory_falls_with_ranks_as_far_as_work_is_divided(files: Path) -> None:
