@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from sfxproc.jobs import scale
@@ -50,6 +51,8 @@ from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.report.log import Log
 
 F8 = NDArray[np.float64]
+
+ROUGH = 1e-4  # relative, of the objective: scaling is only where postrefinement begins
 
 
 def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
@@ -120,8 +123,10 @@ def set_up(
     point = problem.start
     if scaled_first:
         job.log("scaling with the orientations as recorded")
+        solver = structs.replace(config.solver, tolerance=max(config.solver.tolerance, ROUGH))
+        rough = structs.replace(config, solver=solver)
         scaled = steps.solve(
-            engine, problem.model, problem.start, config, job.checkpoint, job.log, "scaling"
+            engine, problem.model, problem.start, rough, job.checkpoint, job.log, "scaling"
         )
         point = scaled.point
     assert isinstance(scaled.model, ScaleModel)
