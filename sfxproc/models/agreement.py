@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from sfxproc.data import Reason
 from sfxproc.kernels import agreement as kernels
@@ -82,7 +82,7 @@ class Criteria:
 
     def threshold(self, n_crystals: int) -> float:
         """Standard deviations that the worst of so many good crystals hardly reaches."""
-        return float(norm.isf(min(self.false_alarms / max(n_crystals, 1), 0.5)))
+        return float(-ndtri(min(self.false_alarms / max(n_crystals, 1), 0.5)))
 
 
 def moments(model: ScaleModel, point: Point, loss: Loss, half: NDArray[np.int8]) -> F8:

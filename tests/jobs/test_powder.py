@@ -197,7 +197,11 @@ def test_interrupted_and_gone_on_with(
 ) -> None:
     arguments = ("run", JOB, *sets(*QUICK, "output.folder=interrupted"))
     before = searched(2)
-    done = command(*arguments, cwd=folder)
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        done = command(*arguments, cwd=folder)
+    finally:
+        signal.signal(signal.SIGINT, heeded)
     assert done.status == 75
     assert "stopped by SIGINT in the stage 'cubic'. What was done so far is kept" in done.err
     refused = command(*arguments, cwd=folder)

@@ -203,7 +203,7 @@ def test_a_job_that_loses_a_node_goes_on_elsewhere(
 # More than the minute that SLURM gives it, in many small tasks.
 HOURS = (
     "input.paths=set1.h5", "parallel.strategy=blocks", "parallel.block_size=40",
-    "parallel.overlap=20", 'parallel.rounds_mode="average"', "parallel.rounds=150",
+    "parallel.overlap=20", 'parallel.rounds_mode="average"', "parallel.rounds=400",
 )  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def test_a_job_longer_than_its_time_limit(
     """A limit of one minute, the signal well before it, as often as it takes."""
     settings = [part for setting in HOURS for part in ("--set", setting)]
     script = made(place, "--template=requeue", *settings)
-    job = slurm.submit("--time=1", "--signal=USR1@55", cwd=place, stdin=script)
+    job = slurm.submit("--time=1", "--signal=USR1@50", cwd=place, stdin=script)
     states = slurm.wait(job, timeout_s=600)
     said = (place / f"sfxproc-{job}.log").read_text()
     assert states == ["COMPLETED"], said
