@@ -63,6 +63,7 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument("--measured", type=Path, help="a JSON-lines file of lists instead")
     command.add_argument("--sigma-two-theta", type=float, default=0.0, help="degrees")
     command.add_argument("--contaminants", type=int, default=0)
+    command.add_argument("--within", type=int, default=0, help="lines that they are among")
     command.add_argument("--n-lines", type=int, default=N_LINES)
     command.add_argument("--effort", type=float, default=1.0)
     command.add_argument("--no-early-stop", action="store_true")
@@ -115,7 +116,9 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Case 
                     yield f"{entry['id']} {key}", partial(measured, entry, key, options.n_lines)
         return
     settings = PowderSettings(
-        sigma_two_theta_deg=options.sigma_two_theta, n_contaminants=options.contaminants
+        sigma_two_theta_deg=options.sigma_two_theta,
+        n_contaminants=options.contaminants,
+        contaminants_within=options.within,
     )
     if options.structures:
         for path in sorted(p for p in options.structures.rglob("*") if p.is_file()):

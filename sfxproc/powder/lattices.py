@@ -37,22 +37,23 @@ PRIMITIVE_AXES: dict[str, list[list[float]]] = {
     "R": [[_S, -_T, -_T], [_T, _T, -_S], [_T, _T, _T]],
 }
 
-# symbol: lattice system, space group whose only elements are those of the lattice, frequency
-_TABLE: dict[str, tuple[str, str, float]] = {
-    "aP": ("triclinic", "P -1", 171.5),
-    "mP": ("monoclinic", "P 1 2/m 1", 216.7),
-    "mC": ("monoclinic", "C 1 2/m 1", 86.7),
-    "oP": ("orthorhombic", "P m m m", 95.7),
-    "oC": ("orthorhombic", "C m m m", 9.5),
-    "oF": ("orthorhombic", "F m m m", 4.1),
-    "oI": ("orthorhombic", "I m m m", 3.0),
-    "tP": ("tetragonal", "P 4/m m m", 14.3),
-    "tI": ("tetragonal", "I 4/m m m", 11.0),
-    "hP": ("hexagonal", "P 6/m m m", 16.2),
-    "hR": ("rhombohedral", "R -3 m:H", 11.8),
-    "cP": ("cubic", "P m -3 m", 4.2),
-    "cF": ("cubic", "F m -3 m", 4.0),
-    "cI": ("cubic", "I m -3 m", 2.2),
+# symbol: lattice system, space group whose only elements are those of the lattice, frequency,
+# spread
+_TABLE: dict[str, tuple[str, str, float, float]] = {
+    "aP": ("triclinic", "P -1", 171.5, 0.87),
+    "mP": ("monoclinic", "P 1 2/m 1", 216.7, 1.17),
+    "mC": ("monoclinic", "C 1 2/m 1", 86.7, 1.49),
+    "oP": ("orthorhombic", "P m m m", 95.7, 1.06),
+    "oC": ("orthorhombic", "C m m m", 9.5, 1.55),
+    "oF": ("orthorhombic", "F m m m", 4.1, 1.07),
+    "oI": ("orthorhombic", "I m m m", 3.0, 1.07),
+    "tP": ("tetragonal", "P 4/m m m", 14.3, 1.47),
+    "tI": ("tetragonal", "I 4/m m m", 11.0, 1.47),
+    "hP": ("hexagonal", "P 6/m m m", 16.2, 1.63),
+    "hR": ("rhombohedral", "R -3 m:H", 11.8, 1.61),
+    "cP": ("cubic", "P m -3 m", 4.2, 0.65),
+    "cF": ("cubic", "F m -3 m", 4.0, 0.65),
+    "cI": ("cubic", "I m -3 m", 2.2, 0.65),
 }
 
 
@@ -62,14 +63,17 @@ class Lattice:
 
     system : one of the seven lattice systems.  holohedry : the symmorphic group of the lattice's
     own symmetry; it knows centring, crystal system and rotations.  frequency : thousands of
-    entries.  basis : (p, 3, 3) the tensors Bᵢ.  primitive : (3, 3), columns the axes of a
-    primitive cell in terms of the conventional ones (of hR: the rhombohedral axes).
+    entries.  spread : of x before any line is known, in units of V^(−2/3): e to the power of the
+    entropy per parameter of the cells of `generators`.  basis : (p, 3, 3) the tensors Bᵢ.
+    primitive : (3, 3), columns the axes of a primitive cell in terms of the conventional ones (of
+    hR: the rhombohedral axes).
     """
 
     symbol: str
     system: str = field(compare=False)
     holohedry: SpaceGroup = field(compare=False, repr=False)
     frequency: float = field(compare=False, repr=False)
+    spread: float = field(compare=False, repr=False)
     basis: Floats = field(compare=False, repr=False)
     primitive: Floats = field(compare=False, repr=False)
 
@@ -128,13 +132,14 @@ def _invariant_tensors(rotations: NDArray[np.int8]) -> Floats:
     return np.array(found)
 
 
-def _lattice(symbol: str, system: str, group: str, frequency: float) -> Lattice:
+def _lattice(symbol: str, system: str, group: str, frequency: float, spread: float) -> Lattice:
     holohedry = space_group(group)
     return Lattice(
         symbol=symbol,
         system=system,
         holohedry=holohedry,
         frequency=frequency,
+        spread=spread,
         basis=_invariant_tensors(holohedry.rotations),
         primitive=np.array(PRIMITIVE_AXES[holohedry.centring], dtype=np.float64),
     )

@@ -5,15 +5,24 @@ lines up to q²_n + σ_n, ρ_k = (3/2)(N/q²_n)√(q²_k/q²_n) and t_k = 2 ρ_k
 
     M_20 = q²_20/(2 ⟨max(|Δ|, σ)⟩ N_20)       de Wolff, J. Appl. Cryst. 1 (1968) 108; floor σ
     I    = Σ ln(1 + 1/t_k)                    after Taupin, J. Appl. Cryst. 21 (1988) 485
-    Λ    = Σ ln(w + (1 − w) N(Δ_k)/C(Δ_k))
+    Λ    = Σ ln(w + (1 − w) r_k)
     E    = Λ + Σ_j ln(√(2π) σ_xj/s)           σ_x from the curvature
 
-N(Δ) = 2 exp(−Δ²/2σ²)/(√(2π) σ) is the density of the distance if the calculated line is the right
-one, C(Δ) = 2 ρ exp(−2 ρ |Δ|) that to the nearest of lines at random, w the share of lines that the
-cell need not explain. N/C counts at most as at Δ = 0: else cells with several lines per σ would win
-whose lines are farther away than by chance. Λ is so the logarithm of the likelihood ratio against a
-cell that has nothing to do with the pattern. Its best value rises with the number of parameters p;
-E is Λ averaged over x (Laplace's approximation), of which s is known beforehand, here q²_n. A
+r_k says how much likelier line k is if it is the cell's than if it lies anywhere, w the share of
+lines that the cell need not explain. From all calculated lines j it is
+
+    r_k = Σ_j N(q²_k − q²_j; σ_k)/ρ(q²_k),     ρ(q²) = (α N/q²_n)(q²/q²_n)^(α − 1)
+    α = (N + n_0)/(Σ_j ln(q²_n/q²_j) + n_0/α_0)   Hill's estimate, α_0 = 3/2 with the weight of n_0
+
+and ⟨r⟩ = 1 for lines anywhere, however the calculated ones are spaced: the many even lines of a
+large cubic cell explain nothing, nor do clusters. α is 3/2 where N grows as V q³, 1 for cubic
+lattices or a short axis. From the nearest line alone, quick and fair to cells of one lattice,
+
+    r_k = N(Δ_k)/C(Δ_k) ≤ r(0),   N = 2 exp(−Δ²/2σ²)/(√(2π) σ),   C = 2 ρ exp(−2 ρ |Δ|)
+
+C the density of the distance to lines at random. So Λ is the logarithm of the likelihood ratio
+against a cell that has nothing to do with the pattern. Its best value rises with the number of
+parameters p; E is Λ averaged over x (Laplace's approximation), of which s is known beforehand. A
 larger cell has more lines and loses n ln 2 at twice the volume; a parameter costs some five nats.
 """
 
@@ -29,6 +38,8 @@ from sfxproc.powder.optimise import checked_lines
 
 N_FIRST = 20  # lines of M_20
 UNFIXED = 5.0  # nats
+ALPHA, ALPHA_WEIGHT = 1.5, 8.0
+NEIGHBOURS = 8  # calculated lines on either side of an observed one
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +84,9 @@ def merits(
     with np.errstate(over="ignore"):
         m20 = q2[first][-1] / (2.0 * mean * np.maximum(n_calculated, 1))
 
-    weighed = weigh(delta, count, q2, sigma, outliers)
-    tight = np.log1p(0.5 / (weighed.density * (np.abs(delta) + sigma)))
+    density = 1.5 * np.maximum(count, len(q2))[:, None] / q2[-1] * np.sqrt(q2 / q2[-1])
+    weighed = weigh(ratios_of_nearest(delta, density, sigma), outliers)
+    tight = np.log1p(0.5 / (density * (np.abs(delta) + sigma)))
     return Merits(
         m20=m20,
         n_calculated=n_calculated,
@@ -90,11 +102,10 @@ def merits(
 @dataclass(frozen=True, eq=False)
 class Weighed:
     """Lines of cells weighed against chance (c, n): `gained`, the terms of Λ in nats; `right`, the
-    probability that the line is the cell's; `density` ρ in Å²."""
+    probability that the line is the cell's."""
 
     gained: Floats
     right: Floats
-    density: Floats
 
     def evidence(self, rows: Floats, sigma: Floats, span: float) -> Floats:
         """E (c,) of cells with the linear forms `rows` (c, n, p) at their lines; `span` is s."""
@@ -102,18 +113,33 @@ class Weighed:
         return np.asarray(self.gained.sum(axis=1) + paid)
 
 
-def weigh(delta: Floats, count: Ints, q2: Floats, sigma: Floats, outliers: float) -> Weighed:
-    """Weigh the differences delta (c, n) of cells with count (c,) calculated lines; sigma is (n,)
-    or (c, n)."""
-    lines = np.maximum(count, len(q2))[:, None]
-    density = 1.5 * lines / q2[-1] * np.sqrt(q2 / q2[-1])
+def weigh(ratios: Floats, outliers: float) -> Weighed:
+    """Weigh r (c, n); `outliers` is w."""
+    whole = outliers + (1.0 - outliers) * ratios
+    return Weighed(np.log(whole), (1.0 - outliers) * ratios / whole)
+
+
+def ratios_of_nearest(delta: Floats, density: Floats, sigma: Floats) -> Floats:
+    """r (c, n) of the differences delta (c, n) alone; density ρ (c, n), sigma (n,)."""
     distance = np.abs(delta)
-    z = distance / sigma
-    log_ratio = np.minimum(2.0 * density * distance - 0.5 * z**2, 0.0)
-    log_ratio -= np.log(np.sqrt(2 * np.pi) * sigma * density)
-    gained = np.logaddexp(np.log(outliers), np.log1p(-outliers) + log_ratio)
-    right = np.exp(np.log1p(-outliers) + log_ratio - gained)
-    return Weighed(gained, right, density)
+    excess = np.minimum(2.0 * density * distance - 0.5 * (distance / sigma) ** 2, 0.0)
+    return np.asarray(np.exp(excess) / (np.sqrt(2 * np.pi) * sigma * density))
+
+
+def ratios(calculated: Floats, q2: Floats, sigma: Floats) -> Floats:
+    """r (s, n) of the lines q2 (n,) with standard errors sigma (s, n), Å⁻², from all calculated
+    lines (m,), ascending and beyond the last of q2 by a few σ. N is taken as n at least."""
+    last = q2[-1]
+    inside = calculated[calculated <= last + sigma.min(axis=0)[-1]]
+    logs = np.log(last / np.minimum(inside, last)).sum()
+    alpha = (len(inside) + ALPHA_WEIGHT) / (logs + ALPHA_WEIGHT / ALPHA)
+    density = alpha * max(len(inside), len(q2)) / last * (q2 / last) ** (alpha - 1.0)
+    beyond = np.full(NEIGHBOURS, np.inf)
+    padded = np.concatenate([-beyond, calculated, beyond])
+    near = padded[np.searchsorted(calculated, q2)[:, None] + np.arange(2 * NEIGHBOURS)]
+    z = (q2[:, None] - near) / sigma[:, :, None]
+    at_lines = np.exp(-0.5 * z * z).sum(axis=2)
+    return np.asarray(at_lines / (np.sqrt(2.0 * np.pi) * sigma * density))
 
 
 def _explained(

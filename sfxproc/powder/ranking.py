@@ -5,10 +5,10 @@ A candidate is refined against the complete list of its lines,
     x ← x + (Σ w f fᵀ)⁻¹ Σ w f Δ,    w = (s σ)⁻²/(1 + (Δ/3sσ)²)²,
 
 and its score is the evidence E of `merit`, averaged over the factors s by which all σ may be wrong,
-plus the logarithm of the lattice's share among known structures, in nats. Its parameters are known
-beforehand to `span`, a few V^(−2/3) of the cell that has as many lines as were observed. So errors
-that are unknown are told by the lines themselves: where all of them agree far better than σ, s is
-small and a cell that explains only most of them falls behind.
+plus the logarithm of how rare its lattice and its volume are among known structures, in nats. Its
+parameters are known beforehand to `span`, from the entropy of the cells of that lattice that have
+as many lines as were observed. Where errors are unknown the lines tell them: where all of them
+agree far better than σ, s is small and a cell that explains only most of them falls behind.
 
 Lattices of points are compared by their reduced cells, whatever Bravais lattice they were found in;
 each is listed once, in the one of highest score. Of the best ones the lattices they nearly fit and
@@ -37,12 +37,12 @@ from sfxproc.powder.cells import (
     x_from_cells,
 )
 from sfxproc.powder.lattices import LATTICES, Lattice
-from sfxproc.powder.merit import weigh
+from sfxproc.powder.merit import ratios, weigh
 from sfxproc.powder.references import lines_of_cell
 from sfxproc.reduction import niggli_cell
 
 ROUNDS = 10
-SPAN = 3.0  # of x in units of what the volume lets one expect
+USUAL_A3, RANGE = 1000.0, 1.0  # median volume of primitive cells, and half the width of its ln
 MOST_PER_LINE = 20.0  # calculated lines per observed one: of a larger cell nothing can be learned
 LIMIT = 1.06  # calculated lines beyond the last observed one are looked at up to here
 SCALES_KNOWN = 2.0 ** np.arange(-1.0, 1.1, 0.5)
@@ -171,7 +171,7 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
     rows, n = forms[near], len(lines.scales)
     count = int(np.count_nonzero(calculated <= lines.q2[-1] + lines.sigma[-1]))
     sigma = lines.scales[:, None] * lines.sigma
-    weighed = weigh(np.tile(delta, (n, 1)), np.full(n, count), lines.q2, sigma, lines.outliers)
+    weighed = weigh(ratios(np.sort(calculated), lines.q2, sigma), lines.outliers)
     evidence = weighed.evidence(
         np.broadcast_to(rows, (n, *rows.shape)), sigma, span(lattice, lines)
     )
@@ -181,7 +181,7 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
         lattice=lattice,
         x=x,
         sigma_x=np.sqrt(variance),
-        score=float(np.logaddexp.reduce(evidence) - np.log(n) + np.log(lattice.prior)),
+        score=float(np.logaddexp.reduce(evidence) - np.log(n)) + log_prior(lattice, x),
         scale=float(lines.scales[best]),
         hkl=hkl[near],
         delta=delta,
@@ -190,11 +190,18 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
     )
 
 
+def log_prior(lattice: Lattice, x: Floats) -> float:
+    """Logarithm of the lattice's share among known structures, and of how much rarer than the
+    commonest the volume of the primitive cell is: Student's t, of 4, of ln V."""
+    t = np.log(float(volumes(lattice, x)) / lattice.points_per_cell / USUAL_A3) / RANGE
+    return float(np.log(lattice.prior) - 2.5 * np.log1p(t * t / 4.0))
+
+
 def span(lattice: Lattice, lines: Lines) -> float:
-    """How well x is known beforehand, Å⁻²: SPAN V^(−2/3) of the cell with as many lines."""
+    """How well x is known beforehand, Å⁻²: `spread` V^(−2/3) of the cell with as many lines."""
     per_line = len(lattice.rotations) * lattice.points_per_cell
     density = 4.0 / 3.0 * np.pi / (per_line * len(lines.q2))
-    return float(SPAN * lines.q2[-1] * density ** (2.0 / 3.0))
+    return float(lattice.spread * lines.q2[-1] * density ** (2.0 / 3.0))
 
 
 def nearest(calculated: Floats, q2: Floats) -> tuple[Ints, Floats]:

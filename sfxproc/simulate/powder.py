@@ -48,7 +48,8 @@ class PowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How patterns are made. Defaults: copper Kα, 0.1° wide lines, exact and complete lists.
 
     n_lines: length of both lists at most. min_lines: patterns with fewer observable lines are
-    drawn again. B_A2: of all atoms.
+    drawn again. B_A2: of all atoms. contaminants_within: the false lines are among the first so
+    many of the list; 0: anywhere in it.
     """
 
     seed: Count = 1
@@ -67,6 +68,7 @@ class PowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sigma_q2_relative: NotNegative = 0.0
     missing_fraction: Fraction = 0.0
     n_contaminants: Count = 0
+    contaminants_within: Count = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,9 @@ def pattern_of(
     true_q2, hkl, height, two_theta = q2[first], hkl[first], height[first], two_theta[first]
     if settings.n_contaminants and len(first):
         n = settings.n_contaminants
-        two_theta = np.concatenate([two_theta, rng.uniform(two_theta[0], two_theta[-1], n)])
+        among = max(settings.contaminants_within - n, 1) if settings.contaminants_within else None
+        last = two_theta[:among][-1]
+        two_theta = np.concatenate([two_theta, rng.uniform(two_theta[0], last, n)])
         hkl = np.concatenate([hkl, np.zeros((n, 3), dtype=hkl.dtype)])
         true_q2 = np.concatenate([true_q2, np.full(n, np.nan)])
         height = np.concatenate([height, np.full(n, settings.min_height)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfxproc.errors import DataError
-from sfxproc.powder.merit import merits
+from sfxproc.powder.merit import merits, ratios, ratios_of_nearest, weigh
 
 BASIS = np.array([np.diag(row) for row in np.eye(3)])
 H = np.array(list(itertools.product(range(13), repeat=3)))[1:] ** 2.0
@@ -89,3 +89,34 @@ def test_higher_symmetry_wins_at_equal_fit() -> None:
 def test_bad_lines_are_refused(q2: np.ndarray, sigma: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         merits(H, BASIS, q2, sigma, X[None])
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("spacing", ["even", "clusters", "triclinic"])
+def test_lines_anywhere_are_not_explained(spacing: str, scale: float) -> None:
+    rng = np.random.default_rng(5)
+    even = np.arange(1.0, 140.0) / 120.0
+    calculated = {
+        "even": even,
+        "clusters": np.sort(np.repeat(even[::4], 4) + 1e-3 * rng.standard_normal(140)),
+        "triclinic": (np.arange(0.5, 170.0) / 120.0) ** (2 / 3),
+    }[spacing]
+    places = np.sort(rng.uniform(0.05, 1.0, (200, 40)), axis=1)
+    sigma = np.full((1, 40), scale / 120.0)
+    r = np.array([ratios(calculated, np.append(q2[:-1], 1.0), sigma)[0, :-1] for q2 in places])
+    assert r.mean() == pytest.approx(1.0, abs=0.2 if scale < 0.1 else 0.1)
+    gained = weigh(r, 0.05).gained.sum(axis=1)
+    assert gained.max() < 8.0
+    assert gained.mean() < 0.5
+
+
+def test_all_lines_tell_as_the_nearest_does_where_it_is_alone() -> None:
+    calculated = (np.arange(0.5, 170.0) / 120.0) ** (2 / 3)
+    rng = np.random.default_rng(6)
+    q2 = np.sort(rng.choice(calculated[20:110:2], 30, replace=False))
+    sigma = np.full(30, 2e-4)
+    delta = sigma * rng.standard_normal(30)
+    density = 1.5 * 120.0 * np.sqrt(q2)
+    nearest = ratios_of_nearest(delta[None], density[None], sigma)[0]
+    every = ratios(calculated, q2 + delta, sigma[None])[0]
+    assert np.log(every / nearest) == pytest.approx(0.0, abs=0.35)

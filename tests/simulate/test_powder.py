@@ -148,6 +148,16 @@ def test_errors_missing_and_false_lines() -> None:
     assert 0.6 < shared[:40].mean() < 0.95
 
 
+def test_false_lines_among_the_first() -> None:
+    for number in range(5):
+        exact = simulate_pattern(PowderSettings(), "oP", number)
+        settings = PowderSettings(n_contaminants=2, contaminants_within=12)
+        pattern = simulate_pattern(settings, "oP", number)
+        assert np.isnan(pattern.true_q2[:12]).sum() == 2
+        kept = pattern.q2[np.isfinite(pattern.true_q2)]
+        assert np.array_equal(kept, exact.q2[: len(kept)])
+
+
 def test_space_groups_of_lattices() -> None:
     assert sum(len(groups_of(symbol)[0]) for symbol in SYMBOLS) == 230
     groups, share = groups_of("mP")
