@@ -25,10 +25,10 @@ from sfxproc.errors import UserError
 from sfxproc.formats.structures import read_structure
 from sfxproc.powder.cells import hermite_forms, primitive_cells, same_lattice
 from sfxproc.powder.indexing import N_LINES, IndexSettings, confidences, index, lines_of
-from sfxproc.powder.lattices import LATTICES, Lattice
+from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.reduction import bravais_symbol, niggli_cell
-from sfxproc.simulate.powder import PowderSettings, pattern_of, simulate_pattern
+from sfxproc.simulate.powder import Pattern, PowderSettings, pattern_of, simulate_pattern
 from sfxproc.symmetry import space_group
 
 COLUMNS: list[Column] = [
@@ -136,14 +136,15 @@ def simulated(symbol: str, n: int, settings: PowderSettings, n_lines: int) -> Ca
     group = pattern.structure.space_group
     true = niggli_cell(pattern.structure.cell, group.centring)
     lines = lines_of(pattern.q2, None, n_lines)
-    hkl = pattern.hkl[: len(lines.q2)][np.isfinite(pattern.true_q2[: len(lines.q2)])]
-    if group.centring == "A":
-        hkl = hkl[:, [1, 2, 0]]
-    return Case(f"{symbol}-{n}", symbol, lines, true, determined(LATTICES[symbol], hkl))
+    return Case(f"{symbol}-{n}", symbol, lines, true, determined(pattern, n_lines))
 
 
-def determined(lattice: Lattice, hkl: Ints) -> bool:
-    """Whether no cell of ½, ⅓ or ¼ of the volume has all of hkl (n, 3) and their equivalents."""
+def determined(pattern: Pattern, n_lines: int) -> bool:
+    """Whether no cell of ½, ⅓ or ¼ of the volume has all the first lines and their equivalents."""
+    lattice = LATTICES[pattern.lattice]
+    hkl = pattern.hkl[:n_lines][np.isfinite(pattern.true_q2[:n_lines])]
+    if lattice.centring == "C" and not ((hkl[:, 0] + hkl[:, 1]) % 2 == 0).all():
+        hkl = hkl[:, [1, 2, 0]]  # A-centred
     equivalent = np.einsum("ni,gij->gnj", hkl, lattice.rotations.astype(np.int64))
     primitive = equivalent @ lattice.primitive
     for index_ in (2, 3, 4):
@@ -172,7 +173,8 @@ def of_file(path: Path, name: str, settings: PowderSettings, n_lines: int) -> Ca
         return None
     real = pattern.hkl[np.isfinite(pattern.true_q2)]
     true = niggli_cell(structure.cell, centring_of(real))
-    return Case(name, pattern.lattice, lines_of(pattern.q2, None, n_lines), true)
+    sure = determined(pattern, n_lines)
+    return Case(name, pattern.lattice, lines_of(pattern.q2, None, n_lines), true, sure)
 
 
 def centring_of(hkl: Ints) -> str:

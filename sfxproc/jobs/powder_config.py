@@ -22,7 +22,7 @@ class Peaks(Section, frozen=True):
     path: str | None = None
     kind: Literal["q2", "d", "two_theta"] | None = None
     wavelength_A: Positive | None = None
-    n_lines: LineCount = 40
+    n_lines: LineCount = 60
 
 
 class Search(Section, frozen=True):

@@ -1,7 +1,7 @@
 """Where the search for a cell begins: generators of candidates, one line of `GENERATORS` each.
 
 A generator draws parameters x (n, p) of a lattice for the lines given. "volumes" takes random
-shapes with volumes from the prior of `optimise`.
+shapes with volumes from the prior of `optimise`; "zones" cells of which a zone explains low lines.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sfxproc.powder.cells import random_cells, x_from_cells
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.optimise import Settings, volume_scaled
 from sfxproc.powder.references import References
+from sfxproc.powder.zones import PLANES, zone_cells
 
 N_SHAPES = 4096
 
@@ -39,4 +40,14 @@ def from_volumes(
     return volume_scaled(reference.forms, lattice.basis, q2, chosen, settings, rng)
 
 
-GENERATORS: dict[str, Generator] = {"volumes": from_volumes}
+def from_zones(
+    reference: References, q2: Floats, n: int, settings: Settings, rng: np.random.Generator
+) -> Floats:
+    """Cells with a zone that explains low lines, volumes from the prior; random shapes for lattices
+    of one or two parameters."""
+    x = from_volumes(reference, q2, n, settings, rng)
+    lattice = reference.lattice
+    return zone_cells(lattice, q2, x, rng) if lattice.symbol in PLANES else x
+
+
+GENERATORS: dict[str, Generator] = {"volumes": from_volumes, "zones": from_zones}

@@ -15,6 +15,7 @@ import numpy as np
 from sfxproc.data import Floats
 from sfxproc.powder.optimise import checked_lines
 from sfxproc.powder.ranking import Cell, Lines, distinct, ranked
+from sfxproc.powder.references import lines_of_cell
 from sfxproc.powder.search import IndexSettings, Task, cells_of, search, waves
 
 __all__ = [
@@ -33,12 +34,13 @@ Search = Callable[[Lines, Task, IndexSettings], dict[str, Floats]]
 """What does a task."""
 
 SIGMA, SIGMA_RELATIVE = 8.7e-5, 9.2e-4  # σ(q²) = SIGMA Å⁻² + SIGMA_RELATIVE q² of serial data
-N_LINES = 40  # that cells are weighed with
+N_LINES = 60  # that cells are weighed with
 CONSIDERED = 60  # cells of a wave
-CERTAIN = 20.0  # nats above chance
-AHEAD = 8.0  # nats above the next
+CERTAIN = 40.0  # nats above chance
+AHEAD = 5.0  # nats above the next
 EXPLAINED = 0.85  # share of the lines
-FULL = 4.0  # calculated lines per observed one
+FULL = 4.0  # calculated lines per observed one, up to line N_FULL
+N_FULL = 20
 
 
 def lines_of(
@@ -102,8 +104,12 @@ def beyond_doubt(best: Sequence[Cell], lines: Lines) -> bool:
         first.score > CERTAIN
         and ahead > AHEAD
         and first.explained.mean() >= EXPLAINED
-        and first.n_calculated < FULL * len(lines.q2)
+        and _n_calculated(first, lines.q2[:N_FULL][-1]) < FULL * len(lines.q2[:N_FULL])
     )
+
+
+def _n_calculated(cell: Cell, q2_max: float) -> int:
+    return len(lines_of_cell(cell.lattice, cell.x, q2_max)[0])
 
 
 def confidences(best: Sequence[Cell]) -> Floats:

@@ -54,7 +54,7 @@ class IndexSettings:
     seed: int = 1
     min_volume_A3: float = 0.0
     max_volume_A3: float = 0.0
-    generators: tuple[str, ...] = ("volumes",)
+    generators: tuple[str, ...] = ("volumes", "zones")
 
     def allows(self, volume_A3: float) -> bool:
         """Whether a cell of this volume is wanted."""

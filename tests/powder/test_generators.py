@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial import KDTree
+from scipy.special import digamma, gammaln
 
-from sfxproc.powder.cells import is_valid, volumes
+from sfxproc.powder.cells import is_valid, random_cells, volumes, x_from_cells
 from sfxproc.powder.generators import GENERATORS
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.optimise import SETTINGS, line_density
 from sfxproc.powder.references import references
+from sfxproc.reduction import niggli_cell
 
 Q2 = np.cumsum(np.random.default_rng(3).uniform(0.001, 0.006, 20)) + 0.005
 
@@ -33,3 +36,21 @@ def test_cells_are_valid_varied_and_repeatable(name: str, symbol: str) -> None:
     fill = volumes(lattice, one) * density * Q2[-1] ** 1.5 / len(Q2)
     assert 0.5 * settings.least_fill < fill.min()
     assert fill.max() < 2.0 * settings.most_fill
+
+
+@pytest.mark.parametrize("symbol", LATTICES)
+def test_spread_is_that_of_the_cells(symbol: str) -> None:
+    """By the entropy of Kozachenko and Leonenko, from the distances to the fourth neighbours."""
+    lattice, rng, n = LATTICES[symbol], np.random.default_rng(1), 3000
+    cells = random_cells(lattice, n, rng)
+    if symbol == "aP":  # each lattice of points once
+        cells = np.array([niggli_cell(cell) for cell in cells])
+    x = x_from_cells(lattice, cells)
+    settings = SETTINGS[lattice.n_parameters]
+    fill = np.exp(rng.uniform(np.log(settings.least_fill), np.log(settings.most_fill), n))
+    x *= ((volumes(lattice, x) / fill) ** (2 / 3))[:, None]
+    p = lattice.n_parameters
+    distance = KDTree(x).query(x, k=5)[0][:, 4]
+    ball = 0.5 * p * np.log(np.pi) - gammaln(0.5 * p + 1.0)
+    entropy = digamma(n) - digamma(4) + ball + p * np.log(distance).mean()
+    assert np.exp(entropy / p) == pytest.approx(lattice.spread, rel=0.12)
