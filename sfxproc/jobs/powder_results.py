@@ -29,7 +29,7 @@ from sfxproc.powder.cells import (
     standard_cells,
     x_from_cells,
 )
-from sfxproc.powder.indexing import beyond_doubt, confidences
+from sfxproc.powder.indexing import CHANCE, beyond_doubt, confidences
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.merit import merits
 from sfxproc.powder.ranking import LIMIT, Cell, Lines, assessed
@@ -176,7 +176,7 @@ def in_words(cell: Cell, lines: Lines) -> str:
 
 def so_far(best: Sequence[Cell], lines: Lines) -> str:
     """The best cell in the course of a search."""
-    if not best or best[0].score <= 0.0:
+    if not best or best[0].score <= CHANCE:
         return "nothing better than chance yet"
     return f"best so far {in_words(best[0], lines)}"
 
@@ -192,7 +192,7 @@ def place_of(list_of_lines: Path, best: Sequence[Cell]) -> str:
 def sentence_of(best: Sequence[Cell], lines: Lines, tried: Sequence[str], folder: Path) -> str:
     """What came of it all, and where it is."""
     place = f"Results are in '{folder}'."
-    if not best or best[0].score <= 0.0:
+    if not best or best[0].score <= CHANCE:
         return (
             f"No cell is better than chance: {len(lines.q2)} lines, lattices {' '.join(tried)}. "
             "Check the wavelength, the zero of 2θ and foreign lines, give more lines or smaller "

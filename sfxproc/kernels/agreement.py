@@ -28,7 +28,7 @@ import numpy as np
 from numba import njit
 
 from sfxproc.kernels.arrow import rho_and_weight
-from sfxproc.kernels.scale import TOLD, deviance_residuals, longest, scale_factors, variance_of
+from sfxproc.kernels.scale import TOLD, longest, modelled, variance_of
 
 CLIP = 3.0
 OUTLIER_PULL = 5.0
@@ -50,10 +50,7 @@ def weighed(  # type: ignore[no-untyped-def]
 ):
     """Factors f, models y, deviance residuals d, robust weights ψ and weights w of one crystal's
     rows; w = 0 for those that tell too little (TOLD)."""
-    scale_factors(ln_g, B, s2, P, h, f, work)
-    for j in range(len(h)):
-        y[j] = f[j] * I[h[j]]
-    deviance_residuals(x, y, b, gain, c2, d)
+    modelled(ln_g, B, h, I, s2, P, x, b, gain, c2, work, f, y, d)
     for j in range(len(h)):
         psi[j] = rho_and_weight(d[j], loss, k)[1]
         w[j] = psi[j] * f[j] * f[j] / variance_of(y[j], b[j], gain, c2)

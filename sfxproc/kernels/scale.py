@@ -278,6 +278,15 @@ def gain_sums(observed, variance, signal, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def modelled(ln_g, b_factor, h, I, s2, P, x, b, gain, c2, work, f, y, d):  # type: ignore[no-untyped-def]
+    """Factors f, models y = f·I and deviance residuals d of one crystal's rows."""
+    scale_factors(ln_g, b_factor, s2, P, h, f, work)
+    for j in range(len(h)):
+        y[j] = f[j] * I[h[j]]
+    deviance_residuals(x, y, b, gain, c2, d)
+
+
+@njit(cache=True, nogil=True)
 def weighted_sums(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, half, loss, k,
     weight, weighted, number,
@@ -296,10 +305,9 @@ def weighted_sums(  # type: ignore[no-untyped-def]
         i, n = start[m], start[m + 1] - start[m]
         f, y, d = f_all[:n], y_all[:n], d_all[:n]
         h, x, b = shared[i : i + n], observed[i : i + n], background[i : i + n]
-        scale_factors(local[m, 0], local[m, 1], s2, P[i : i + n], h, f, work)
-        for j in range(n):
-            y[j] = f[j] * I[h[j]]
-        deviance_residuals(x, y, b, gain, c2, d)
+        modelled(
+            local[m, 0], local[m, 1], h, I, s2, P[i : i + n], x, b, gain, c2, work, f, y, d
+        )  # fmt: skip
         for j in range(n):
             psi = rho_and_weight(d[j], loss, k)[1]
             w = psi * f[j] / variance_of(y[j], b[j], gain, c2)

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from sfxproc.kernels.arrow import rho_and_weight
-from sfxproc.kernels.scale import deviance_residuals, longest, scale_factors, variance_of
+from sfxproc.kernels.scale import longest, modelled, variance_of
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -25,10 +25,9 @@ def scaled_rows(  # type: ignore[no-untyped-def]
         i, n = start[m], start[m + 1] - start[m]
         f, y, d = f_all[:n], y_all[:n], d_all[:n]
         h, x, b = shared[i : i + n], observed[i : i + n], background[i : i + n]
-        scale_factors(local[m, 0], local[m, 1], s2, P[i : i + n], h, f, work)
-        for j in range(n):
-            y[j] = f[j] * I[h[j]]
-        deviance_residuals(x, y, b, gain, c2, d)
+        modelled(
+            local[m, 0], local[m, 1], h, I, s2, P[i : i + n], x, b, gain, c2, work, f, y, d
+        )  # fmt: skip
         for j in range(n):
             out[0, i + j] = x[j] / f[j]
             out[1, i + j] = np.sqrt(variance_of(y[j], b[j], gain, c2)) / f[j]

@@ -1,13 +1,15 @@
 """Where the search for a cell begins: generators of candidates, one line of `GENERATORS` each.
 
 A generator draws parameters x (n, p) of a lattice for the lines given. "volumes" takes random
-shapes with volumes from the prior of `optimise`; "zones" cells of which a zone explains low lines.
+shapes with volumes from the prior of `optimise`; "zones" cells of which a zone explains low lines,
+and more lines, since the lowest may all belong to it and tell nothing of the third axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +22,12 @@ from sfxproc.powder.zones import PLANES, zone_cells
 
 N_SHAPES = 4096
 
-Generator = Callable[[References, Floats, int, Settings, np.random.Generator], Floats]
+
+class Generator(NamedTuple):
+    """draw : what draws cells.  n_lines : that they are searched with, as a multiple of usual."""
+
+    draw: Callable[[References, Floats, int, Settings, np.random.Generator], Floats]
+    n_lines: float = 1.0
 
 
 @cache
@@ -50,4 +57,7 @@ def from_zones(
     return zone_cells(lattice, q2, x, rng) if lattice.symbol in PLANES else x
 
 
-GENERATORS: dict[str, Generator] = {"volumes": from_volumes, "zones": from_zones}
+GENERATORS: dict[str, Generator] = {
+    "volumes": Generator(from_volumes),
+    "zones": Generator(from_zones, n_lines=2.0),
+}

@@ -36,7 +36,8 @@ Search = Callable[[Lines, Task, IndexSettings], dict[str, Floats]]
 SIGMA, SIGMA_RELATIVE = 8.7e-5, 9.2e-4  # σ(q²) = SIGMA Å⁻² + SIGMA_RELATIVE q² of serial data
 N_LINES = 60  # that cells are weighed with
 CONSIDERED = 60  # cells of a wave
-CERTAIN = 40.0  # nats above chance
+CHANCE = -5.0  # nats; the best of a search with lines of no lattice comes to -17 to -6
+CERTAIN = 40.0  # nats
 AHEAD = 5.0  # nats above the next
 EXPLAINED = 0.85  # share of the lines
 FULL = 4.0  # calculated lines per observed one, up to line N_FULL
@@ -113,6 +114,6 @@ def _n_calculated(cell: Cell, q2_max: float) -> int:
 
 
 def confidences(best: Sequence[Cell]) -> Floats:
-    """The share (k,) of each cell in the sum of exp(score) over all and over chance."""
+    """The share (k,) of each cell in the sum of exp(score) over all and over CHANCE."""
     scores = np.array([cell.score for cell in best])
-    return np.asarray(np.exp(scores - np.logaddexp.reduce(np.append(scores, 0.0))))
+    return np.asarray(np.exp(scores - np.logaddexp.reduce(np.append(scores, CHANCE))))

@@ -13,7 +13,7 @@ agree far better than σ, s is small and a cell that explains only most of them 
 Lattices of points are compared by their reduced cells, whatever Bravais lattice they were found in;
 each is listed once, in the one of highest score. Of the best ones the lattices they nearly fit and
 the sub- and superlattices of index 2 to 4 that could do better are tried, too. The confidence in a
-cell is its share of the sum of exp(score) over all and over chance (score 0).
+cell is its share of the sum of exp(score) over all and over what chance comes to in a search.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sfxproc.data import Floats
-from sfxproc.powder.generators import GENERATORS
+from sfxproc.powder.generators import GENERATORS, from_volumes
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.merit import merits
 from sfxproc.powder.optimise import SETTINGS, distinct, optimise
@@ -93,11 +93,11 @@ def search(lines: Lines, task: Task, settings: IndexSettings) -> dict[str, Float
     number = list(LATTICES).index(task.lattice)
     reference = references(lattice.symbol)
     rules = SETTINGS[lattice.n_parameters]
-    few = lines.first(settings.n_lines)
     rng = np.random.default_rng([settings.seed, number, task.batch])
-    generate = GENERATORS[settings.generators[task.batch % len(settings.generators)]]
-    starts = generate(reference, few.q2, BATCH, rules, rng)
-    fresh = GENERATORS["volumes"](reference, few.q2, BATCH, rules, rng)
+    generator = GENERATORS[settings.generators[task.batch % len(settings.generators)]]
+    few = lines.first(round(generator.n_lines * settings.n_lines))
+    starts = generator.draw(reference, few.q2, BATCH, rules, rng)
+    fresh = from_volumes(reference, few.q2, BATCH, rules, rng)
     found = optimise(
         reference.forms,
         lattice.basis,
@@ -109,16 +109,17 @@ def search(lines: Lines, task: Task, settings: IndexSettings) -> dict[str, Float
         seed=settings.seed * len(LATTICES) + number,
         first=task.batch * BATCH,
     )
-    return best_of(reference, found.x, lines, settings)
+    return best_of(reference, found.x, lines, few, settings)
 
 
 def best_of(
-    reference: References, x: Floats, lines: Lines, settings: IndexSettings
+    reference: References, x: Floats, lines: Lines, few: Lines, settings: IndexSettings
 ) -> dict[str, Floats]:
     """The best of the candidates x (c, p) of a lattice, refined and weighed, as `search` gives
-    them. They are compared by their evidence at the likeliest of a few scales of σ, which tells
-    the right cell from those that come near to most lines far better than the information does."""
-    lattice, few = reference.lattice, lines.first(settings.n_lines)
+    them. They are compared by their evidence from `few` lines, at the likeliest of a few scales of
+    σ, which tells the right cell from those that come near to most lines far better than the
+    information does."""
+    lattice = reference.lattice
     figures = [
         merits(
             reference.forms, lattice.basis, few.q2, scale * few.sigma, x, outliers=lines.outliers

@@ -80,4 +80,4 @@ def search(lines: Lines, task: Task, settings: IndexSettings, n_tasks: int) -> d
         information,
     )
     best = np.argsort(-information, kind="stable")[:MOST]
-    return best_of(reference, x[best], lines, settings)
+    return best_of(reference, x[best], lines, few, settings)

@@ -23,7 +23,7 @@ def test_cells_are_valid_varied_and_repeatable(name: str, symbol: str) -> None:
     lattice, reference = LATTICES[symbol], references(symbol)
     settings = SETTINGS[lattice.n_parameters]
     one, same, other = (
-        GENERATORS[name](reference, Q2, 200, settings, np.random.default_rng(seed))
+        GENERATORS[name].draw(reference, Q2, 200, settings, np.random.default_rng(seed))
         for seed in (5, 5, 6)
     )
     assert one.shape == (200, lattice.n_parameters)

@@ -12,6 +12,7 @@ import pytest
 from sfxproc.errors import DataError
 from sfxproc.powder.cells import same_lattice
 from sfxproc.powder.indexing import (
+    CHANCE,
     IndexSettings,
     Task,
     beyond_doubt,
@@ -102,7 +103,7 @@ def test_confidences_are_shares_of_all_and_of_chance() -> None:
     lines, _ = simulated("cF", 4)
     cell = index(lines, IndexSettings(lattices=("cF",)))[0]
     cells = [replace(cell, score=score) for score in (2.0, 1.0)]
-    weights = np.exp([2.0, 1.0, 0.0])
+    weights = np.exp([2.0, 1.0, CHANCE])
     np.testing.assert_allclose(confidences(cells), weights[:2] / weights.sum())
     assert confidences([]).shape == (0,)
 

@@ -120,7 +120,7 @@ def test_third_axes_are_solved_from_lines(symbol: str) -> None:
 
 def test_a_search_from_zones_finds_a_flat_cell() -> None:
     lattice = LATTICES["mP"]
-    settings = IndexSettings(generators=("zones",), n_lines=24)
+    settings = IndexSettings(generators=("zones",), n_lines=12)
     found = search(lines_of(flat_list("mP")), Task("mP", 0), settings)
     true = cells_from_x(lattice, flat_cell("mP"))
     assert any(same_lattice(cells_from_x(lattice, x), true) for x in found["x"])
