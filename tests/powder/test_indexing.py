@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sfxproc.errors import DataError
-from sfxproc.powder.cells import same_lattice
+from sfxproc.powder.cells import cells_from_x, same_lattice
 from sfxproc.powder.indexing import (
     CHANCE,
     IndexSettings,
@@ -23,6 +23,7 @@ from sfxproc.powder.indexing import (
     search,
     waves,
 )
+from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.reduction import niggli_cell
 from sfxproc.simulate.powder import PowderSettings, simulate_pattern
@@ -72,6 +73,18 @@ def test_many_even_lines_of_large_cubic_cells_do_not_beat_a_triclinic_cell() -> 
     best = index(lines, IndexSettings(lattices=("cP", "cI", "aP"), effort=0.3))
     assert same_lattice(best[0].primitive, true)
     assert all(c.score < best[0].score - 2.0 for c in best[1:])
+
+
+def test_a_flat_triclinic_cell_is_found_from_its_zone() -> None:
+    lines, true = simulated("aP", 0)  # axes of 4.8, 14.5 and 23.2 Å
+    aP = LATTICES["aP"]
+    settings = IndexSettings(lattices=("aP",))
+    found = [search(lines, Task("aP", batch), settings)["x"] for batch in (0, 1)]
+    volumes, zones = (
+        any(same_lattice(cells_from_x(aP, x), true) for x in of_batch) for of_batch in found
+    )
+    assert zones
+    assert not volumes
 
 
 def test_the_answer_does_not_depend_on_the_order_of_tasks() -> None:
