@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import sfxproc.__main__ as entry
+from tests.launch import Ended, ended
 
 
 @pytest.fixture(autouse=True)
@@ -20,16 +20,6 @@ def _plain_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TERM", "dumb")
     for name in [n for n in os.environ if n.startswith(("PMI", "OMPI", "SLURM"))]:
         monkeypatch.delenv(name)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How the program ended, and what it printed with line breaks made spaces."""
-
-    status: int
-    out: str
-    err: str
-    lines: list[str]
 
 
 Command = Callable[..., Ended]
@@ -44,7 +34,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         with pytest.raises(SystemExit) as done:
             entry.main()
         out, err = capsys.readouterr()
-        folded = [" ".join(text.split()) for text in (out, err)]
-        return Ended(int(done.value.code or 0), *folded, out.splitlines())
+        return ended(int(done.value.code or 0), out, err)
 
     return run

@@ -23,22 +23,12 @@ from sfxproc.data import Stills
 from sfxproc.formats import FORMATS
 from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
-from tests.launch import launched
+from tests.launch import Ended, ended, launched
 
 SCRIPT = Path(sys.executable).with_name("sfxproc")
 LAUNCHERS = ("PMI", "OMPI", "SLURM", "MPI_")
 JOB = 'job = "scale"\n[symmetry]\nspace_group = "P 43 21 2"\n'
 TIMEOUT_s = 60
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How the program ended; `err` and `out` with their line breaks made spaces."""
-
-    status: int
-    out: str
-    err: str
-    lines: list[str]
 
 
 @dataclass(frozen=True)
@@ -53,10 +43,6 @@ class Results:
 
 
 Run = Callable[..., Ended]
-
-
-def ended(status: int, out: str, err: str) -> Ended:
-    return Ended(status, " ".join(out.split()), " ".join(err.split()), out.splitlines())
 
 
 @pytest.fixture(scope="session")
