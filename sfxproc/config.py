@@ -288,9 +288,10 @@ def allowed(info: inspect.Type) -> str:
             return _one_of([member.value for member in info.cls])
         case inspect.ListType():
             low, high = info.min_length, info.max_length
-            count = "" if low is None and high is None else f"{low or 0} to {high or 'any'} "
-            if low is not None and low == high:
-                count = f"{low} "
+            if high is None:
+                count = "" if not low else "one or more " if low == 1 else f"{low} or more "
+            else:
+                count = f"{high} " if low == high else f"{low or 0} to {high} "
             return f"a list of {count}values, each {allowed(info.item_type)}"
         case inspect.TupleType():
             items = list(dict.fromkeys(allowed(t) for t in info.item_types))

@@ -174,7 +174,21 @@ def _read_list(path: Path) -> Iterator[Path]:
         raise InputError(f"The list '{path}' names no file. Write one path or glob a line.")
     for number, line in entries:
         place = f"'{path}', line {number}: '{line}'"
+        if _is_number(line.split()[0]) and not (path.parent / line).exists():
+            raise InputError(
+                f"{place} is a number, and no file has that name. A '{path.suffix}' file is read "
+                "as a list of files, one path or glob a line; lines of a powder pattern are for "
+                "peaks.path of a powder job."
+            )
         yield from _expand(line, path.parent, place, lists=False)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _known_suffixes() -> str:

@@ -181,7 +181,10 @@ def _read_npy(path: Path, kind: str | None) -> _Columns:
     try:
         array = np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
     except (ValueError, EOFError, TypeError) as error:
-        raise InputError(f"'{path}' is no .npy file of numbers: {error}. Save it again.") from error
+        raise InputError(
+            f"'{path}' is no .npy file of numbers, or is damaged. Save the array again with "
+            "numpy.save."
+        ) from error
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] > 3):
         raise InputError(
             f"'{path}' holds an array of shape {array.shape}. Save (n,) lines, or (n, 2) or (n, 3) "

@@ -120,6 +120,7 @@ def test_mistakes(tree: Path, paths: list[str], message: str) -> None:
         ("# nothing\n", r"all\.txt' names no file"),
         ("a.h5\nb.h5\n", r"all\.txt', line 2: 'b\.h5': there is no 'b\.h5'"),
         ("all.txt\n", r"line 1: 'all\.txt' has the suffix '\.txt'\. Inputs need .*\)\.$"),
+        ("# d\n5.43 0.01\n", r"line 2: '5\.43 0\.01' is a number, and no file .*peaks\.path"),
         (b"\xff\xfe\x00", "cannot be read as a list of files"),
     ],
 )
@@ -127,6 +128,13 @@ def test_bad_lists(tree: Path, text: str | bytes, message: str) -> None:
     (tree / "all.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=message):
         list_inputs(["all.txt"], [], tree)
+
+
+def test_numbers_may_be_names(tree: Path) -> None:
+    (tree / "0012").mkdir()
+    (tree / "0012" / "x.h5").touch()
+    (tree / "runs.txt").write_text("0012\n")
+    assert [f.path for f in list_inputs(["runs.txt"], [], tree)] == [tree / "0012" / "x.h5"]
 
 
 def test_everything_excluded(tree: Path) -> None:

@@ -239,7 +239,7 @@ def test_interrupted_and_gone_on_with(
         (text_of(D) + "strong\n", ("peaks.kind=d",), ("'p.txt', line 13: 'strong'",)),
         (text_of(D), ("peaks.kind=e",), ('peaks.kind = "e": must be one of', '"two_theta"')),
         (text_of(D), ('search.lattices=["cP", "oB"]',), ("search.lattices", '"oI"')),
-        (text_of(D), ("search.lattices=[]",), ("search.lattices = []",)),
+        (text_of(D), ("search.lattices=[]",), ("search.lattices = []", "one or more values")),
         (text_of(D), ("search.n_lines=5",), ("search.n_lines = 5", "at least 8")),
         (text_of(D), ("search.min_volume_A3=9", "search.max_volume_A3=8"), ("8 is below min_vol",)),
         (text_of(D), ("search.effor=2",), ("did you mean 'search.effort'",)),
