@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,6 +32,7 @@ from sfxproc.symmetry import cells_from_metric, metric_tensors
 
 ORDER_WEIGHT = 1e-4  # ε of the standard setting
 SETTING_ROUNDS = 50
+STEPS = np.array([v for v in product(range(-2, 3), repeat=3) if v > (0, 0, 0)], dtype=np.float64)
 
 
 # ---- parameters ----------------------------------------------------------------------------
@@ -69,6 +71,14 @@ def volumes(lattice: Lattice, x: Floats) -> Floats:
         reciprocal_metric(lattice, np.where(np.asarray(good)[..., None], x, 0.0))
     )
     return np.where(good, np.where(good, determinant, 1.0) ** -0.5, np.nan)
+
+
+def shortest(lattice: Lattice, x: Floats) -> float:
+    """Length in Å of the shortest vector of the lattice of x (p,), of those that take each
+    primitive axis -2 to 2 times: of any there is, unless the cell is far from reduced."""
+    metric = np.linalg.inv(reciprocal_metric(lattice, x))
+    vectors = STEPS @ lattice.primitive.T
+    return float(np.sqrt(np.einsum("ni,ij,nj->n", vectors, metric, vectors).min()))
 
 
 def primitive_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
@@ -231,6 +241,28 @@ def fitting_lattices(
         (fit for fit in fits if fit is not None),
         key=lambda fit: (-len(fit.lattice.rotations), -fit.lattice.points_per_cell, fit.deviation),
     )
+
+
+def highest_fit(
+    primitive: ArrayLike, length_tolerance_percent: float = 1.0, angle_tolerance_deg: float = 1.0
+) -> Fit:
+    """The first of `fitting_lattices`, without looking at the others; aP in doubt."""
+    cell = niggli_cell(primitive)
+    n = n_rotations(cell, length_tolerance_percent)
+    own = [lattice for lattice in LATTICES.values() if len(lattice.rotations) == n]
+    tolerances = (length_tolerance_percent, angle_tolerance_deg)
+    fits = [fit_lattice(lattice, cell, *tolerances) for lattice in own]
+    found = [fit for fit in fits if fit is not None]
+    return min(found, key=lambda fit: fit.deviation, default=Fit(LATTICES["aP"], cell, 0.0))
+
+
+def n_rotations(primitive: ArrayLike, percent: float) -> int:
+    """How many rotations, proper and improper, map a primitive cell (6,) onto itself, as far as
+    its metric is known within `percent`: 2 of a triclinic one, 48 of a cubic one."""
+    metric = metric_tensors(niggli_cell(primitive))
+    size = np.sqrt(np.diag(metric))
+    off = np.abs(_changed(metric, NEAR_BASES.astype(np.float64)) - metric) / np.outer(size, size)
+    return 2 * int(np.count_nonzero(off.max(axis=(1, 2)) < 0.02 * percent))
 
 
 # ---- derivative cells ----------------------------------------------------------------------

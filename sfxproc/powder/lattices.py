@@ -51,9 +51,9 @@ _TABLE: dict[str, tuple[str, str, float, float]] = {
     "tI": ("tetragonal", "I 4/m m m", 11.0, 1.47),
     "hP": ("hexagonal", "P 6/m m m", 16.2, 1.63),
     "hR": ("rhombohedral", "R -3 m:H", 11.8, 1.61),
-    "cP": ("cubic", "P m -3 m", 4.2, 0.65),
-    "cF": ("cubic", "F m -3 m", 4.0, 0.65),
-    "cI": ("cubic", "I m -3 m", 2.2, 0.65),
+    "cP": ("cubic", "P m -3 m", 4.2, 0.78),
+    "cF": ("cubic", "F m -3 m", 4.0, 0.78),
+    "cI": ("cubic", "I m -3 m", 2.2, 0.78),
 }
 
 

@@ -26,24 +26,31 @@ import numpy as np
 
 from sfxproc.data import Floats, Ints, Mask
 from sfxproc.powder.cells import (
+    Fit,
     cells_from_x,
     fitting_lattices,
     hermite_forms,
+    highest_fit,
     is_valid,
+    n_rotations,
     primitive_cells,
     reciprocal_metric,
     same_lattice,
+    shortest,
     volumes,
     x_from_cells,
 )
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.merit import ratios, weigh
 from sfxproc.powder.references import lines_of_cell
+from sfxproc.powder.superstructures import likely_sublattice, ratios_of_two
 from sfxproc.reduction import niggli_cell
+from sfxproc.symmetry import cells_from_metric
 
 ROUNDS = 10
 USUAL_A3, RANGE = 1000.0, 1.0  # median volume of primitive cells, and half the width of its ln
 MOST_PER_LINE = 20.0  # calculated lines per observed one: of a larger cell nothing can be learned
+SHORTEST_A = 2.0  # no crystal is known that repeats at less; beryllium does at 2.29
 LIMIT = 1.06  # calculated lines beyond the last observed one are looked at up to here
 SCALES_KNOWN = 2.0 ** np.arange(-1.0, 1.1, 0.5)
 SCALES_UNKNOWN = 2.0 ** np.arange(-7.0, 1.6, 0.5)
@@ -127,7 +134,7 @@ class Cell:
 
 def assessed(lattice: Lattice, x: Floats, lines: Lines, refine: bool = True) -> Cell | None:
     """The cell x (p,) refined and weighed; None if it is none, or far too large for the lines."""
-    if not bool(is_valid(lattice, x)):
+    if not bool(is_valid(lattice, x)) or shortest(lattice, x) < SHORTEST_A:
         return None
     points = 4.0 / 3.0 * np.pi * float(volumes(lattice, x)) * lines.q2[-1] ** 1.5
     if points / lattice.points_per_cell / len(lattice.rotations) > MOST_PER_LINE * len(lines.q2):
@@ -168,26 +175,43 @@ def _step(rows: Floats, weight: Floats, delta: Floats) -> tuple[Floats, Floats]:
 def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines) -> Cell:
     calculated = forms @ x
     near, delta = nearest(calculated, lines.q2)
-    rows, n = forms[near], len(lines.scales)
-    count = int(np.count_nonzero(calculated <= lines.q2[-1] + lines.sigma[-1]))
+    inside = calculated <= lines.q2[-1] + lines.sigma[-1]
     sigma = lines.scales[:, None] * lines.sigma
-    weighed = weigh(ratios(np.sort(calculated), lines.q2, sigma), lines.outliers)
-    evidence = weighed.evidence(
-        np.broadcast_to(rows, (n, *rows.shape)), sigma, span(lattice, lines)
+    score, scale, right = _judged(
+        lattice, forms[near], lines, ratios(np.sort(calculated), lines.q2, sigma)
     )
-    best = int(np.argmax(evidence))
-    _, variance = _step(rows, weighed.right[best] / sigma[best] ** 2, delta)
+    seen = near[(right > 0.5) & inside[near]]
+    two = likely_sublattice(lattice.symbol, hkl, inside, seen)
+    if two is not None:
+        r = ratios_of_two(calculated, two.member, lines.q2, sigma)
+        other = _judged(lattice, forms[near], lines, r)
+        if other[0] + two.log_prior > score:
+            _, scale, right = other
+        score = float(np.logaddexp(score, other[0] + two.log_prior))
+    _, variance = _step(forms[near], right / (scale * lines.sigma) ** 2, delta)
     return Cell(
         lattice=lattice,
         x=x,
         sigma_x=np.sqrt(variance),
-        score=float(np.logaddexp.reduce(evidence) - np.log(n)) + log_prior(lattice, x),
-        scale=float(lines.scales[best]),
+        score=score + log_prior(lattice, x),
+        scale=scale,
         hkl=hkl[near],
         delta=delta,
-        right=weighed.right[best],
-        n_calculated=count,
+        right=right,
+        n_calculated=int(np.count_nonzero(inside)),
     )
+
+
+def _judged(lattice: Lattice, rows: Floats, lines: Lines, r: Floats) -> tuple[float, float, Floats]:
+    """Evidence averaged over r (s, n), of all scales once or several times, and of the best of
+    them the scale and the probabilities (n,) that lines are the cell's, with the forms `rows`."""
+    scales = np.resize(lines.scales, len(r))
+    weighed = weigh(r, lines.outliers)
+    every = np.broadcast_to(rows, (len(r), *rows.shape))
+    evidence = weighed.evidence(every, scales[:, None] * lines.sigma, span(lattice, lines))
+    best = int(np.argmax(evidence))
+    mean = float(np.logaddexp.reduce(evidence) - np.log(len(r)))
+    return mean, float(scales[best]), weighed.right[best]
 
 
 def log_prior(lattice: Lattice, x: Floats) -> float:
@@ -246,31 +270,40 @@ def derivatives(cell: Cell, lines: Lines) -> list[Cell]:
     """The sub- and superlattices of a cell that may explain the lines better.
 
     A smaller cell has some of the lines of the cell, and is of use only if it keeps nearly all
-    that are explained; a larger one has them all, and is only if some are not.
+    that are explained. A larger one has them all, and is if some are not, or if it is of higher
+    symmetry: the cell may be one of few of its lines.
     """
     aP, start = LATTICES["aP"], cell.lattice.primitive
     metric = start.T @ np.linalg.inv(reciprocal_metric(cell.lattice, cell.x)) @ start
     explained = cell.explained
     mates = cell.hkl[explained] @ cell.lattice.rotations.astype(np.float64)
     hkl = np.rint(mates @ start)  # (rotations, lines, 3): any of a line's reflections may stay
-    found = []
+    smaller, larger = [], []
     for index in INDICES:
         for form in hermite_forms(index).astype(np.float64):
-            smaller = np.linalg.inv(form).T
-            off = np.abs(hkl @ smaller - np.rint(hkl @ smaller)).max(axis=2)
-            tried = [smaller] if np.count_nonzero(off.min(axis=0) > 1e-6) <= LOST else []
-            tried += [form] if np.count_nonzero(~explained) >= 2 else []
-            found += [axes.T @ metric @ axes for axes in tried]
-    cells = np.array([niggli_cell(_cell(m)) for m in found]).reshape(-1, 6)
+            larger.append(form.T @ metric @ form)
+            axes = np.linalg.inv(form).T
+            off = np.abs(hkl @ axes - np.rint(hkl @ axes)).max(axis=2)
+            if np.count_nonzero(off.min(axis=0) > 1e-6) <= LOST:
+                smaller.append(axes.T @ metric @ axes)
+    n_own = len(cell.lattice.rotations) if explained.all() else 0
+    tried = [
+        highest_fit(c, NEAR_PERCENT, NEAR_DEG)
+        for c in _reduced(larger)
+        if n_rotations(c, NEAR_PERCENT) > n_own
+    ]
+    tried += [Fit(aP, c, 0.0) for c in _reduced(smaller)]
+    found = (assessed(f.lattice, x_from_cells(f.lattice, f.cell), lines) for f in tried)
+    return [c for c in found if c is not None]
+
+
+def _reduced(metrics: Sequence[Floats]) -> list[Floats]:
+    """Niggli cells (6,) of metric tensors, each shape once."""
+    if not metrics:
+        return []
+    cells = np.array([niggli_cell(c) for c in cells_from_metric(np.array(metrics))])
     _, first = np.unique(np.round(cells, 4), axis=0, return_index=True)
-    made = (assessed(aP, x_from_cells(aP, c), lines) for c in cells[np.sort(first)])
-    return [c for c in made if c is not None]
-
-
-def _cell(metric: Floats) -> Floats:
-    lengths = np.sqrt(np.diag(metric))
-    cosines = metric / np.outer(lengths, lengths)
-    return np.append(lengths, np.degrees(np.arccos(cosines[[1, 0, 0], [2, 2, 1]])))
+    return list(cells[np.sort(first)])
 
 
 def same_lines(a: Cell, b: Cell, lines: Lines) -> bool:

@@ -15,10 +15,13 @@ from sfxproc.powder.cells import (
     fit_lattice,
     fitting_lattices,
     hermite_forms,
+    highest_fit,
     is_valid,
+    n_rotations,
     primitive_cells,
     random_cells,
     same_lattice,
+    shortest,
     standard_cells,
     volumes,
     x_from_cells,
@@ -165,3 +168,19 @@ def test_bravais_symbols() -> None:
     named |= {"R -3 m:H": "hR", "P 63/m": "hP", "P 3 2 1": "hP", "F d -3 m": "cF", "P -1": "aP"}
     for name, symbol in named.items():
         assert bravais_symbol(space_group(name)) == symbol
+
+
+def test_highest_fit_is_the_first_of_all(lattice) -> None:
+    for cell in cells_of(lattice, 5, 4):
+        primitive = primitive_cells(lattice, cell)
+        first = fitting_lattices(primitive, 0.1, 0.1)[0]
+        found = highest_fit(primitive, 0.1, 0.1)
+        assert found.lattice == first.lattice == lattice
+        np.testing.assert_allclose(found.cell, first.cell)
+        assert n_rotations(primitive, 0.1) == len(lattice.rotations)
+
+
+def test_the_shortest_vector(lattice) -> None:
+    for cell in cells_of(lattice, 5, 5):
+        length = shortest(lattice, x_from_cells(lattice, cell))
+        assert length == pytest.approx(niggli_cell(primitive_cells(lattice, cell))[0])
