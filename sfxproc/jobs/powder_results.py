@@ -94,6 +94,7 @@ def told_cell(cell: Cell, lines: Lines) -> dict[str, Any]:
         "sigma_factor": cell.scale,
         "n_explained": int(cell.explained.sum()),
         "n_calculated": cell.n_calculated,
+        "superstructure": cell.superstructure,
         "alternatives": list(cell.alternatives),
         "lines": {
             "hkl": cell.hkl.tolist(),

@@ -94,6 +94,7 @@ class Cell:
     x (p,) in Å⁻², sigma_x (p,). score : in nats. scale : most likely factor of the σ of lines.
     hkl (n, 3), delta (n,): the calculated line nearest to each line, and how far it is, Å⁻².
     right (n,) : probability that the line is this one. n_calculated : up to the last line.
+    superstructure : index of the sublattice that most lines belong to (`superstructures`); 1: none.
     alternatives : other Bravais lattices that the same points may have.
     """
 
@@ -106,6 +107,7 @@ class Cell:
     delta: Floats
     right: Floats
     n_calculated: int
+    superstructure: int = 1
     alternatives: tuple[str, ...] = field(default=())
 
     @cached_property
@@ -181,12 +183,14 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
         lattice, forms[near], lines, ratios(np.sort(calculated), lines.q2, sigma)
     )
     seen = near[(right > 0.5) & inside[near]]
+    superstructure = 1
     two = likely_sublattice(lattice.symbol, hkl, inside, seen)
     if two is not None:
         r = ratios_of_two(calculated, two.member, lines.q2, sigma)
         other = _judged(lattice, forms[near], lines, r)
         if other[0] + two.log_prior > score:
             _, scale, right = other
+            superstructure = two.of_index
         score = float(np.logaddexp(score, other[0] + two.log_prior))
     _, variance = _step(forms[near], right / (scale * lines.sigma) ** 2, delta)
     return Cell(
@@ -199,6 +203,7 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
         delta=delta,
         right=right,
         n_calculated=int(np.count_nonzero(inside)),
+        superstructure=superstructure,
     )
 
 

@@ -69,9 +69,10 @@ def sublattices(symbol: str) -> Sublattices:
 
 class Likely(NamedTuple):
     """A sublattice that most lines belong to: which of the calculated lines are its `member`s (m,),
-    and its log prior."""
+    its index, and its log prior."""
 
     member: Mask
+    of_index: int
     log_prior: float
 
 
@@ -92,7 +93,7 @@ def likely_sublattice(symbol: str, hkl: Ints, inside: Mask, seen: Ints) -> Likel
         member = every.members(hkl, row)[0]
         share = np.array([1.0 - member[inside].mean()])
         if _worth(off[row], share, len(seen), every.log_prior[row]) > 0.0:
-            return Likely(member, float(every.log_prior[row[0]]))
+            return Likely(member, int(every.indices[row[0]]), float(every.log_prior[row[0]]))
     return None
 
 

@@ -14,6 +14,7 @@ from sfxproc.jobs.powder_results import (
     m20,
     place_of,
     sentence_of,
+    told_cell,
 )
 from sfxproc.jobs.simulate_powder import simulate
 from sfxproc.powder.cells import cells_from_x, x_from_cells
@@ -65,6 +66,8 @@ def test_m20_and_words(monoclinic: tuple[Cell, Lines], tmp_path: Path) -> None:
     delta = np.maximum(np.abs(cell.delta[:20]), cell.scale * lines.sigma[:20])
     expected = lines.q2[19] / (2.0 * delta.mean())
     assert expected / cell.n_calculated <= m20(cell, lines) <= expected / 20
+    told = told_cell(cell, lines)
+    assert (told["superstructure"], told["n_calculated"]) == (1, cell.n_calculated)
     assert "No cell is better" in sentence_of([], lines, ["mP"], tmp_path)
     assert "mP 7.1" in sentence_of([cell], lines, ["mP"], tmp_path)
     settings = SimulatedPattern(lattice="oP")

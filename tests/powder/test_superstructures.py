@@ -74,6 +74,7 @@ def test_a_sublattice_needs_lines_off_it_but_few() -> None:
     found = likely_sublattice("tP", hkl, inside, np.append(even[:20], odd[3]))
     assert found is not None
     np.testing.assert_array_equal(found.member, hkl[:, 2] % 2 == 0)
+    assert found.of_index == 2
     assert found.log_prior == pytest.approx(np.log(0.2 / (2 * 3 * (1 / 2 + 1 / 3 + 1 / 4 + 1 / 8))))
     assert likely_sublattice("tP", hkl, inside, even[:20]) is None
     assert likely_sublattice("tP", hkl, inside, np.arange(40)) is None
@@ -114,6 +115,7 @@ def test_few_weak_lines_tell_the_larger_cell(off: list[int]) -> None:
     assert np.count_nonzero(~small.explained) == len(off)
     assert large.explained.all()
     assert large.score > small.score + 3.0
+    assert (large.superstructure, small.superstructure) == (2, 1)
     found = ranked([small], lines, 10)
     assert same_points(found[0], large)
     assert found[0].lattice.symbol == "tP"
