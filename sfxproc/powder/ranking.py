@@ -4,7 +4,8 @@ A candidate is refined against the complete list of its lines,
 
     x ← x + (Σ w f fᵀ)⁻¹ Σ w f Δ,    w = (s σ)⁻²/(1 + (Δ/3sσ)²)²,
 
-and its score is the evidence E of `merit`, averaged over the factors s by which all σ may be wrong,
+and its score is the evidence E of `merit`, averaged over the factors s by which all σ may be wrong
+and summed over the superstructures that it may be (`superstructures`),
 plus the logarithm of how rare its lattice and its volume are among known structures, in nats. Its
 parameters are known beforehand to `span`, from the entropy of the cells of that lattice that have
 as many lines as were observed. Where errors are unknown the lines tell them: where all of them
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,7 +45,7 @@ from sfxproc.powder.cells import (
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.merit import ratios, weigh
 from sfxproc.powder.references import lines_of_cell
-from sfxproc.powder.superstructures import likely_sublattice, ratios_of_two
+from sfxproc.powder.superstructures import likely_sublattices, ratios_of_two
 from sfxproc.reduction import niggli_cell
 from sfxproc.symmetry import cells_from_metric
 
@@ -179,44 +181,50 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
     near, delta = nearest(calculated, lines.q2)
     inside = calculated <= lines.q2[-1] + lines.sigma[-1]
     sigma = lines.scales[:, None] * lines.sigma
-    score, scale, right = _judged(
-        lattice, forms[near], lines, ratios(np.sort(calculated), lines.q2, sigma)
-    )
-    seen = near[(right > 0.5) & inside[near]]
-    superstructure = 1
-    two = likely_sublattice(lattice.symbol, hkl, inside, seen)
-    if two is not None:
-        r = ratios_of_two(calculated, two.member, lines.q2, sigma)
-        other = _judged(lattice, forms[near], lines, r)
-        if other[0] + two.log_prior > score:
-            _, scale, right = other
-            superstructure = two.of_index
-        score = float(np.logaddexp(score, other[0] + two.log_prior))
-    _, variance = _step(forms[near], right / (scale * lines.sigma) ** 2, delta)
+    rows = forms[near]
+    judged = [_judged(lattice, rows, lines, ratios(np.sort(calculated), lines.q2, sigma))]
+    seen = near[(judged[0].right > 0.5) & inside[near]]
+    for likely in likely_sublattices(lattice.symbol, hkl, inside, seen):
+        r = ratios_of_two(calculated, likely.member, lines.q2, sigma)
+        each = _judged(lattice, rows, lines, r)
+        evidence = each.evidence + likely.log_prior
+        judged.append(each._replace(evidence=evidence, superstructure=likely.of_index))
+    best = max(judged, key=lambda each: each.evidence)
+    evidence = float(np.logaddexp.reduce([each.evidence for each in judged]))
+    _, variance = _step(rows, best.right / (best.scale * lines.sigma) ** 2, delta)
     return Cell(
         lattice=lattice,
         x=x,
         sigma_x=np.sqrt(variance),
-        score=score + log_prior(lattice, x),
-        scale=scale,
+        score=evidence + log_prior(lattice, x),
+        scale=best.scale,
         hkl=hkl[near],
         delta=delta,
-        right=right,
+        right=best.right,
         n_calculated=int(np.count_nonzero(inside)),
-        superstructure=superstructure,
+        superstructure=best.superstructure,
     )
 
 
-def _judged(lattice: Lattice, rows: Floats, lines: Lines, r: Floats) -> tuple[float, float, Floats]:
-    """Evidence averaged over r (s, n), of all scales once or several times, and of the best of
-    them the scale and the probabilities (n,) that lines are the cell's, with the forms `rows`."""
+class _Judged(NamedTuple):
+    """Evidence for a cell in nats; scale and right (n,) as of `Cell`."""
+
+    evidence: float
+    scale: float
+    right: Floats
+    superstructure: int = 1
+
+
+def _judged(lattice: Lattice, rows: Floats, lines: Lines, r: Floats) -> _Judged:
+    """Evidence averaged over r (s, n), which are of all scales, once or several times, and what the
+    best of them tells, for a cell with the forms `rows` (n, p) at its lines."""
     scales = np.resize(lines.scales, len(r))
     weighed = weigh(r, lines.outliers)
     every = np.broadcast_to(rows, (len(r), *rows.shape))
     evidence = weighed.evidence(every, scales[:, None] * lines.sigma, span(lattice, lines))
     best = int(np.argmax(evidence))
     mean = float(np.logaddexp.reduce(evidence) - np.log(len(r)))
-    return mean, float(scales[best]), weighed.right[best]
+    return _Judged(mean, float(scales[best]), weighed.right[best])
 
 
 def log_prior(lattice: Lattice, x: Floats) -> float:

@@ -17,6 +17,7 @@ n ln m to the smaller cell, though that leaves some lines out.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -76,14 +77,15 @@ class Likely(NamedTuple):
     log_prior: float
 
 
-def likely_sublattice(symbol: str, hkl: Ints, inside: Mask, seen: Ints) -> Likely | None:
-    """The sublattice that most of the lines seen belong to, of calculated lines hkl (m, 3).
+def likely_sublattices(symbol: str, hkl: Ints, inside: Mask, seen: Ints) -> Iterator[Likely]:
+    """The sublattices, TRIED at most, that most of the lines seen belong to, the likeliest first.
 
-    inside (m,) : which could have been seen.  seen (k,) : rows of hkl.  None if lines belong to
-    none more than they do anyway, or all of them to one, as nothing tells of the others then.
+    hkl (m, 3) : calculated lines.  inside (m,) : which could have been seen.  seen (k,) : rows of
+    hkl.  Those are left out that lines belong to no more than they do anyway, and those that all
+    of them do, as nothing tells of the others then.
     """
     if len(seen) == 0:
-        return None
+        return
     every = sublattices(symbol)
     off = (~every.members(hkl[seen])).mean(axis=1)
     worth = _worth(off, 1.0 - 1.0 / every.indices, len(seen), every.log_prior)
@@ -93,8 +95,7 @@ def likely_sublattice(symbol: str, hkl: Ints, inside: Mask, seen: Ints) -> Likel
         member = every.members(hkl, row)[0]
         share = np.array([1.0 - member[inside].mean()])
         if _worth(off[row], share, len(seen), every.log_prior[row]) > 0.0:
-            return Likely(member, int(every.indices[row[0]]), float(every.log_prior[row[0]]))
-    return None
+            yield Likely(member, int(every.indices[row[0]]), float(every.log_prior[row[0]]))
 
 
 def _worth(off: Floats, share: Floats, n: int, log_prior: Floats) -> Floats:

@@ -13,7 +13,7 @@ from sfxproc.powder.references import lines_of_cell
 from sfxproc.powder.superstructures import (
     INDICES,
     SHARES,
-    likely_sublattice,
+    likely_sublattices,
     ratios_of_two,
     sublattices,
 )
@@ -71,14 +71,16 @@ def test_a_sublattice_needs_lines_off_it_but_few() -> None:
     inside = np.ones(len(hkl), dtype=bool)
     even = np.flatnonzero(hkl[:, 2] % 2 == 0)
     odd = np.flatnonzero(hkl[:, 2] % 2 == 1)
-    found = likely_sublattice("tP", hkl, inside, np.append(even[:20], odd[3]))
-    assert found is not None
-    np.testing.assert_array_equal(found.member, hkl[:, 2] % 2 == 0)
-    assert found.of_index == 2
-    assert found.log_prior == pytest.approx(np.log(0.2 / (2 * 3 * (1 / 2 + 1 / 3 + 1 / 4 + 1 / 8))))
-    assert likely_sublattice("tP", hkl, inside, even[:20]) is None
-    assert likely_sublattice("tP", hkl, inside, np.arange(40)) is None
-    assert likely_sublattice("tP", hkl, inside, even[:0]) is None
+    found = list(likely_sublattices("tP", hkl, inside, np.append(even[:20], odd[3])))
+    np.testing.assert_array_equal(found[0].member, hkl[:, 2] % 2 == 0)
+    assert found[0].of_index == 2
+    assert found[0].log_prior == pytest.approx(
+        np.log(0.2 / (2 * 3 * (1 / 2 + 1 / 3 + 1 / 4 + 1 / 8)))
+    )
+    assert not list(likely_sublattices("tP", hkl, inside, np.arange(40)))
+    assert not list(likely_sublattices("tP", hkl, inside, even[:0]))
+    for other in likely_sublattices("tP", hkl, inside, even[:20]):
+        assert not other.member[even[:20]].all()
 
 
 TETRAGONAL = [7.1, 7.1, 24.6, 90, 90, 90]
