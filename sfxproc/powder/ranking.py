@@ -5,11 +5,11 @@ A candidate is refined against the complete list of its lines,
     x ← x + (Σ w f fᵀ)⁻¹ Σ w f Δ,    w = (s σ)⁻²/(1 + (Δ/3sσ)²)²,
 
 and its score is the evidence E of `merit`, averaged over the factors s by which all σ may be wrong
-and summed over the superstructures that it may be (`superstructures`),
-plus the logarithm of how rare its lattice and its volume are among known structures, in nats. Its
-parameters are known beforehand to `span`, from the entropy of the cells of that lattice that have
-as many lines as were observed. Where errors are unknown the lines tell them: where all of them
-agree far better than σ, s is small and a cell that explains only most of them falls behind.
+and summed over the superstructures that it may be (`superstructures`), plus the logarithm of how
+rare its lattice and its volume are among known structures, in nats. Its parameters are known
+beforehand to `span`, from the entropy of the cells of that lattice that have as many lines as were
+observed. Where errors are unknown the lines tell them: where all of them agree far better than σ, s
+is small and a cell that explains only most of them falls behind.
 
 Lattices of points are compared by their reduced cells, whatever Bravais lattice they were found in;
 each is listed once, in the one of highest score. Of the best ones the lattices they nearly fit and
