@@ -23,7 +23,7 @@ from benchmarks.runs import Column, Figures, number, table
 from sfxproc.data import Floats, Ints
 from sfxproc.errors import UserError
 from sfxproc.formats.structures import read_structure
-from sfxproc.powder.cells import hermite_forms, primitive_cells, same_lattice
+from sfxproc.powder.cells import hermite_forms, is_whole, primitive_cells, same_lattice
 from sfxproc.powder.indexing import N_LINES, IndexSettings, confidences, index, lines_of
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.ranking import Cell, Lines
@@ -149,8 +149,7 @@ def determined(pattern: Pattern, n_lines: int) -> bool:
     primitive = equivalent @ lattice.primitive
     for index_ in (2, 3, 4):
         for form in hermite_forms(index_):
-            smaller = primitive @ np.linalg.inv(form).T
-            if np.abs(smaller - np.rint(smaller)).max() < 1e-6:
+            if is_whole(primitive @ np.linalg.inv(form).T).all():
                 return False
     return True
 

@@ -268,6 +268,11 @@ def n_rotations(primitive: ArrayLike, percent: float) -> int:
 # ---- derivative cells ----------------------------------------------------------------------
 
 
+def is_whole(indices: Floats) -> Mask:
+    """(...,) whether indices (..., 3) are whole numbers: reflections, or axes, of a lattice."""
+    return np.asarray((np.abs(indices - np.rint(indices)) < 1e-6).all(axis=-1))
+
+
 @cache
 def hermite_forms(index: int) -> Ints:
     """(m, 3, 3) all upper triangular normal forms of determinant `index`: 7, 13, 35 for 2, 3, 4."""

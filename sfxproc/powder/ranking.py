@@ -34,6 +34,7 @@ from sfxproc.powder.cells import (
     hermite_forms,
     highest_fit,
     is_valid,
+    is_whole,
     n_rotations,
     primitive_cells,
     reciprocal_metric,
@@ -296,8 +297,7 @@ def derivatives(cell: Cell, lines: Lines) -> list[Cell]:
         for form in hermite_forms(index).astype(np.float64):
             larger.append(form.T @ metric @ form)
             axes = np.linalg.inv(form).T
-            off = np.abs(hkl @ axes - np.rint(hkl @ axes)).max(axis=2)
-            if np.count_nonzero(off.min(axis=0) > 1e-6) <= LOST:
+            if np.count_nonzero(~is_whole(hkl @ axes).any(axis=0)) <= LOST:
                 smaller.append(axes.T @ metric @ axes)
     n_own = len(cell.lattice.rotations) if explained.all() else 0
     tried = [

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sfxproc.data import Floats, Ints, Mask
-from sfxproc.powder.cells import hermite_forms
+from sfxproc.powder.cells import hermite_forms, is_whole
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.merit import ratios
 
@@ -44,8 +44,7 @@ class Sublattices(NamedTuple):
 
     def members(self, hkl: Ints, rows: Ints | slice = slice(None)) -> Mask:
         """(m, n) which of hkl (n, 3) belong to each, or to those in these rows."""
-        on_axes = np.asarray(hkl, dtype=np.float64) @ self.test[rows]
-        return np.asarray((np.abs(on_axes - np.rint(on_axes)) < 1e-6).all(axis=-1))
+        return is_whole(np.asarray(hkl, dtype=np.float64) @ self.test[rows])
 
 
 @cache
@@ -58,8 +57,7 @@ def sublattices(symbol: str) -> Sublattices:
     for m in INDICES:
         for form in hermite_forms(m).astype(np.float64):
             axes = form.T  # rows: hkl on primitive axes
-            turned = axes @ turns @ np.linalg.inv(axes)
-            if np.abs(turned - np.rint(turned)).max() < 1e-6:
+            if is_whole(axes @ turns @ np.linalg.inv(axes)).all():
                 test.append(lattice.primitive @ np.linalg.inv(axes))
                 index.append(m)
     alike = Counter(index)
