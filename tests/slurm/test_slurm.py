@@ -16,6 +16,7 @@ import pytest
 
 from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
+from tests.launch import launched
 
 SLURM = Path(__file__).resolve().parents[2] / "slurm"
 PROGRAM = Path(sys.executable).with_name("sfxproc")
@@ -44,13 +45,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(data: Path) -> Callable[..., Path]:
-    """Do the job without SLURM and MPI; returns the output folder."""
+    """Do the job without SLURM, on one rank without MPI; returns the output folder."""
 
-    def run(folder: str, *settings: str) -> Path:
-        command = [PROGRAM, "run", "job.toml", "--set", f"output.folder={folder}"]
+    def run(folder: str, *settings: str, ranks: int = 0) -> Path:
+        command = [str(PROGRAM), "run", "job.toml", "--set", f"output.folder={folder}"]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "SLURM", "OMPI"))}
         for setting in settings:
             command += ["--set", setting]
+        command = launched(command, ranks)
         subprocess.run(command, cwd=data, env=kept, check=True, capture_output=True, timeout=300)
         return data / folder
 
@@ -220,4 +222,4 @@ def test_a_job_longer_than_its_time_limit(
     assert int(slurm.job(job)["Restarts"]) >= 1
     assert "stopped by SIGUSR1" in said
     assert "TIME LIMIT" not in said
-    require_same_bits(place / "out", alone("expected-hours", *HOURS))
+    require_same_bits(place / "out", alone("expected-hours", *HOURS, ranks=4))
