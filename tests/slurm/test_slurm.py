@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(data: Path) -> Callable[..., Path]:
-    """Do the job without SLURM, on one rank without MPI; returns the output folder."""
+    """Do the job without SLURM, without MPI unless ranks are given; returns the output folder."""
 
     def run(folder: str, *settings: str, ranks: int = 0) -> Path:
         command = [str(PROGRAM), "run", "job.toml", "--set", f"output.folder={folder}"]
