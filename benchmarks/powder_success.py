@@ -23,13 +23,14 @@ from benchmarks.runs import Column, Figures, number, table
 from sfxproc.data import Floats, Ints
 from sfxproc.errors import UserError
 from sfxproc.formats.structures import read_structure
-from sfxproc.powder.cells import hermite_forms, is_whole, primitive_cells, same_lattice
+from sfxproc.powder.cells import fitting_lattices, primitive_cells, same_lattice
 from sfxproc.powder.indexing import N_LINES, IndexSettings, confidences, index, lines_of
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.ranking import Cell, Lines
+from sfxproc.powder.superstructures import sublattices
 from sfxproc.reduction import bravais_symbol, niggli_cell
 from sfxproc.simulate.powder import Pattern, PowderSettings, pattern_of, simulate_pattern
-from sfxproc.symmetry import space_group
+from sfxproc.symmetry import metric_tensors, space_group
 
 COLUMNS: list[Column] = [
     ("lattice", lambda row: str(row["lattice"])),
@@ -44,7 +45,7 @@ COLUMNS: list[Column] = [
 
 class Case(NamedTuple):
     """Lines, the Bravais lattice of the true cell and a primitive cell (6,) of it; whether the
-    lines determine it: no cell of ½, ⅓ or ¼ of its volume has them all."""
+    lines determine it (`determined`)."""
 
     name: str
     lattice: str
@@ -136,22 +137,28 @@ def simulated(symbol: str, n: int, settings: PowderSettings, n_lines: int) -> Ca
     group = pattern.structure.space_group
     true = niggli_cell(pattern.structure.cell, group.centring)
     lines = lines_of(pattern.q2, None, n_lines)
-    return Case(f"{symbol}-{n}", symbol, lines, true, determined(pattern, n_lines))
+    return Case(f"{symbol}-{n}", symbol, lines, true, determined(pattern, true, n_lines))
 
 
-def determined(pattern: Pattern, n_lines: int) -> bool:
-    """Whether no cell of ½, ⅓ or ¼ of the volume has all the first lines and their equivalents."""
-    lattice = LATTICES[pattern.lattice]
-    hkl = pattern.hkl[:n_lines][np.isfinite(pattern.true_q2[:n_lines])]
-    if lattice.centring == "C" and not ((hkl[:, 0] + hkl[:, 1]) % 2 == 0).all():
-        hkl = hkl[:, [1, 2, 0]]  # A-centred
-    equivalent = np.einsum("ni,gij->gnj", hkl, lattice.rotations.astype(np.int64))
-    primitive = equivalent @ lattice.primitive
-    for index_ in (2, 3, 4):
-        for form in hermite_forms(index_):
-            if is_whole(primitive @ np.linalg.inv(form).T).all():
-                return False
-    return True
+def determined(pattern: Pattern, true: Floats, n_lines: int) -> bool:
+    """Whether no cell of ½, ⅓ or ¼ of the volume of the `true` primitive cell (6,), as symmetric
+    as the lattice, has all the first lines at their true places."""
+    fits = fitting_lattices(true, 0.01, 0.01)
+    system = LATTICES[pattern.lattice].system
+    fit = next((f for f in fits if f.lattice.system == system), fits[0])
+    metric = metric_tensors(fit.cell)
+    true_q2 = pattern.true_q2[:n_lines]
+    true_q2 = true_q2[np.isfinite(true_q2)]
+    most = np.floor(np.sqrt(1.001 * true_q2[-1] * np.diag(metric))).astype(np.int64)
+    axes = [np.arange(-m, m + 1) for m in most]
+    hkl = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    hkl = hkl[fit.lattice.allowed(hkl)]
+    q2 = np.einsum("ni,ij,nj->n", hkl, np.linalg.inv(metric), hkl)
+    line = np.abs(q2[:, None] - true_q2) < 1e-6 * true_q2  # (hkl, lines)
+    hkl, line = hkl[line.any(axis=1)], line[line.any(axis=1)]
+    every = sublattices(fit.lattice.symbol)
+    members = every.members(hkl, np.flatnonzero(every.indices <= 4))
+    return not any(line[member].any(axis=0).all() for member in members)
 
 
 def of_file(path: Path, name: str, settings: PowderSettings, n_lines: int) -> Case | None:
@@ -172,7 +179,7 @@ def of_file(path: Path, name: str, settings: PowderSettings, n_lines: int) -> Ca
         return None
     real = pattern.hkl[np.isfinite(pattern.true_q2)]
     true = niggli_cell(structure.cell, centring_of(real))
-    sure = determined(pattern, n_lines)
+    sure = determined(pattern, true, n_lines)
     return Case(name, pattern.lattice, lines_of(pattern.q2, None, n_lines), true, sure)
 
 

@@ -13,7 +13,7 @@ is small and a cell that explains only most of them falls behind.
 
 Lattices of points are compared by their reduced cells, whatever Bravais lattice they were found in;
 each is listed once, in the one of highest score. Of the best ones the lattices they nearly fit and
-the sub- and superlattices of index 2 to 4 that could do better are tried, too. The confidence in a
+the sub- and superlattices that could do better are tried, too. The confidence in a
 cell is its share of the sum of exp(score) over all and over what chance comes to in a search.
 """
 
@@ -46,6 +46,7 @@ from sfxproc.powder.cells import (
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.merit import ratios, weigh
 from sfxproc.powder.references import lines_of_cell
+from sfxproc.powder.superlattices import promising
 from sfxproc.powder.superstructures import likely_sublattices, ratios_of_two
 from sfxproc.reduction import niggli_cell
 from sfxproc.symmetry import cells_from_metric
@@ -56,11 +57,12 @@ MOST_PER_LINE = 20.0  # calculated lines per observed one: of a larger cell noth
 SHORTEST_A = 2.0  # no crystal is known that repeats at less; beryllium does at 2.29
 LIMIT = 1.06  # calculated lines beyond the last observed one are looked at up to here
 SCALES_KNOWN = 2.0 ** np.arange(-1.0, 1.1, 0.5)
-SCALES_UNKNOWN = 2.0 ** np.arange(-7.0, 1.6, 0.5)
+SCALES_UNKNOWN = 2.0 ** np.arange(-11.0, 1.6, 0.5)  # 1e-7 Å⁻² at least: lists of seven digits
 STARTS = (0.5, 0.3)  # quantiles of |Δ|/σ that the first weights are made with
 QUANTILES = {0.5: 0.6745, 0.3: 0.3853}  # of |z|, z normal
 SAME_PERCENT, SAME_DEG = 0.5, 0.5
 NEAR_PERCENT, NEAR_DEG = 1.5, 1.0  # of a lattice that a cell may have
+EXACT_PERCENT, EXACT_DEG = 0.01, 0.01
 N_RELATED = 3
 INDICES = (2, 3, 4)
 LOST = 3  # lines a sublattice may lose to be tried
@@ -285,7 +287,8 @@ def derivatives(cell: Cell, lines: Lines) -> list[Cell]:
 
     A smaller cell has some of the lines of the cell, and is of use only if it keeps nearly all
     that are explained. A larger one has them all, and is if some are not, or if it is of higher
-    symmetry: the cell may be one of few of its lines.
+    symmetry: the cell may be one of few of its lines. Much larger ones are tried if they are known
+    to explain lines that the cell does not (`superlattices`).
     """
     aP, start = LATTICES["aP"], cell.lattice.primitive
     metric = start.T @ np.linalg.inv(reciprocal_metric(cell.lattice, cell.x)) @ start
@@ -305,6 +308,10 @@ def derivatives(cell: Cell, lines: Lines) -> list[Cell]:
         for c in _reduced(larger)
         if n_rotations(c, NEAR_PERCENT) > n_own
     ]
+    left = lines.q2[~explained], cell.scale * lines.sigma[~explained]
+    forms = promising(cell.lattice.symbol, np.linalg.inv(metric), *left)
+    shares = _reduced([form.T @ metric @ form for form in forms])  # symmetry of the cell, exactly
+    tried += [highest_fit(c, EXACT_PERCENT, EXACT_DEG) for c in shares]
     tried += [Fit(aP, c, 0.0) for c in _reduced(smaller)]
     found = (assessed(f.lattice, x_from_cells(f.lattice, f.cell), lines) for f in tried)
     return [c for c in found if c is not None]

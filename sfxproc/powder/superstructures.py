@@ -28,7 +28,7 @@ from sfxproc.powder.cells import hermite_forms, is_whole
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.merit import ratios
 
-INDICES = (2, 3, 4, 8)
+INDICES = (2, 3, 4, 5, 6, 7, 8)
 USUAL = 0.2  # P, of superstructures
 TRIED = 3  # sublattices, at most
 SHARES = np.array([0.02, 0.05, 0.1, 0.2, 0.4])  # g
