@@ -1,7 +1,7 @@
 """Larger cells for the lines that a cell leaves out.
 
-A cell m times as large has a reciprocal lattice m times as dense: the points h of the cell's own and
-m − 1 more classes h + r, the components of r multiples of 1/m. Which lines q²_k each class can
+A cell m times as large has a reciprocal lattice m times as dense: the points h of the cell itself
+and m − 1 more classes h + r, the components of r multiples of 1/m. Which lines q²_k each class can
 explain is found once for all larger cells of that index,
 
     |(h + r)ᵀ G* (h + r) − q²_k| < REACH s σ_k  for an h,
