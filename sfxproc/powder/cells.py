@@ -12,8 +12,8 @@ every cell of the lattice to another cell of it.
 
 Lattices are compared and their symmetry is found over all bases near a reduced one
 (`reduction.NEAR_BASES`), which measured cells at the boundaries of reduction conditions need.
-Derivative lattices of index n are all those with Hermite's normal forms of determinant n, in real
-space (larger cells) and in reciprocal space (smaller cells).
+Lattices of index n above or below one have as bases its own times Hermite's normal forms of
+determinant n.
 """
 
 from __future__ import annotations
@@ -287,26 +287,6 @@ def hermite_forms(index: int) -> Ints:
                     for w in range(b):
                         found.append([[a, u, v], [0, b, w], [0, 0, c]])
     return np.array(found)
-
-
-def derivative_cells(
-    primitive: ArrayLike, indices: tuple[int, ...] = (2, 3, 4)
-) -> tuple[Floats, Floats]:
-    """Niggli cells (m, 6) of all super- and sublattices of a primitive cell (6,), and their
-    volumes (m,) in units of its own; lattices of the same shape are kept once."""
-    metric = metric_tensors(niggli_cell(primitive))
-    reciprocal = np.linalg.inv(metric)
-    cells, ratios = [], []
-    for index in indices:
-        axes = hermite_forms(index).astype(np.float64)
-        larger = cells_from_metric(_changed(metric, axes))
-        smaller = cells_from_metric(np.linalg.inv(_changed(reciprocal, axes)))
-        for group, ratio in ((larger, float(index)), (smaller, 1.0 / index)):
-            reduced = np.array([niggli_cell(cell) for cell in group])
-            _, first = np.unique(np.round(reduced, 5), axis=0, return_index=True)
-            cells.append(reduced[first])
-            ratios.append(np.full(len(first), ratio))
-    return np.concatenate(cells), np.concatenate(ratios)
 
 
 # ---- random cells --------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from sfxproc.formats.structures import read_structure
 from sfxproc.powder.cells import (
     cells_from_x,
     conventional_cells,
-    derivative_cells,
     fit_lattice,
     fitting_lattices,
     hermite_forms,
@@ -148,19 +147,6 @@ def test_hermite_forms(index, n) -> None:
     forms = hermite_forms(index)
     assert len(forms) == n
     np.testing.assert_allclose(np.linalg.det(forms), index)
-
-
-def test_derivative_cells() -> None:
-    cell = np.array([5.0, 7.0, 11.0, 90.0, 90.0, 90.0])
-    cells, ratios = derivative_cells(cell)
-    volume = np.array([1.0 / abs(np.linalg.det(reciprocal_matrix(c))) for c in cells])
-    np.testing.assert_allclose(volume / 385.0, ratios, rtol=1e-6)
-    assert set(np.round(ratios * 12).astype(int)) == {3, 4, 6, 24, 36, 48}
-    for wanted in ([10.0, 7.0, 11.0], [5.0, 3.5, 11.0], [5.0, 7.0, 33.0]):
-        assert any(same_lattice(found, [*wanted, 90, 90, 90], 0.01, 0.01) for found in cells)
-    square, _ = derivative_cells([5.0, 5.0, 11.0, 90, 90, 90], (2,))
-    root = 5.0 * np.sqrt(2.0)
-    assert any(same_lattice(found, [root, root, 11.0, 90, 90, 90], 0.01, 0.01) for found in square)
 
 
 def test_bravais_symbols() -> None:
