@@ -44,7 +44,7 @@ from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.optimise import SETTINGS, optimise
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.powder.references import references
-from sfxproc.powder.search import IndexSettings, Task
+from sfxproc.powder.search import IndexSettings, Task, best_of
 from sfxproc.report.log import Log
 from sfxproc.report.powder import PowderStory, cells_table, powder_html
 
@@ -162,15 +162,17 @@ def _tell_lines(peaks: PeakList, lines: Lines, log: Log) -> None:
 
 
 def _compile_once(settings: IndexSettings, comm: Comm) -> None:
-    """Have the search compiled by rank 0 for each number of parameters, if there are others to
-    wait for it."""
+    """Have all that a task needs compiled by rank 0 for each number of parameters, if there are
+    others to wait for it."""
     if comm.size > 1 and comm.rank == 0:
-        q2, rng = np.linspace(0.01, 0.1, 12), np.random.default_rng(0)
+        lines, rng = lines_of(np.linspace(0.01, 0.1, 12)), np.random.default_rng(0)
         for symbol in {LATTICES[s].n_parameters: s for s in settings.lattices}.values():
-            lattice, forms = LATTICES[symbol], references(symbol).forms
-            x = x_from_cells(lattice, random_cells(lattice, 2, rng))
+            reference, lattice = references(symbol), LATTICES[symbol]
+            x = 0.01 * x_from_cells(lattice, random_cells(lattice, 2, rng))  # about 1000 Å³
             rules = SETTINGS[lattice.n_parameters]
-            optimise(forms, lattice.basis, q2, 0.01 * q2, x, x, rules, seed=0)
+            given = reference.forms, lattice.basis, lines.q2, lines.sigma
+            optimise(*given, x, x, rules, seed=0)
+            best_of(reference, x, lines, lines, settings)
     comm.barrier()
 
 

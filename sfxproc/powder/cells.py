@@ -26,12 +26,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sfxproc.data import Floats, Ints, Mask
+from sfxproc.kernels import powder_cells as kernels
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.reduction import NEAR_BASES, niggli_cell
 from sfxproc.symmetry import cells_from_metric, metric_tensors
 
 ORDER_WEIGHT = 1e-4  # ε of the standard setting
 SETTING_ROUNDS = 50
+MARGIN = 1e-9  # relative; rounding must not cost a lattice
 STEPS = np.array([v for v in product(range(-2, 3), repeat=3) if v > (0, 0, 0)], dtype=np.float64)
 
 
@@ -57,28 +59,28 @@ def x_from_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
 
 def is_valid(lattice: Lattice, x: Floats) -> Mask:
     """(...,) whether x (..., p) is finite and describes a cell: G* is positive definite."""
-    finite = np.asarray(np.isfinite(x).all(axis=-1))
-    metric = reciprocal_metric(lattice, np.where(finite[..., None], x, 0.0))
-    area = metric[..., 0, 0] * metric[..., 1, 1] - metric[..., 0, 1] ** 2
-    positive = (metric[..., 0, 0] > 0) & (area > 0) & (np.linalg.det(metric) > 0)
-    return np.asarray(positive)
+    return np.asarray(_determinants(lattice, x) > 0.0)
 
 
 def volumes(lattice: Lattice, x: Floats) -> Floats:
     """Volumes (...,) in Å³ of the conventional cells of x (..., p); NaN where x is no cell."""
-    good = is_valid(lattice, x)
-    determinant = np.linalg.det(
-        reciprocal_metric(lattice, np.where(np.asarray(good)[..., None], x, 0.0))
-    )
-    return np.where(good, np.where(good, determinant, 1.0) ** -0.5, np.nan)
+    determinant = _determinants(lattice, x)
+    return np.where(determinant > 0.0, determinant, np.nan) ** -0.5
+
+
+def _determinants(lattice: Lattice, x: Floats) -> Floats:
+    """det G* (...,) of x (..., p), 0 where x is no cell."""
+    rows = np.ascontiguousarray(x, dtype=np.float64)
+    out = np.empty(rows.shape[:-1])
+    kernels.determinants(lattice.basis, rows.reshape(-1, rows.shape[-1]), out.reshape(-1))
+    return out
 
 
 def shortest(lattice: Lattice, x: Floats) -> float:
     """Length in Å of the shortest vector of the lattice of x (p,), of those that take each
     primitive axis -2 to 2 times: of any there is, unless the cell is far from reduced."""
-    metric = np.linalg.inv(reciprocal_metric(lattice, x))
-    vectors = STEPS @ lattice.primitive.T
-    return float(np.sqrt(np.einsum("ni,ij,nj->n", vectors, metric, vectors).min()))
+    x = np.ascontiguousarray(x, dtype=np.float64)
+    return float(kernels.shortest(lattice.basis, x, STEPS @ lattice.primitive.T))
 
 
 def primitive_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
@@ -180,10 +182,28 @@ def same_lattice(
 
     That is: in some pair of reduced bases all lengths and angles agree within the tolerances.
     """
-    first, second = niggli_cell(a), niggli_cell(b)
-    cells = cells_from_metric(_changed(metric_tensors(first), NEAR_BASES.astype(np.float64)))
+    metric, second = metric_tensors(niggli_cell(a)), niggli_cell(b)
+    squares, share = second[:3] ** 2, 0.01 * length_tolerance_percent
+    near = _with_axes(metric, squares, (2.0 * share + share**2) * squares * (1.0 + MARGIN))
+    cells = cells_from_metric(_changed(metric, near))
     off = _largest_off(cells, second, length_tolerance_percent, angle_tolerance_deg)
-    return bool(off.min() <= 1.0)
+    return bool(off.min(initial=np.inf) <= 1.0)
+
+
+def _with_axes(metric: Floats, squares: Floats, most: Floats) -> Floats:
+    """Those of NEAR_BASES (n, 3, 3) whose axes have these squares (3,), within most (3,), Å²."""
+    axes, axes_of = _near_axes()
+    off = np.abs(np.einsum("ni,ij,nj->n", axes, metric, axes)[:, None] - squares)
+    good = off <= most
+    return np.asarray(NEAR_BASES[good[axes_of, [0, 1, 2]].all(axis=1)], dtype=np.float64)
+
+
+@cache
+def _near_axes() -> tuple[Floats, Ints]:
+    """The different axes (m, 3) of NEAR_BASES, and which are those of each, (n, 3)."""
+    columns = np.swapaxes(NEAR_BASES, 1, 2).reshape(-1, 3)
+    axes, place = np.unique(columns, axis=0, return_inverse=True)
+    return axes.astype(np.float64), place.reshape(-1, 3)
 
 
 def _largest_off(cells: Floats, target: Floats, percent: float, degrees: float) -> Floats:
@@ -211,9 +231,14 @@ def fit_lattice(
     angle_tolerance_deg: float = 1.0,
 ) -> Fit | None:
     """How a primitive cell (6,) fits the lattice; None if not within the tolerances."""
-    reduced = niggli_cell(primitive)
-    axes = NEAR_BASES.astype(np.float64) @ np.linalg.inv(lattice.primitive)
-    metric = _changed(metric_tensors(reduced), axes)
+    reduced = metric_tensors(niggli_cell(primitive))
+    axes = _axes(lattice.symbol)
+    length, angle = 0.01 * length_tolerance_percent, np.radians(angle_tolerance_deg)
+    near = np.empty(len(axes), dtype=np.bool_)
+    kernels.nearly_symmetric(reduced, axes, _mean_of_turns(lattice.symbol), length, angle, near)
+    if not near.any():
+        return None
+    metric = _changed(reduced, axes[near])
     nearest = _symmetrised(lattice, metric)
     off = _largest_off(
         cells_from_metric(metric),
@@ -226,6 +251,13 @@ def fit_lattice(
         return None
     cell = standard_cells(lattice, cells_from_metric(nearest[best]))
     return Fit(lattice, cell, float(off[best]))
+
+
+@cache
+def _axes(symbol: str) -> Floats:
+    """(n, 3, 3) the conventional axes on all bases near a reduced one; any will do for aP."""
+    bases = NEAR_BASES[:1] if symbol == "aP" else NEAR_BASES
+    return np.asarray(bases.astype(np.float64) @ np.linalg.inv(LATTICES[symbol].primitive))
 
 
 def fitting_lattices(
@@ -260,8 +292,10 @@ def n_rotations(primitive: ArrayLike, percent: float) -> int:
     """How many rotations, proper and improper, map a primitive cell (6,) onto itself, as far as
     its metric is known within `percent`: 2 of a triclinic one, 48 of a cubic one."""
     metric = metric_tensors(niggli_cell(primitive))
-    size = np.sqrt(np.diag(metric))
-    off = np.abs(_changed(metric, NEAR_BASES.astype(np.float64)) - metric) / np.outer(size, size)
+    squares = np.diag(metric)
+    size = np.sqrt(squares)
+    near = _with_axes(metric, squares, 0.02 * percent * squares * (1.0 + MARGIN))
+    off = np.abs(_changed(metric, near) - metric) / np.outer(size, size)
     return 2 * int(np.count_nonzero(off.max(axis=(1, 2)) < 0.02 * percent))
 
 

@@ -34,6 +34,7 @@ import numpy as np
 
 from sfxproc.data import Floats, Ints
 from sfxproc.kernels import powder as kernels
+from sfxproc.kernels import powder_fit
 from sfxproc.powder.optimise import checked_lines
 
 N_FIRST = 20  # lines of M_20
@@ -79,7 +80,9 @@ def merits(
     reference = kernels.reference_lines(forms, basis)
     near, delta, count = _explained(reference, q2, sigma, x)
     first = slice(0, N_FIRST)
-    _, near_ones, n_calculated = _explained(reference, q2[first], sigma[first], x)
+    near_ones, n_calculated = delta, count
+    if len(q2) > N_FIRST:
+        _, near_ones, n_calculated = _explained(reference, q2[first], sigma[first], x)
     mean = np.maximum(np.abs(near_ones), sigma[first]).mean(axis=1)
     with np.errstate(over="ignore"):
         m20 = q2[first][-1] / (2.0 * mean * np.maximum(n_calculated, 1))
@@ -108,7 +111,8 @@ class Weighed:
     right: Floats
 
     def evidence(self, rows: Floats, sigma: Floats, span: float) -> Floats:
-        """E (c,) of cells with the linear forms `rows` (c, n, p) at their lines; `span` is s."""
+        """E (c,) of cells with the linear forms `rows` (c, n, p) at their lines, or (1, n, p) of
+        all cells; `span` is s."""
         paid = _occam(rows, self.right / sigma**2, span)
         return np.asarray(self.gained.sum(axis=1) + paid)
 
@@ -129,17 +133,9 @@ def ratios_of_nearest(delta: Floats, density: Floats, sigma: Floats) -> Floats:
 def ratios(calculated: Floats, q2: Floats, sigma: Floats) -> Floats:
     """r (s, n) of the lines q2 (n,) with standard errors sigma (s, n), Å⁻², from all calculated
     lines (m,), ascending and beyond the last of q2 by a few σ. N is taken as n at least."""
-    last = q2[-1]
-    inside = calculated[calculated <= last + sigma.min(axis=0)[-1]]
-    logs = np.log(last / np.minimum(inside, last)).sum()
-    alpha = (len(inside) + ALPHA_WEIGHT) / (logs + ALPHA_WEIGHT / ALPHA)
-    density = alpha * max(len(inside), len(q2)) / last * (q2 / last) ** (alpha - 1.0)
-    beyond = np.full(NEIGHBOURS, np.inf)
-    padded = np.concatenate([-beyond, calculated, beyond])
-    near = padded[np.searchsorted(calculated, q2)[:, None] + np.arange(2 * NEIGHBOURS)]
-    z = (q2[:, None] - near) / sigma[:, :, None]
-    at_lines = np.exp(-0.5 * z * z).sum(axis=2)
-    return np.asarray(at_lines / (np.sqrt(2.0 * np.pi) * sigma * density))
+    out = np.empty(sigma.shape)
+    powder_fit.ratios(calculated, q2, sigma, NEIGHBOURS, ALPHA, ALPHA_WEIGHT, out)
+    return out
 
 
 def _explained(
@@ -155,9 +151,8 @@ def _explained(
 
 
 def _occam(rows: Floats, weight: Floats, scale: float) -> Floats:
-    """Σ ln(√(2π) σ_xj/s), (c,): from rows (c, n, p) with weights (c, n). A direction that the
-    lines do not fix costs UNFIXED, about as much as one that they do."""
-    p = rows.shape[2]
-    curvature = np.einsum("cnp,cn,cnq->cpq", rows, weight, rows) * (scale**2 / (2.0 * np.pi))
-    sign, logarithm = np.linalg.slogdet(curvature + np.exp(2.0 * UNFIXED) * np.eye(p))
-    return np.asarray(-0.5 * sign * logarithm)
+    """Σ ln(√(2π) σ_xj/s), (c,): from rows (c, n, p) or (1, n, p) with weights (c, n). A direction
+    that the lines do not fix costs UNFIXED, about as much as one that they do."""
+    out = np.empty(len(weight))
+    powder_fit.occam(rows, weight, scale, np.exp(2.0 * UNFIXED), out)
+    return out

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sfxproc.data import Floats, Ints, Mask
+from sfxproc.kernels import powder_fit as kernels
 from sfxproc.powder.cells import (
     Fit,
     cells_from_x,
@@ -130,6 +131,11 @@ class Cell:
         """Of the conventional cell, Å³."""
         return float(volumes(self.lattice, self.x))
 
+    @cached_property
+    def volume_of_point(self) -> float:
+        """Of the primitive cell, Å³."""
+        return self.volume / self.lattice.points_per_cell
+
     @property
     def explained(self) -> Mask:
         """(n,) which lines are probably the cell's."""
@@ -156,27 +162,11 @@ def assessed(lattice: Lattice, x: Floats, lines: Lines, refine: bool = True) -> 
 
 
 def _refined(x: Floats, forms: Floats, lines: Lines, quantile: float) -> Floats:
-    least, most = lines.scales[0], lines.scales[-1]
-    at = round(quantile * (len(lines.q2) - 1))
-    for _ in range(ROUNDS):
-        near, delta = nearest(forms @ x, lines.q2)
-        z = np.abs(delta) / lines.sigma
-        scale = (np.partition(z, at)[at] / QUANTILES[quantile]).clip(least, most)
-        weight = (scale * lines.sigma) ** -2.0 / (1.0 + (z / (3.0 * scale)) ** 2) ** 2
-        step, _ = _step(forms[near], weight, delta)
-        x = x + step
-        if np.abs(forms[near] @ step).max() < 1e-3 * least * lines.sigma[0]:
-            break
-    return x
-
-
-def _step(rows: Floats, weight: Floats, delta: Floats) -> tuple[Floats, Floats]:
-    """Least-squares step (p,) and variances (p,) of x; what the rows do not fix stays."""
-    A = (rows * weight[:, None]).T @ rows
-    size = np.sqrt(np.maximum(np.diag(A), 1e-30))
-    A = A / np.outer(size, size) + 1e-9 * np.eye(len(A))
-    inverse = np.linalg.inv(A) / np.outer(size, size)
-    return inverse @ (rows.T @ (weight * delta)), np.diag(inverse)
+    at, normal = round(quantile * (len(lines.q2) - 1)), QUANTILES[quantile]
+    scales = lines.scales[[0, -1]]
+    refined = np.array(x, dtype=np.float64)
+    kernels.refine(forms, lines.q2, lines.sigma, scales, at, normal, ROUNDS, refined)
+    return refined
 
 
 def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines) -> Cell:
@@ -194,7 +184,9 @@ def _weighed(lattice: Lattice, x: Floats, hkl: Ints, forms: Floats, lines: Lines
         judged.append(each._replace(evidence=evidence, superstructure=likely.of_index))
     best = max(judged, key=lambda each: each.evidence)
     evidence = float(np.logaddexp.reduce([each.evidence for each in judged]))
-    _, variance = _step(rows, best.right / (best.scale * lines.sigma) ** 2, delta)
+    step, variance = np.empty_like(x), np.empty_like(x)
+    weight = best.right / (best.scale * lines.sigma) ** 2
+    kernels.least_squares(rows, weight, delta, step, variance)
     return Cell(
         lattice=lattice,
         x=x,
@@ -223,8 +215,8 @@ def _judged(lattice: Lattice, rows: Floats, lines: Lines, r: Floats) -> _Judged:
     best of them tells, for a cell with the forms `rows` (n, p) at its lines."""
     scales = np.resize(lines.scales, len(r))
     weighed = weigh(r, lines.outliers)
-    every = np.broadcast_to(rows, (len(r), *rows.shape))
-    evidence = weighed.evidence(every, scales[:, None] * lines.sigma, span(lattice, lines))
+    sigma = scales[:, None] * lines.sigma
+    evidence = weighed.evidence(rows[None], sigma, span(lattice, lines))
     best = int(np.argmax(evidence))
     mean = float(np.logaddexp.reduce(evidence) - np.log(len(r)))
     return _Judged(mean, float(scales[best]), weighed.right[best])
@@ -245,12 +237,11 @@ def span(lattice: Lattice, lines: Lines) -> float:
 
 
 def nearest(calculated: Floats, q2: Floats) -> tuple[Ints, Floats]:
-    """Number of the calculated line nearest to each of q2 (n,), and the differences (n,)."""
-    order = np.argsort(calculated, kind="stable")
-    at = np.searchsorted(calculated[order], q2).clip(1, len(order) - 1)
-    below, above = order[at - 1], order[at]
-    near = np.where(q2 - calculated[below] <= calculated[above] - q2, below, above)
-    return near, q2 - calculated[near]
+    """Number of the calculated line (m,), in any order, nearest to each of q2 (n,), ascending, and
+    the differences (n,)."""
+    near, delta = np.empty(len(q2), dtype=np.int64), np.empty(len(q2))
+    kernels.nearest(calculated, q2, kernels.bins(q2), near, delta)
+    return near, delta
 
 
 # ---- cells beside each other ---------------------------------------------------------------
@@ -258,8 +249,7 @@ def nearest(calculated: Floats, q2: Floats) -> tuple[Ints, Floats]:
 
 def same_points(a: Cell, b: Cell) -> bool:
     """Whether two cells, of whatever Bravais lattices, are of one lattice of points."""
-    ratio = a.volume * b.lattice.points_per_cell / (b.volume * a.lattice.points_per_cell)
-    if abs(ratio - 1.0) > 0.03 * SAME_PERCENT:
+    if abs(a.volume_of_point / b.volume_of_point - 1.0) > 0.03 * SAME_PERCENT:
         return False
     return same_lattice(a.primitive, b.primitive, SAME_PERCENT, SAME_DEG)
 
@@ -328,7 +318,7 @@ def _reduced(metrics: Sequence[Floats]) -> list[Floats]:
 
 def same_lines(a: Cell, b: Cell, lines: Lines) -> bool:
     """Whether no line tells two cells apart: each calculated one of either is one of the other."""
-    q2, other = (lines_of_cell(c.lattice, c.x, lines.q2[-1])[1] @ c.x for c in (a, b))
+    q2, other = (np.sort(lines_of_cell(c.lattice, c.x, lines.q2[-1])[1] @ c.x) for c in (a, b))
     error = max(a.scale, b.scale) * float(lines.sigma.min())
     return all(
         len(one) > 0 and len(two) > 1 and bool((np.abs(nearest(two, one)[1]) < error).all())

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Floats, Ints
-from sfxproc.powder.cells import cells_from_x, random_cells, volumes, x_from_cells
+from sfxproc.kernels import powder_cells as kernels
+from sfxproc.powder.cells import random_cells, volumes, x_from_cells
 from sfxproc.powder.lattices import LATTICES, Lattice
 
 N_LINES = {1: 100, 2: 500, 3: 700, 4: 900, 6: 1000}  # by number of parameters
@@ -92,13 +94,9 @@ def _ranked(symbol: str) -> _Ranked:
 def lines_of_cell(lattice: Lattice, x: Floats, q2_max: float) -> tuple[Ints, Floats]:
     """All lines up to q2_max Å⁻² of the cell x (p,), ascending: one hkl each (n, 3), and their
     forms (n, p)."""
-    hkl = _within(lattice, x, cells_from_x(lattice, x), float(np.sqrt(q2_max)))
-    forms = lattice.forms(hkl)
-    keys = _packed(forms)
-    _, first = np.unique(keys[::-1], return_index=True)
-    last = len(keys) - 1 - first  # mostly positive numbers
-    rising = last[np.argsort(forms[last] @ x, kind="stable")]
-    return hkl[rising], forms[rising]
+    found = _within(lattice, x, float(np.sqrt(q2_max)))
+    rising = found.rising(x)
+    return found.hkl[rising], found.forms[rising]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,36 +109,37 @@ class _Lines:
 
 def _first_lines(lattice: Lattice, x: Floats, n: int) -> _Lines:
     """The first n lines of the cell x (p,): packed forms, one hkl, multiplicity and rank each."""
-    cell = cells_from_x(lattice, x)
     per_line = len(lattice.rotations) * lattice.points_per_cell / 2.0
     q = (3.0 * n * per_line / (4.0 * np.pi * float(volumes(lattice, x)))) ** (1 / 3)
     for _ in range(20):
-        hkl = _within(lattice, x, cell, q)
-        keys = _packed(lattice.forms(hkl))
-        unique, line = np.unique(keys, return_inverse=True)
-        if len(unique) >= n:
+        found = _within(lattice, x, q)
+        if len(found.keys) >= n:
             break
         q *= 1.2
-    # of the indices that share a line the one that sorts last: mostly positive numbers
-    last = np.zeros(len(unique), dtype=np.int64)
-    np.maximum.at(last, line, np.arange(len(keys)))
-    # half of reciprocal space was looked at, but both halves of the plane h = 0
-    count = np.bincount(line, np.where(hkl[:, 0] == 0, 1.0, 2.0)).astype(np.int64)
-    order = np.argsort(lattice.forms(hkl[last]) @ x, kind="stable")[:n]
-    return _Lines(unique[order], hkl[last[order]], count[order], np.arange(len(order)))
+    order = found.rising(x)[:n]
+    return _Lines(
+        found.keys[order], found.hkl[order], found.multiplicity[order], np.arange(len(order))
+    )
 
 
-def _within(lattice: Lattice, x: Floats, cell: Floats, q: float) -> Ints:
-    """Allowed hkl (n, 3) of h ≥ 0, |q| not above q Å⁻¹, without 000; ascending in h + k + l."""
-    most = np.minimum(np.floor(q * cell[:3]).astype(np.int64), MAX_INDEX)
-    axes = [np.arange(0 if axis == 0 else -m, m + 1) for axis, m in enumerate(most)]
-    hkl = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    hkl = hkl[lattice.allowed(hkl) & (hkl != 0).any(axis=1)]
-    hkl = hkl[lattice.forms(hkl) @ x <= q * q]
-    return np.asarray(hkl[np.argsort(hkl.sum(axis=1), kind="stable")])
+class _Found(NamedTuple):
+    """Lines of a cell: one hkl each (m, 3), of mostly positive numbers; forms (m, p), and packed
+    into keys (m,); multiplicity (m,) how many hkl share each line."""
+
+    hkl: Ints
+    forms: Floats
+    keys: NDArray[np.uint64]
+    multiplicity: Ints
+
+    def rising(self, x: Floats) -> Ints:
+        """(m,) their order in the cell x (p,); lines that coincide go by their keys."""
+        order = np.argsort(self.keys)
+        return order[np.argsort(self.forms[order] @ x, kind="stable")]
 
 
-def _packed(forms: Floats) -> NDArray[np.uint64]:
-    """One number per row of H; overflow is meant."""
-    whole = forms.astype(np.int64).astype(np.uint64)
-    return np.asarray((whole * MIX[: forms.shape[1]]).sum(axis=1))
+def _within(lattice: Lattice, x: Floats, q: float) -> _Found:
+    """The lines up to |q| of q Å⁻¹ of the cell x (p,), without 000, in no order."""
+    x = np.ascontiguousarray(x, dtype=np.float64)
+    sixths = np.rint(6.0 * lattice.primitive).astype(np.int64)
+    found = kernels.lines_within(lattice.basis, sixths, x, q, MAX_INDEX, MIX[: len(x)])
+    return _Found(*found)

@@ -9,6 +9,7 @@ import pytest
 
 from sfxproc.formats.structures import read_structure
 from sfxproc.powder.cells import (
+    Fit,
     cells_from_x,
     conventional_cells,
     fit_lattice,
@@ -27,7 +28,12 @@ from sfxproc.powder.cells import (
 )
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.reduction import NEAR_BASES, bravais_symbol, niggli_cell
-from sfxproc.symmetry import reciprocal_matrix, space_group
+from sfxproc.symmetry import (
+    cells_from_metric,
+    metric_tensors,
+    reciprocal_matrix,
+    space_group,
+)
 
 
 @pytest.fixture(params=LATTICES)
@@ -170,3 +176,86 @@ def test_the_shortest_vector(lattice) -> None:
     for cell in cells_of(lattice, 5, 5):
         length = shortest(lattice, x_from_cells(lattice, cell))
         assert length == pytest.approx(niggli_cell(primitive_cells(lattice, cell))[0])
+
+
+# ---- comparison without looking at all bases ------------------------------------------------
+
+
+def largest_off(cells, target, percent, degrees):
+    off = np.abs(cells - target)
+    off[..., :3] /= 0.01 * percent * target[..., :3]
+    off[..., 3:] /= degrees
+    return off.max(axis=-1)
+
+
+def fit_over_all_bases(lattice, primitive, percent, degrees):
+    """`fit_lattice` with a look at every basis near the reduced one."""
+    axes = NEAR_BASES @ np.linalg.inv(lattice.primitive)
+    metric = np.swapaxes(axes, 1, 2) @ metric_tensors(niggli_cell(primitive)) @ axes
+    turns = lattice.rotations.astype(float)
+    mean = np.einsum("nij,nkl->ikjl", turns, turns).reshape(9, 9) / len(turns)
+    near = (metric.reshape(-1, 9) @ mean).reshape(metric.shape)
+    off = largest_off(cells_from_metric(metric), cells_from_metric(near), percent, degrees)
+    best = int(np.argmin(off))
+    if off[best] > 1.0:
+        return None
+    cell = standard_cells(lattice, cells_from_metric(near[best]))
+    return Fit(lattice, cell, float(off[best]))
+
+
+def assert_same_fits(primitive, percent, degrees) -> list[Fit]:
+    found = fitting_lattices(primitive, percent, degrees)
+    every = [fit_over_all_bases(each, primitive, percent, degrees) for each in LATTICES.values()]
+    expected = {fit.lattice.symbol: fit for fit in every if fit is not None}
+    assert {fit.lattice.symbol for fit in found} == set(expected)
+    for fit in found:
+        other = expected[fit.lattice.symbol]
+        np.testing.assert_allclose(fit.cell, other.cell, rtol=1e-9)
+        assert fit.deviation == pytest.approx(other.deviation, rel=1e-6, abs=1e-6)
+    return found
+
+
+def test_no_fit_is_missed(lattice) -> None:
+    """Exact cells, such as come near to symmetry, and others."""
+    rng = np.random.default_rng(11)
+    for cell in cells_of(lattice, 2, 12):
+        primitive = niggli_cell(cell, lattice.centring)
+        for size in (0.0, 0.005, 0.02):
+            changed = primitive * (1.0 + size * rng.uniform(-1.0, 1.0, 6))
+            assert_same_fits(changed, 1.5, 1.0)
+        assert_same_fits(primitive, 0.01, 3.0)
+
+
+def test_no_fit_is_missed_at_the_tolerance(lattice) -> None:
+    rng = np.random.default_rng(13)
+    primitive = niggli_cell(cells_of(lattice, 1, 14)[0], lattice.centring)
+    changed = primitive * (1.0 + 0.005 * rng.uniform(-1.0, 1.0, 6))
+    for own in assert_same_fits(changed, 1.5, 1.0):
+        if own.deviation == 0.0:
+            continue
+        for factor, there in ((1.0 + 1e-8, True), (1.0 - 1e-8, False)):
+            tolerances = 1.5 * own.deviation * factor, 1.0 * own.deviation * factor
+            fit = fit_lattice(own.lattice, changed, *tolerances)
+            assert (fit is not None) == there
+            assert (fit_over_all_bases(own.lattice, changed, *tolerances) is not None) == there
+
+
+def test_comparison_and_rotations_are_those_of_all_bases(lattice) -> None:
+    rng = np.random.default_rng(15)
+    for cell in cells_of(lattice, 3, 16):
+        primitive = niggli_cell(cell, lattice.centring)
+        metric = metric_tensors(primitive)
+        bases = np.swapaxes(NEAR_BASES, 1, 2) @ metric @ NEAR_BASES
+        for size in (0.0, 0.002, 0.01):
+            other = niggli_cell(primitive * (1.0 + size * rng.uniform(-1.0, 1.0, 6)))
+            off = largest_off(cells_from_metric(bases), other, 1.0, 1.0).min()
+            for factor in (1.0 + 1e-8, 1.0 - 1e-8, 0.5, 2.0):
+                tolerance = off * factor + 1e-6 * (off < 1e-6)
+                expected = off <= tolerance
+                assert same_lattice(primitive, other, tolerance, tolerance) == expected
+            changed = metric_tensors(other)
+            lengths = np.sqrt(np.diag(changed))
+            turned = np.swapaxes(NEAR_BASES, 1, 2) @ changed @ NEAR_BASES
+            most = (np.abs(turned - changed) / np.outer(lengths, lengths)).max(axis=(1, 2))
+            for percent in (0.02, 0.5, 1.5, 5.0):
+                assert n_rotations(other, percent) == 2 * (most < 0.02 * percent).sum()
