@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,12 +93,12 @@ class Lattice:
         """(n, 3, 3) the holohedral rotations, proper and improper; h' = h R."""
         return self.holohedry.rotations
 
-    @property
+    @cached_property
     def prior(self) -> float:
         """The share of this lattice among known structures."""
         return self.frequency / sum(row[2] for row in _TABLE.values())
 
-    @property
+    @cached_property
     def points_per_cell(self) -> int:
         """Lattice points in the conventional cell: 1 to 4."""
         return round(1.0 / float(np.linalg.det(self.primitive)))
