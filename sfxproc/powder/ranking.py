@@ -55,7 +55,8 @@ from sfxproc.symmetry import cells_from_metric
 ROUNDS = 10
 USUAL_A3, RANGE = 1000.0, 1.0  # median volume of primitive cells, and half the width of its ln
 MOST_PER_LINE = 20.0  # calculated lines per observed one: of a larger cell nothing can be learned
-SHORTEST_A = 2.0  # no crystal is known that repeats at less; beryllium does at 2.29
+SHORTEST_A = 2.0  # no crystal is known that repeats at less
+SHORT_A, SHORT_RANGE_A = 2.5, 0.15  # few do below: graphite at 2.46, beryllium at 2.29
 LIMIT = 1.06  # calculated lines beyond the last observed one are looked at up to here
 SCALES_KNOWN = 2.0 ** np.arange(-1.0, 1.1, 0.5)
 SCALES_UNKNOWN = 2.0 ** np.arange(-11.0, 1.6, 0.5)  # 1e-7 Å⁻² at least: lists of seven digits
@@ -224,9 +225,11 @@ def _judged(lattice: Lattice, rows: Floats, lines: Lines, r: Floats) -> _Judged:
 
 def log_prior(lattice: Lattice, x: Floats) -> float:
     """Logarithm of the lattice's share among known structures, and of how much rarer than the
-    commonest the volume of the primitive cell is: Student's t, of 4, of ln V."""
+    commonest are the volume of the primitive cell, Student's t, of 4, of ln V, and a vector as
+    short as its shortest, half a normal distribution."""
     t = np.log(float(volumes(lattice, x)) / lattice.points_per_cell / USUAL_A3) / RANGE
-    return float(np.log(lattice.prior) - 2.5 * np.log1p(t * t / 4.0))
+    short = max(SHORT_A - shortest(lattice, x), 0.0) / SHORT_RANGE_A
+    return float(np.log(lattice.prior) - 2.5 * np.log1p(t * t / 4.0) - 0.5 * short**2)
 
 
 def span(lattice: Lattice, lines: Lines) -> float:

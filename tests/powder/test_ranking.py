@@ -14,6 +14,7 @@ from sfxproc.powder.ranking import (
     assessed,
     derivatives,
     distinct,
+    log_prior,
     ranked,
     relatives,
     same_lines,
@@ -146,6 +147,16 @@ def test_hopeless_cells_are_left_out() -> None:
     assert assessed(lattice, np.array([0.02, -0.01, 0.01]), lines) is None
     assert assessed(lattice, x_from_cells(lattice, [300, 300, 300, 90, 90, 90]), lines) is None
     assert assessed(lattice, np.array([5.0, 6.0, 7.0]), lines) is None
+
+
+def test_very_short_vectors_are_rare() -> None:
+    """Beryllium may repeat at 2.286 Å, hardly anything at 2.1 Å."""
+    hP = LATTICES["hP"]
+    usual, beryllium, short = (
+        log_prior(hP, x_from_cells(hP, [a, a, 90.0 / a**2, 90, 90, 120])) for a in (2.6, 2.286, 2.1)
+    )
+    assert usual - 2.0 < beryllium < usual
+    assert short < usual - 3.0
 
 
 def test_the_rhombohedral_cell_in_its_own_axes() -> None:
