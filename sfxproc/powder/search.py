@@ -22,7 +22,7 @@ from sfxproc.powder.optimise import SETTINGS, distinct, optimise
 from sfxproc.powder.ranking import Cell, Lines, assessed
 from sfxproc.powder.references import References, references
 
-BATCH = 1000  # candidates
+SIZES = {1: 1000, 2: 2000, 3: 1000, 4: 1000, 6: 1000}  # of a batch, by number of parameters
 KEPT = 10  # cells of a batch
 BATCHES = {1: 1, 2: 1, 3: 3, 4: 8, 6: 24}  # by number of parameters, at effort 1
 STEPS = (0.25, 1.0)  # shares of the batches of a class after which one looks
@@ -92,12 +92,12 @@ def search(lines: Lines, task: Task, settings: IndexSettings) -> dict[str, Float
     lattice = LATTICES[task.lattice]
     number = list(LATTICES).index(task.lattice)
     reference = references(lattice.symbol)
-    rules = SETTINGS[lattice.n_parameters]
+    rules, size = SETTINGS[lattice.n_parameters], SIZES[lattice.n_parameters]
     rng = np.random.default_rng([settings.seed, number, task.batch])
     generator = GENERATORS[settings.generators[task.batch % len(settings.generators)]]
     few = lines.first(round(generator.n_lines * settings.n_lines))
-    starts = generator.draw(reference, few.q2, BATCH, rules, rng)
-    fresh = from_volumes(reference, few.q2, BATCH, rules, rng)
+    starts = generator.draw(reference, few.q2, size, rules, rng)
+    fresh = from_volumes(reference, few.q2, size, rules, rng)
     found = optimise(
         reference.forms,
         lattice.basis,
@@ -107,7 +107,7 @@ def search(lines: Lines, task: Task, settings: IndexSettings) -> dict[str, Float
         fresh,
         rules,
         seed=settings.seed * len(LATTICES) + number,
-        first=task.batch * BATCH,
+        first=task.batch * size,
     )
     return best_of(reference, found.x, lines, few, settings)
 

@@ -27,7 +27,7 @@ from sfxproc.powder.optimise import SETTINGS, line_density
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.powder.references import references
 from sfxproc.powder.search import (
-    BATCH,
+    SIZES,
     UNKNOWN_SCALE,
     IndexSettings,
     Task,
@@ -58,7 +58,7 @@ def search(lines: Lines, task: Task, settings: IndexSettings, n_tasks: int) -> d
     reference = references(lattice.symbol)
     few = lines.first(settings.n_lines)
     rules = SETTINGS[lattice.n_parameters]
-    n = BATCH * rules.iterations // ROUNDS
+    n = SIZES[lattice.n_parameters] * rules.iterations // ROUNDS
     rng = np.random.default_rng([settings.seed, number, task.batch])
     every = shapes(lattice.symbol)
     starts = every[rng.integers(N_SHAPES, size=n)]

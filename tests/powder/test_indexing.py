@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sfxproc.errors import DataError
-from sfxproc.powder.cells import cells_from_x, same_lattice
+from sfxproc.powder.cells import cells_from_x, same_lattice, x_from_cells
 from sfxproc.powder.indexing import (
     CHANCE,
     IndexSettings,
@@ -25,6 +25,7 @@ from sfxproc.powder.indexing import (
 )
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.ranking import Cell, Lines
+from sfxproc.powder.references import lines_of_cell
 from sfxproc.reduction import niggli_cell
 from sfxproc.simulate.powder import PowderSettings, simulate_pattern
 
@@ -85,6 +86,18 @@ def test_a_flat_triclinic_cell_is_found_from_its_zone() -> None:
     )
     assert zones
     assert not volumes
+
+
+def test_a_large_tetragonal_cell_of_which_few_lines_are_seen() -> None:
+    lattice = LATTICES["tP"]
+    x = x_from_cells(lattice, [11.79, 11.79, 23.64, 90, 90, 90])
+    q2 = np.unique((lines_of_cell(lattice, x, 0.42)[1] @ x).round(10))
+    assert len(q2) > 300
+    seen = np.sort(np.random.default_rng(5).choice(q2[:320], 20, replace=False))
+    best = index(lines_of(seen), IndexSettings(lattices=("tP", "tI", "hP", "hR", "cP", "oP")))
+    assert best[0].lattice.symbol == "tP"
+    assert best[0].explained.all()
+    np.testing.assert_allclose(best[0].x, x, rtol=1e-5)
 
 
 def test_the_answer_does_not_depend_on_the_order_of_tasks() -> None:
