@@ -1,7 +1,10 @@
-"""Unit cells for other programs: CrystFEL's `.cell`, and `cells.json`, a ranked list of cells.
+"""Unit cells for other programs: CrystFEL's `.cell`, DIALS's parameters as `.phil`, and
+`cells.json`, a ranked list of cells.
 
 CrystFEL 1.0: lattice type, centring, unique axis where there is one, then six constants with units.
 It has rhombohedral lattices in hexagonal axes as lattice_type hexagonal with centring H, obverse.
+DIALS: the cell and a space group, the rotations of the lattice without screws, in the scope where
+`dials.index` looks for known symmetry.
 """
 
 from __future__ import annotations
@@ -17,6 +20,10 @@ from sfxproc.formats.atomic import write_text
 FIRST_LINE = "CrystFEL unit cell file version 1.0"
 UNIQUE_AXES = {"monoclinic": "b", "tetragonal": "c", "hexagonal": "c"}
 NAMES = ("a", "b", "c", "al", "be", "ga")
+ROTATIONS = {
+    "triclinic": "1", "monoclinic": "1 2 1", "orthorhombic": "2 2 2", "tetragonal": "4 2 2",
+    "hexagonal": "6 2 2", "rhombohedral": "3 2 :H", "cubic": "4 3 2",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,14 @@ def write_crystfel_cell(path: Path, unit: CellFile) -> None:
     units = ("A",) * 3 + ("deg",) * 3
     lines += ["", *(f"{n} = {v:.5f} {u}" for n, v, u in zip(NAMES, unit.cell, units, strict=True))]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def write_dials_cell(path: Path, unit: CellFile) -> None:
+    """Write a `.phil` file, atomically. Raises OutputError."""
+    cell = " ".join(f"{v:.5f}" for v in unit.cell)
+    lines = [f"unit_cell = {cell}", f"space_group = {unit.centring} {ROTATIONS[unit.system]}"]
+    text = "\n".join(f"    {line}" for line in lines)
+    write_text(path, f"indexing {{\n  known_symmetry {{\n{text}\n  }}\n}}\n")
 
 
 def write_cells(path: Path, told: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from sfxproc import __version__
 from sfxproc.config import resolved_toml
 from sfxproc.errors import ConfigError, OutputError
 from sfxproc.formats.atomic import write_text
-from sfxproc.formats.cell_files import write_cells, write_crystfel_cell
+from sfxproc.formats.cell_files import write_cells, write_crystfel_cell, write_dials_cell
 from sfxproc.formats.inputs import missing_file
 from sfxproc.formats.peak_lists import PeakList, read_peak_list
 from sfxproc.jobs.checkpoints import JobCheckpoint, open_job
@@ -234,8 +234,9 @@ def _write(
     write_cells(folder / "cells.json", told)
     (folder / CELLS).mkdir()
     for number, cell in enumerate(found.best[: config.output.cell_files], 1):
-        name = f"{number:02d}-{cell.lattice.symbol}.cell"
-        write_crystfel_cell(folder / CELLS / name, cell_file(cell))
+        path, unit = folder / CELLS / f"{number:02d}-{cell.lattice.symbol}", cell_file(cell)
+        write_crystfel_cell(path.with_suffix(".cell"), unit)
+        write_dials_cell(path.with_suffix(".phil"), unit)
     settings = resolved_toml(config, f"sfxproc {__version__}")
     write_text(folder / "job.resolved.toml", settings)
     if found.best:

@@ -65,7 +65,7 @@ class Search(Section, frozen=True):
 class PowderOutput(Section, frozen=True):
     """Where results go; an existing folder is refused unless overwrite or resume is set.
 
-    cell_files : how many of the best cells get a file for CrystFEL.
+    cell_files : how many of the best cells get files for CrystFEL and DIALS.
     """
 
     folder: str = "out"

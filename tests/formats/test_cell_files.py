@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 
 from sfxproc.errors import OutputError
-from sfxproc.formats.cell_files import CellFile, write_cells, write_crystfel_cell
+from sfxproc.formats.cell_files import (
+    CellFile,
+    write_cells,
+    write_crystfel_cell,
+    write_dials_cell,
+)
 from sfxproc.powder.lattices import LATTICES
+from sfxproc.symmetry import space_group
 
 CELLS = {
     "aP": (5.1, 6.2, 7.3, 95.0, 101.0, 99.0),
@@ -57,6 +63,23 @@ def test_all_lattice_systems_have_a_name_that_crystfel_knows(tmp_path: Path) -> 
         write_crystfel_cell(path, CellFile(lattice.system, lattice.centring, (5.0,) * 6))
         (kind,) = (v for v in path.read_text().splitlines() if v.startswith("lattice_type"))
         assert kind.split(" = ")[1] in known
+
+
+@pytest.mark.parametrize("symbol", LATTICES)
+def test_dials_parameters(symbol: str, tmp_path: Path) -> None:
+    """The space group is one that has all rotations of the lattice, and its centring."""
+    lattice, path = LATTICES[symbol], tmp_path / "a.phil"
+    cell = CELLS.get(symbol, (5.1,) * 6)
+    write_dials_cell(path, CellFile(lattice.system, lattice.centring, cell))
+    outer, inner, *lines, end, last = path.read_text().split("\n")[:-1]
+    assert (outer, inner, end, last) == ("indexing {", "  known_symmetry {", "  }", "}")
+    told = dict(line.strip().split(" = ") for line in lines)
+    assert [float(v) for v in told.pop("unit_cell").split()] == list(cell)
+    group = space_group(told.pop("space_group"))
+    assert not told
+    assert group.centring == lattice.centring
+    proper = [r for r in lattice.rotations.tolist() if round(np.linalg.det(r)) == 1]
+    assert sorted(group.rotations.tolist()) == sorted(proper)
 
 
 def test_lists_of_cells_are_whole_and_plain_json(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def test_other_files(calm: Path) -> None:
     told = json.loads((calm / "cells.json").read_text())
     names = sorted(path.name for path in (calm / "cells").iterdir())
     n = min(5, len(told["cells"]))
-    assert names == [f"{c['rank']:02d}-{c['lattice']}.cell" for c in told["cells"][:n]]
+    stems = [f"{c['rank']:02d}-{c['lattice']}" for c in told["cells"][:n]]
+    assert names == [f"{stem}.{kind}" for stem in stems for kind in ("cell", "phil")]
     page = (calm / "powder.html").read_text(encoding="utf-8")
     drawn = json.loads(page.split('id="drawn">')[1].split("</script>")[0])
     assert [plot["id"] for plot in drawn] == ["pattern", "residuals"]
@@ -128,7 +129,8 @@ def test_early_end_and_given_lines(folder: Path, command: Any, sets: Any) -> Non
     assert told["cells"][0]["cell"][0] == pytest.approx(SILICON_A, abs=1e-4)
     assert told["beyond_doubt"] == (told["tasks_done"] < N_TASKS)
     assert told["beyond_doubt"] == ("beyond doubt; the search ends" in done.out)
-    assert len(list((folder / "si" / "cells").iterdir())) == 1
+    names = sorted(path.name for path in (folder / "si" / "cells").iterdir())
+    assert names == ["01-cF.cell", "01-cF.phil"]
     assert not (folder / "si" / "simulated.txt").exists()
 
 
