@@ -24,6 +24,7 @@ from sfxproc.jobs.simulate_powder import truth_path
 from sfxproc.powder.absences import candidates
 from sfxproc.powder.cells import (
     cells_from_x,
+    multiple,
     reduced_cell,
     same_lattice,
     standard_cells,
@@ -32,7 +33,7 @@ from sfxproc.powder.cells import (
 from sfxproc.powder.indexing import CHANCE, beyond_doubt, confidences
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.merit import merits
-from sfxproc.powder.ranking import LIMIT, Cell, Lines, assessed
+from sfxproc.powder.ranking import LIMIT, SAME_DEG, SAME_PERCENT, Cell, Lines, assessed
 from sfxproc.powder.references import lines_of_cell
 from sfxproc.reduction import niggli_cell
 from sfxproc.report.powder import constants
@@ -59,6 +60,7 @@ def told_of(
     them. intensity : of all of them.
     """
     n, shares = len(lines.q2), confidences(best).tolist()
+    told = best[:n_cells]
     return {
         "beyond_doubt": beyond_doubt(best, lines),
         "sigma_known": lines.known,
@@ -72,10 +74,11 @@ def told_of(
             {
                 "rank": rank,
                 **told_cell(cell, lines),
+                "multiple_of": told_multiple(cell, told[: rank - 1]),
                 "confidence": share,
                 "space_groups": told_groups(cell, everything) if rank <= N_GROUPS else [],
             }
-            for rank, cell, share in zip(range(1, n_cells + 1), best, shares, strict=False)
+            for rank, cell, share in zip(range(1, n_cells + 1), told, shares, strict=False)
         ],
     }
 
@@ -103,6 +106,16 @@ def told_cell(cell: Cell, lines: Lines) -> dict[str, Any]:
             "probability": cell.right.tolist(),
         },
     }
+
+
+def told_multiple(cell: Cell, better: Sequence[Cell]) -> dict[str, float] | None:
+    """The first of the better cells that this one is a multiple or a part of, and how many times as
+    large it is, primitive cells compared."""
+    for rank, other in enumerate(better, 1):
+        times = multiple(cell.primitive, other.primitive, SAME_PERCENT, SAME_DEG)
+        if times is not None:
+            return {"rank": rank, "times": times}
+    return None
 
 
 def told_groups(cell: Cell, lines: Lines) -> list[dict[str, Any]]:

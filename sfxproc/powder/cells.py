@@ -1,4 +1,4 @@
-"""Cells of the Bravais lattices: parameters x, standard settings, comparison, derivative cells.
+"""Cells of the Bravais lattices: parameters x, standard settings, comparison, multiples.
 
     G* = Σᵢ xᵢ Bᵢ  (`lattices`),    G = (aᵢ·aⱼ) = G*⁻¹,    V = det(G)^½
 
@@ -299,7 +299,7 @@ def n_rotations(primitive: ArrayLike, percent: float) -> int:
     return 2 * int(np.count_nonzero(off.max(axis=(1, 2)) < 0.02 * percent))
 
 
-# ---- derivative cells ----------------------------------------------------------------------
+# ---- multiples of cells ---------------------------------------------------------------------
 
 
 def is_whole(indices: Floats) -> Mask:
@@ -321,6 +321,30 @@ def hermite_forms(index: int) -> Ints:
                     for w in range(b):
                         found.append([[a, u, v], [0, b, w], [0, 0, c]])
     return np.array(found)
+
+
+def multiple(
+    a: ArrayLike,
+    b: ArrayLike,
+    length_tolerance_percent: float = 1.0,
+    angle_tolerance_deg: float = 1.0,
+    most: int = 8,
+) -> float | None:
+    """How many times as large a primitive cell a (6,) is as b, if all points of the one lattice are
+    points of the other: 2 … most or ½ … 1/most. None if they are not, or it is more."""
+    metrics = [metric_tensors(niggli_cell(cell)) for cell in (a, b)]
+    ratio = float(np.sqrt(np.linalg.det(metrics[0]) / np.linalg.det(metrics[1])))
+    small, large, index = (1, a, round(ratio)) if ratio > 1.0 else (0, b, round(1.0 / ratio))
+    off = max(ratio, 1.0 / ratio) / index - 1.0
+    if not 2 <= index <= most or abs(off) > 0.03 * length_tolerance_percent:
+        return None
+    forms = hermite_forms(index).astype(np.float64)
+    tolerances = (length_tolerance_percent, angle_tolerance_deg)
+    found = any(
+        same_lattice(cell, large, *tolerances)
+        for cell in cells_from_metric(_changed(metrics[small], forms))
+    )
+    return (float(index) if small == 1 else 1.0 / index) if found else None
 
 
 # ---- random cells --------------------------------------------------------------------------

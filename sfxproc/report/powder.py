@@ -129,18 +129,28 @@ def cells_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def in_multiples(of: Mapping[str, float] | None) -> str:
+    """`2 × 1`, twice as large as the cell of rank 1, `1/2 × 1` or nothing."""
+    if of is None:
+        return ""
+    times = of["times"]
+    return f"{times:.0f} × {of['rank']}" if times > 1.0 else f"1/{1.0 / times:.0f} × {of['rank']}"
+
+
 def cell_grid(cells: Sequence[Mapping[str, Any]]) -> Grid:
     """All cells for the page, with standard errors; "σ ×" is the factor of the lines' σ, "or" the
-    other lattices that the cell fits as well."""
+    other lattices that the cell fits as well, "multiple" of which better cell it is one or a
+    part."""
     header = ["rank", "lattice", "a / Å", "b / Å", "c / Å", "α / °", "β / °", "γ / °", "V / Å³",
-              "lines", "calculated", "M₂₀", "score", "confidence", "σ ×", "or"]  # fmt: skip
+              "lines", "calculated", "M₂₀", "score", "confidence", "σ ×", "or",
+              "multiple"]  # fmt: skip
     rows = [
         [
             f"{cell['rank']}", cell["lattice"],
             *map(with_error, cell["cell"], cell["sigma_cell"]), f"{cell['volume_A3']:,.1f}",
             f"{cell['n_explained']}", f"{cell['n_calculated']}", number(cell["m20"], 1),
             number(cell["score"], 1), f"{cell['confidence']:.3f}", f"{cell['sigma_factor']:.2g}",
-            " ".join(cell["alternatives"]) or DASH,
+            " ".join(cell["alternatives"]) or DASH, in_multiples(cell["multiple_of"]) or DASH,
         ]
         for cell in cells
     ]  # fmt: skip

@@ -23,6 +23,7 @@ from sfxproc.parallel.comm import SerialComm
 from sfxproc.powder.indexing import CHANCE
 from sfxproc.powder.search import IndexSettings, waves
 from sfxproc.report.log import open_log
+from sfxproc.symmetry import metric_tensors
 from tests.launch import launched
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "powder.toml"
@@ -87,6 +88,14 @@ def test_the_cell_of_the_simulated_pattern_comes_first(calm: Path) -> None:
     assert 0.5 < first["confidence"] <= 1.0
     assert sum(cell["confidence"] for cell in told["cells"]) <= 1.0 + 1e-9
     assert len(told["cells"]) == 5
+    multiples = [cell["multiple_of"] for cell in told["cells"]]
+    assert multiples[0] is None
+    reduced = np.array([cell["reduced_cell"] for cell in told["cells"]])
+    volumes = np.linalg.det(metric_tensors(reduced)) ** 0.5
+    related = [(volume, of) for volume, of in zip(volumes, multiples, strict=True) if of]
+    assert related
+    for volume, of in related:
+        assert volume == pytest.approx(of["times"] * volumes[of["rank"] - 1], rel=0.02)
     scores = [cell["score"] for cell in told["cells"]]
     assert scores == sorted(scores, reverse=True)
     hkl = np.array(first["lines"]["hkl"])

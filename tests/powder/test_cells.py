@@ -1,4 +1,4 @@
-"""Standard settings, comparison of lattices, metric symmetry, derivative cells."""
+"""Standard settings, comparison of lattices, metric symmetry, multiples."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sfxproc.powder.cells import (
     hermite_forms,
     highest_fit,
     is_valid,
+    multiple,
     n_rotations,
     primitive_cells,
     random_cells,
@@ -153,6 +154,25 @@ def test_hermite_forms(index, n) -> None:
     forms = hermite_forms(index)
     assert len(forms) == n
     np.testing.assert_allclose(np.linalg.det(forms), index)
+
+
+@pytest.mark.parametrize("index", [2, 5, 8])
+def test_multiples(index) -> None:
+    small = np.array([6.1, 7.3, 8.9, 82.0, 97.0, 105.0])
+    forms = hermite_forms(index)
+    for form in forms[:: len(forms) // 6]:
+        large = cells_from_metric(form.T @ metric_tensors(small) @ form)
+        assert multiple(large, small) == index
+        assert multiple(small, large) == 1.0 / index
+        assert multiple(large, small, most=index - 1) is None
+        assert multiple(large, small * [1, 1.03, 1, 1, 1, 1]) is None
+
+
+def test_what_is_no_multiple() -> None:
+    small = np.array([5.0, 7.0, 11.0, 90.0, 90.0, 90.0])
+    for other in ([5.0, 7.0, 11.0], [5.1, 7.2, 11.3], [8.0, 8.75, 11.0], [5.0, 7.0, 16.5]):
+        assert multiple([*other, 90, 90, 90], small) is None
+    assert multiple([10.0, 7.0, 11.0, 90, 90, 90], small) == 2.0
 
 
 def test_bravais_symbols() -> None:

@@ -14,6 +14,7 @@ from sfxproc.report.powder import (
     PowderStory,
     cells_table,
     constants,
+    in_multiples,
     pattern_plot,
     powder_html,
     residual_plot,
@@ -42,6 +43,7 @@ def told(n_cells: int = 3, intensity: bool = True) -> dict[str, Any]:
             "n_explained": 4,
             "n_calculated": 5 * rank,
             "alternatives": ["tP"] if rank == 1 else [],
+            "multiple_of": {"rank": 1, "times": 8.0} if rank == 2 else None,
             "space_groups": [
                 {"space_groups": ["P m -3 m", "P 2 3"], "share": 0.97, "n_violations": 0,
                  "n_absent_tested": 2},
@@ -80,10 +82,17 @@ def test_the_page_says_what_it_was_told_and_asks_nothing_of_the_network() -> Non
     assert HOSTILE not in page
     assert 'src="http' not in page
     assert page == powder_html(story(told()))
-    for part in ("5.0000(12)", "<td>80.0</td>", "(2 1 0)", "P m -3 m or P 2 3", "4 of 5", "tP"):
+    for part in ("5.0000(12)", "<td>80.0</td>", "(2 1 0)", "P m -3 m or P 2 3", "4 of 5", "tP",
+                 "<td>8 × 1</td>"):  # fmt: skip
         assert part in page, part
     for unclear in ("nan", "None", "Undefined"):
         assert f">{unclear}<" not in page
+
+
+def test_multiples_of_better_cells() -> None:
+    assert in_multiples({"rank": 3, "times": 2.0}) == "2 × 3"
+    assert in_multiples({"rank": 1, "times": 1.0 / 7.0}) == "1/7 × 1"
+    assert in_multiples(None) == ""
 
 
 def test_the_page_without_cells_and_without_intensities() -> None:
