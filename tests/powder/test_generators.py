@@ -46,10 +46,9 @@ def test_spread_is_that_of_the_cells(symbol: str) -> None:
     if symbol == "aP":  # each lattice of points once
         cells = np.array([niggli_cell(cell) for cell in cells])
     x = x_from_cells(lattice, cells)
-    settings = SETTINGS[lattice.n_parameters]
-    fill = np.exp(rng.uniform(np.log(settings.least_fill), np.log(settings.most_fill), n))
-    x *= ((volumes(lattice, x) / fill) ** (2 / 3))[:, None]
     p = lattice.n_parameters
+    fill = np.exp(rng.uniform(np.log(0.9), np.log(12.0 if p == 1 else 4.0), n))  # usual ones
+    x *= ((volumes(lattice, x) / fill) ** (2 / 3))[:, None]
     distance = KDTree(x).query(x, k=5)[0][:, 4]
     ball = 0.5 * p * np.log(np.pi) - gammaln(0.5 * p + 1.0)
     entropy = digamma(n) - digamma(4) + ball + p * np.log(distance).mean()
