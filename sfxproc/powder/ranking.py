@@ -60,6 +60,9 @@ SHORT_A, SHORT_RANGE_A = 2.5, 0.15  # few do below: graphite at 2.46, beryllium 
 LIMIT = 1.06  # calculated lines beyond the last observed one are looked at up to here
 SCALES_KNOWN = 2.0 ** np.arange(-1.0, 1.1, 0.5)
 SCALES_UNKNOWN = 2.0 ** np.arange(-11.0, 1.6, 0.5)  # 1e-7 Å⁻² at least: lists of seven digits
+# calculated lists are that exact, and few of their lines are false; in measured ones some lines
+# may have been calculated from others, and a cell that has those alone proves nothing
+MEASURED, NEARLY_ALL = 2.0**-7, 0.8  # least scale of measured lists; share of lines explained
 STARTS = (0.5, 0.3)  # quantiles of |Δ|/σ that the first weights are made with
 QUANTILES = {0.5: 0.6745, 0.3: 0.3853}  # of |z|, z normal
 SAME_PERCENT, SAME_DEG = 0.5, 0.5
@@ -218,6 +221,7 @@ def _judged(lattice: Lattice, rows: Floats, lines: Lines, r: Floats) -> _Judged:
     weighed = weigh(r, lines.outliers)
     sigma = scales[:, None] * lines.sigma
     evidence = weighed.evidence(rows[None], sigma, span(lattice, lines))
+    evidence[(scales < MEASURED) & (weighed.right.mean(axis=1) < NEARLY_ALL)] = -np.inf
     best = int(np.argmax(evidence))
     mean = float(np.logaddexp.reduce(evidence) - np.log(len(r)))
     return _Judged(mean, float(scales[best]), weighed.right[best])

@@ -62,6 +62,16 @@ def test_the_scale_of_unknown_errors_is_told_by_the_lines() -> None:
     assert exact.score > tenth.score + 30
 
 
+@pytest.mark.parametrize(("n_off", "believed"), [(4, True), (9, False)])
+def test_some_exact_lines_among_many_others_prove_nothing(n_off: int, believed: bool) -> None:
+    exact = pattern("oP", ORTHORHOMBIC, n=26).q2
+    off = np.random.default_rng(2).choice(26, n_off, replace=False)
+    q2 = exact.copy()
+    q2[off] += 0.6 * lines_of(exact).sigma[off] * np.where(off % 2 == 0, 1, -1)
+    found = weighed("oP", ORTHORHOMBIC, lines_of(np.sort(q2)))
+    assert (found.scale < 2.0**-7) == believed
+
+
 def test_known_errors_are_believed() -> None:
     lines = pattern("oP", ORTHORHOMBIC)
     assert weighed("oP", ORTHORHOMBIC, lines_of(lines.q2, lines.sigma)).scale == 0.5
