@@ -28,7 +28,8 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 LAUNCHERS = ("PMI", "OMPI", "SLURM", "MPI_", "SBATCH_", "SRUN_")
 
 # cred_expire: a job that was queued again waits as long, 120 s unless told. config_overrides: the
-# four nodes are said to have more than this machine has.
+# four nodes are said to have more than this machine has. FirstJobId: MPI names its shared memory
+# after the job, and that of one killed in an earlier cluster on this machine may still be there.
 CONFIG = """\
 ClusterName=box
 SlurmctldHost={host}(127.0.0.1)
@@ -55,6 +56,7 @@ ReturnToService=1
 SlurmdTimeout=60
 KillWait=5
 MinJobAge=3600
+FirstJobId={first}
 JobRequeue=1
 SlurmdParameters=config_overrides
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -117,7 +119,8 @@ class Slurm:
         ports = free_ports(1 + len(NODES))
         for name in ("state", "spool", *(f"spool/{node}" for node in NODES)):
             (self.folder / name).mkdir(mode=0o755)
-        text = CONFIG.format(host=host, folder=self.folder, ports=ports)
+        first = 1 + int.from_bytes(os.urandom(3), "big")
+        text = CONFIG.format(host=host, folder=self.folder, ports=ports, first=first)
         for name, port in zip(NODES, ports[1:], strict=True):
             text += NODE.format(name=name, host=host, port=port)
         config = Path(self.environment["SLURM_CONF"])
