@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -28,12 +29,14 @@ class StopNow(BaseException):
 
 @dataclass
 class _Now:
-    """requested : the signal that came last. kept : the beginning of a sentence about it."""
+    """requested : the signal that came last. kept : the beginning of a sentence about it.
+    complain : what told of errors in destructors before a signal ended the run."""
 
     loading: bool = True
     patient: bool = False
     requested: str | None = None
     kept: str = NOTHING
+    complain: Callable[[sys.UnraisableHookArgs], object] | None = None
     replaced: dict[signal.Signals, Any] = field(default_factory=dict)
 
 
@@ -53,13 +56,19 @@ def restore() -> None:
     global _now
     for number, handler in _now.replaced.items():
         signal.signal(number, handler)
+    if _now.complain is not None:
+        sys.unraisablehook = _now.complain
     _now = _Now()
 
 
 def ignore() -> None:
-    """Heed them no more: the run is ending."""
+    """Heed them no more: the run is ending. What a signal cut off while it was made, such as a
+    kernel being compiled, does not complain either when it is deleted."""
     for number in _now.replaced:
         signal.signal(number, signal.SIG_IGN)
+    if _now.requested is not None:
+        _now.complain = _now.complain or sys.unraisablehook
+        sys.unraisablehook = _unheard
 
 
 def loaded() -> None:
@@ -115,3 +124,7 @@ def _heed(number: int, _: FrameType | None) -> None:
     _now.requested = name
     if not (_now.loading or _now.patient):
         _stop_if_requested()
+
+
+def _unheard(_: sys.UnraisableHookArgs) -> None:
+    """In place of what complains of errors in destructors."""

@@ -49,6 +49,32 @@ def test_then_it_ends_the_run_at_once_and_nobody_swallows_it(name: str) -> None:
         careless()
 
 
+def test_what_a_signal_cut_off_does_not_complain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As llvmlite's objects do, if a kernel was being compiled."""
+    heard: list[object] = []
+
+    class Half:
+        def __init__(self) -> None:
+            send("SIGINT")
+            self.whole = True
+
+        def __del__(self) -> None:
+            assert self.whole
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: heard.append(found.exc_type))
+    signals.loaded()
+    Half.__new__(Half)
+    assert heard == [AttributeError]
+    try:
+        Half()
+    except signals.StopNow:
+        signals.ignore()
+    assert heard == [AttributeError]
+    signals.restore()
+    Half.__new__(Half)
+    assert heard == [AttributeError] * 2
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_deferred_signals_are_for_the_job_to_heed(name: str) -> None:
     def job() -> None:

@@ -36,7 +36,7 @@ Search = Callable[[Lines, Task, IndexSettings], dict[str, Floats]]
 SIGMA, SIGMA_RELATIVE = 8.7e-5, 9.2e-4  # σ(q²) = SIGMA Å⁻² + SIGMA_RELATIVE q² of serial data
 N_LINES = 60  # that cells are weighed with
 CONSIDERED = 60  # cells of a wave
-CHANCE = -5.0  # nats; the best of a search with lines of no lattice comes to -17 to -6
+CHANCE = -5.0  # nats; the best of a search with lines of no lattice is -17 to -6, seldom -3
 CERTAIN = 25.0  # nats
 AHEAD = 5.0  # nats above the next
 EXPLAINED = 0.85  # share of the lines
