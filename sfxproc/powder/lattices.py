@@ -95,6 +95,12 @@ class Lattice:
         return self.holohedry.rotations
 
     @cached_property
+    def primitive_rotations(self) -> Ints:
+        """(n, 3, 3) the same on the axes of the primitive cell, whole numbers."""
+        turned = np.linalg.inv(self.primitive) @ self.rotations.astype(np.float64) @ self.primitive
+        return np.rint(turned).astype(np.int64)
+
+    @cached_property
     def prior(self) -> float:
         """The share of this lattice among known structures."""
         return self.frequency / sum(row[2] for row in _TABLE.values())

@@ -47,10 +47,7 @@ class Superlattices(NamedTuple):
 @cache
 def superlattices(symbol: str, index: int) -> Superlattices:
     """The superlattices of a Bravais lattice that have cells `index` times as large."""
-    lattice = LATTICES[symbol]
-    back = np.linalg.inv(lattice.primitive)
-    turns = np.rint(back @ lattice.rotations.astype(np.float64) @ lattice.primitive)
-    turns = turns.astype(np.int64)
+    turns = LATTICES[symbol].primitive_rotations
     # r in units of 1/m, as one number; the least of those that symmetry makes alike stands for all
     digits = np.array([index * index, index, 1])
     every = np.stack(np.meshgrid(*[np.arange(index)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -74,9 +71,7 @@ def superlattices(symbol: str, index: int) -> Superlattices:
     )
 
 
-def promising(
-    symbol: str, reciprocal: Floats, q2: Floats, sigma: Floats, indices: tuple[int, ...] = INDICES
-) -> list[Ints]:
+def promising(symbol: str, reciprocal: Floats, q2: Floats, sigma: Floats) -> list[Ints]:
     """Forms (3, 3) of the superlattices, TRIED at most, that explain most of the lines q2 (k,) that
     the lattice does not, with errors sigma (k,), Å⁻²; the best first.
 
@@ -88,7 +83,7 @@ def promising(
     own = np.einsum("ni,ij,nj->n", whole, reciprocal, whole)
     volume = float(np.linalg.det(reciprocal)) ** -0.5
     found: list[tuple[float, int, Ints]] = []
-    for index in indices:
+    for index in INDICES:
         of = superlattices(symbol, index)
         turned = of.classes @ reciprocal
         values = own + 2.0 * turned @ whole.T + (turned * of.classes).sum(axis=1)[:, None]

@@ -51,8 +51,7 @@ class Sublattices(NamedTuple):
 def sublattices(symbol: str) -> Sublattices:
     """Those of a Bravais lattice, of INDICES."""
     lattice = LATTICES[symbol]
-    back = np.linalg.inv(lattice.primitive)
-    turns = back @ lattice.rotations.astype(np.float64) @ lattice.primitive
+    turns = lattice.primitive_rotations
     test, index = [], []
     for m in INDICES:
         for form in hermite_forms(m).astype(np.float64):
