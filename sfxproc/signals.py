@@ -30,12 +30,13 @@ class StopNow(BaseException):
 @dataclass
 class _Now:
     """requested : the signal that came last. kept : the beginning of a sentence about it.
-    complain : what told of errors in destructors before a signal ended the run."""
+    complain : what told of errors in destructors before `install`. ending : `ignore` was called."""
 
     loading: bool = True
     patient: bool = False
     requested: str | None = None
     kept: str = NOTHING
+    ending: bool = False
     complain: Callable[[sys.UnraisableHookArgs], object] | None = None
     replaced: dict[signal.Signals, Any] = field(default_factory=dict)
 
@@ -49,6 +50,7 @@ def install() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             _now.replaced[number] = signal.signal(number, _heed)
+    _now.complain, sys.unraisablehook = sys.unraisablehook, _complain
 
 
 def restore() -> None:
@@ -66,9 +68,7 @@ def ignore() -> None:
     kernel being compiled, does not complain either when it is deleted."""
     for number in _now.replaced:
         signal.signal(number, signal.SIG_IGN)
-    if _now.requested is not None:
-        _now.complain = _now.complain or sys.unraisablehook
-        sys.unraisablehook = _unheard
+    _now.ending = True
 
 
 def loaded() -> None:
@@ -126,5 +126,9 @@ def _heed(number: int, _: FrameType | None) -> None:
         _stop_if_requested()
 
 
-def _unheard(_: sys.UnraisableHookArgs) -> None:
-    """In place of what complains of errors in destructors."""
+def _complain(found: sys.UnraisableHookArgs) -> None:
+    """Tell of an error in a destructor or a callback, unless it is that a signal met one, which
+    `_heed` keeps, or comes of what a signal cut off."""
+    cut_off = _now.ending and _now.requested is not None
+    if _now.complain is not None and not (cut_off or found.exc_type is StopNow):
+        _now.complain(found)

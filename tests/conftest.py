@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,14 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"experimental data not found at {SHARED}")
     return SHARED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say that the tests under SLURM ran: nothing else tells it where they pass."""
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    n = sum(r.when == "call" and r.nodeid.startswith("tests/slurm/") for r in reports)
+    if n:
+        terminalreporter.write_line(f"{n} tests ran under SLURM")
 
 
 @pytest.fixture(autouse=True)

@@ -179,14 +179,6 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say that the tests of this folder ran: nothing else tells it where they pass."""
-    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
-    n = sum(r.when == "call" and "tests/slurm/" in r.nodeid for r in reports)
-    if n:
-        terminalreporter.write_line(f"{n} tests ran under SLURM on {len(NODES)} nodes")
-
-
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     """SLURM with four idle nodes."""
