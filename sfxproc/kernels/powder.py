@@ -20,6 +20,7 @@ How it is made fast: calculated q² come in blocks of 16 from float32 columns, i
 instructions; blocks without a line in range are passed over; a line finds the interval between two
 observed lines by a table of equal bins; each interval keeps its lowest and highest line as one
 integer, the bits of q² above the line's number. Differences are taken again in double precision.
+Indices of the inner loops are unsigned, or each would be looked at whether it is negative.
 
 Random numbers are splitmix64 (Steele, Lea & Flood, OOPSLA 2014) keyed by the seed, the candidate's
 own number and the iteration: no result depends on how candidates are dealt out.
@@ -242,7 +243,7 @@ def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-d
         for s in range(1, p):
             v += columns[s, i] * y[s]
         q[i] = v
-    kept = 0
+    kept = np.uint64(0)
     for first in range(0, m, BLOCK):
         hits = np.int32(0)
         for i in range(first, first + BLOCK):
@@ -251,20 +252,21 @@ def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-d
             continue
         for i in range(first, first + BLOCK):
             keys[kept] = (np.int64(bits[i]) << 32) | np.int64(i)
-            kept += int(q[i] < limit)
+            kept += np.uint64(q[i] < limit)
     for j in range(n + 1):
         low[j] = EMPTY
         high[j] = -1
     scale = np.float32(lines.scale)
     last = np.float32(lines.q2[n - 1] + lines.floor[n - 1])
     beyond = 0
-    for i in range(kept):
+    end, one = np.uint64(n), np.uint64(1)
+    for i in range(np.int64(kept)):
         key = keys[i]
-        bits[0] = np.int32(key >> 32)
-        v = q[0]
-        j = lines.below[np.int64(v * scale)]
-        while j < n and lines.q2[j] <= v:
-            j += 1
+        v = q[np.uint64(key & NUMBER)]
+        bin_ = np.int32(v * scale)  # of a very flat cell rounding may leave v below 0
+        j = np.uint64(lines.below[np.uint32(max(bin_, np.int32(0)))])
+        while j < end and lines.q2[j] <= v:
+            j += one
         low[j] = min(low[j], key)
         high[j] = max(high[j], key)
         beyond += int(v > last)
@@ -284,7 +286,7 @@ def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-d
             if abs(above) < abs(delta[j]):
                 near[j] = upper & NUMBER
                 delta[j] = above
-    return kept - beyond
+    return np.int64(kept) - beyond
 
 
 @njit(cache=True, nogil=True)

@@ -180,6 +180,21 @@ def test_assignment_is_the_nearest_line(p: int) -> None:
         assert count[c] == expected[2]
 
 
+def test_calculated_lines_below_zero_are_nobodys_nearest() -> None:
+    """Rounding takes some there where a cell is very flat; here all of one direction are."""
+    forms, basis = lattice(6)
+    q2, sigma = observed(6, 20, seed=1)
+    x = np.array(CELL[6])
+    x[3] = -0.0085
+    assert (forms @ x).min() < -0.02
+    near, delta, count = np.zeros((1, 20), np.int64), np.zeros((1, 20)), np.zeros(1, np.int64)
+    lines = powder.observed_lines(q2, sigma)
+    powder.explain(powder.reference_lines(forms, basis), lines, x[None], near, delta, count)
+    expected = assigned(forms, q2, sigma, x)
+    np.testing.assert_allclose(delta[0], expected[1], rtol=1e-9, atol=1e-12)
+    assert count[0] == expected[2]
+
+
 @pytest.mark.parametrize("p", LATTICES)
 @pytest.mark.parametrize("mala", [False, True])
 def test_search_agrees_with_numpy(p: int, mala: bool) -> None:
