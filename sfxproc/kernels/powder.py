@@ -264,11 +264,11 @@ def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-d
         key = keys[i]
         v = q[np.uint64(key & NUMBER)]
         bin_ = np.int32(v * scale)  # of a very flat cell rounding may leave v below 0
-        j = np.uint64(lines.below[np.uint32(max(bin_, np.int32(0)))])
-        while j < end and lines.q2[j] <= v:
-            j += one
-        low[j] = min(low[j], key)
-        high[j] = max(high[j], key)
+        gap = np.uint64(lines.below[np.uint32(max(bin_, np.int32(0)))])
+        while gap < end and lines.q2[gap] <= v:
+            gap += one
+        low[gap] = min(low[gap], key)
+        high[gap] = max(high[gap], key)
         beyond += int(v > last)
     for j in range(n - 1, -1, -1):  # low[j + 1]: the nearest calculated line above line j
         low[j] = min(low[j], low[j + 1])
