@@ -39,7 +39,7 @@ from sfxproc.jobs.strategies import Listed, listed
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.powder.cells import random_cells, x_from_cells
-from sfxproc.powder.indexing import beyond_doubt, gathered, lines_of, search, waves
+from sfxproc.powder.indexing import gathered, lines_of, search, settled, waves
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.optimise import SETTINGS, optimise
 from sfxproc.powder.ranking import Cell, Lines
@@ -177,7 +177,7 @@ def _compile_once(settings: IndexSettings, comm: Comm) -> None:
 
 
 def _searched(lines: Lines, settings: IndexSettings, stages: Stages, log: Log) -> Search:
-    """Do wave after wave until a cell is beyond doubt; the cells are on rank 0 only."""
+    """Do wave after wave until the search may end; the cells are on rank 0 only."""
     comm, todo = stages.comm, waves(settings)
     best: list[Cell] = []
     tried: dict[str, None] = {}
@@ -188,8 +188,9 @@ def _searched(lines: Lines, settings: IndexSettings, stages: Stages, log: Log) -
         tried |= dict.fromkeys(task.lattice for task in wave)
         ended = False
         if comm.rank == 0:
-            best = gathered(lines, results, best, settings, number == len(todo) - 1)
-            ended = settings.early_stop and beyond_doubt(best, lines)
+            left = todo[number + 1 :]
+            best = gathered(lines, results, best, settings, left)
+            ended = settings.early_stop and settled(best, lines, left)
             log(f"{', '.join({t.lattice: None for t in wave})}: {so_far(best, lines)}")
         if comm.bcast(ended):
             log("This cell is beyond doubt; the search ends.")

@@ -2,8 +2,10 @@
 
 The waves of tasks of `search` are done one after the other; after each, `gathered` puts what it
 found among the best cells. The search ends early when the first of these is beyond doubt: it
-explains nearly all lines far better than chance, and no other lattice of points comes near.
-All that is done here follows from the results of the tasks, not from their order.
+explains nearly all lines far better than chance, and no other lattice of points comes near. A cell
+that is nearly of higher symmetry often has a multiple that seems to be of it, and explains as many
+lines with other indices; so the class of lattices below that of the first cell must have been
+looked at, too. All that is done here follows from the results of the tasks, not from their order.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from sfxproc.data import Floats
 from sfxproc.powder.optimise import checked_lines
 from sfxproc.powder.ranking import Cell, Lines, distinct, ranked
 from sfxproc.powder.references import lines_of_cell
-from sfxproc.powder.search import IndexSettings, Task, cells_of, search, waves
+from sfxproc.powder.search import (
+    IndexSettings,
+    Task,
+    cells_of,
+    class_below,
+    search,
+    waves,
+)
 
 __all__ = [
     "IndexSettings",
@@ -27,6 +36,7 @@ __all__ = [
     "index",
     "lines_of",
     "search",
+    "settled",
     "waves",
 ]
 
@@ -69,12 +79,13 @@ def index(
     settings = settings or IndexSettings()
     best: list[Cell] = []
     todo = waves(settings)
-    for number, wave in enumerate(todo):
+    while todo:
+        wave, *todo = todo
         results = [search(lines, task, settings) for task in wave]
-        best = gathered(lines, results, best, settings, number == len(todo) - 1)
+        best = gathered(lines, results, best, settings, todo)
         if told is not None:
             told(wave, best)
-        if settings.early_stop and beyond_doubt(best, lines):
+        if settings.early_stop and settled(best, lines, todo):
             break
     return best
 
@@ -84,15 +95,24 @@ def gathered(
     results: Sequence[dict[str, Floats]],
     best: Sequence[Cell],
     settings: IndexSettings,
-    last: bool,
+    left: Sequence[Sequence[Task]],
 ) -> list[Cell]:
-    """The best cells so far and those of a wave's results together, best first. At the end, and
-    where the search may end, their sub- and superlattices are tried, too."""
+    """The best cells so far and those of a wave's results together, best first. At the end, when no
+    waves are left, and where the search may end, their sub- and superlattices are tried, too."""
     cells = [*best, *cells_of(lines, results, CONSIDERED)]
     kept = distinct(cells, settings.n_ranked)
-    if last or (settings.early_stop and beyond_doubt(kept, lines)):
+    if not left or (settings.early_stop and settled(kept, lines, left)):
         kept = [c for c in ranked(kept, lines, settings.n_ranked) if settings.allows(c.volume)]
     return kept
+
+
+def settled(best: Sequence[Cell], lines: Lines, left: Sequence[Sequence[Task]]) -> bool:
+    """Whether the waves that are left need not be done: the first cell is beyond doubt, and each
+    lattice of the class below that is to be tried has been, if not with all candidates."""
+    if not beyond_doubt(best, lines):
+        return False
+    below = class_below(best[0].lattice)
+    return not any(task.lattice in below and task.batch == 0 for wave in left for task in wave)
 
 
 def beyond_doubt(best: Sequence[Cell], lines: Lines) -> bool:

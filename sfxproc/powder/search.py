@@ -2,8 +2,9 @@
 
 A task is a batch of candidates of one lattice: drawn, improved (`optimise`), and the best of them
 refined and weighed (`ranking`). It depends on the lines, its own name and the settings alone, so
-that it may be done anywhere. Waves of tasks follow each other, high symmetry first, and each ends
-with a look at what was found: the same tasks are done however they are dealt out.
+that it may be done anywhere. Waves of tasks follow each other, and after each one looks at what was
+found: the same tasks are done however they are dealt out. First a share of the tasks of each class
+of lattices is done, high symmetry first, and then the rest of all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from sfxproc.data import Floats
 from sfxproc.powder.generators import GENERATORS, from_volumes
-from sfxproc.powder.lattices import LATTICES
+from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.merit import merits
 from sfxproc.powder.optimise import SETTINGS, distinct, optimise
 from sfxproc.powder.ranking import Cell, Lines, assessed
@@ -25,7 +26,7 @@ from sfxproc.powder.references import References, references
 SIZES = {1: 1000, 2: 2000, 3: 1000, 4: 1000, 6: 1000}  # of a batch, by number of parameters
 KEPT = 10  # cells of a batch
 BATCHES = {1: 1, 2: 1, 3: 3, 4: 8, 6: 24}  # by number of parameters, at effort 1
-STEPS = (0.25, 1.0)  # shares of the batches of a class after which one looks
+STEPS = (0.25, 1.0)  # shares of the batches of each class after which the next has its turn
 CLASSES = (
     ("cP", "cI", "cF", "tP", "tI", "hP", "hR"),
     ("oP", "oC", "oI", "oF"),
@@ -42,7 +43,8 @@ class IndexSettings:
 
     lattices : Bravais lattices that are tried.  effort : multiplies the number of candidates.
     n_lines : the search is made with the first of them; cells are weighed with all that are
-    given.  n_ranked : cells in the answer.  early_stop : end as soon as a cell is beyond doubt.
+    given.  n_ranked : cells in the answer.  early_stop : end as soon as a cell is beyond doubt, and
+    so it is beside those of the class below.
     min_volume_A3, max_volume_A3 : of the conventional cell; 0: no bound.
     """
 
@@ -71,19 +73,23 @@ class Task(NamedTuple):
 def waves(settings: IndexSettings) -> list[list[Task]]:
     """The tasks, those of one wave independent of each other."""
     found: list[list[Task]] = []
-    for symbols in CLASSES:
-        total = {
-            s: int(np.ceil(settings.effort * BATCHES[LATTICES[s].n_parameters]))
-            for s in symbols
-            if s in settings.lattices
-        }
-        done = dict.fromkeys(total, 0)
-        for share in STEPS:
-            upto = {s: int(np.ceil(share * n)) for s, n in total.items()}
-            wave = [Task(s, batch) for s in total for batch in range(done[s], upto[s])]
+    done = dict.fromkeys(settings.lattices, 0)
+    for share in STEPS:
+        for symbols in CLASSES:
+            wave = []
+            for s in (s for s in symbols if s in done):
+                n = int(np.ceil(settings.effort * BATCHES[LATTICES[s].n_parameters]))
+                upto = int(np.ceil(share * n))
+                wave += [Task(s, batch) for batch in range(done[s], upto)]
+                done[s] = upto
             found += [wave] if wave else []
-            done = upto
     return found
+
+
+def class_below(lattice: Lattice) -> tuple[str, ...]:
+    """Those of CLASSES that are less symmetric by one step; none below aP."""
+    own = next(n for n, symbols in enumerate(CLASSES) if lattice.symbol in symbols)
+    return CLASSES[own + 1] if own + 1 < len(CLASSES) else ()
 
 
 def search(lines: Lines, task: Task, settings: IndexSettings) -> dict[str, Floats]:

@@ -21,11 +21,13 @@ from sfxproc.powder.indexing import (
     index,
     lines_of,
     search,
+    settled,
     waves,
 )
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.powder.references import lines_of_cell
+from sfxproc.powder.search import class_below
 from sfxproc.reduction import niggli_cell
 from sfxproc.simulate.powder import PowderSettings, simulate_pattern
 
@@ -66,7 +68,7 @@ def test_random_structures_are_indexed(symbol: str, changes: dict[str, float]) -
     assert heard == everything[: len(heard)]
     if symbol == "cF":
         assert beyond_doubt(best, lines)
-        assert {task.lattice for task in heard} <= {"cP", "cF", "hR"}
+        assert {task.lattice for task in heard} <= {"cP", "cF", "hR", "oP"}
 
 
 def test_many_even_lines_of_large_cubic_cells_do_not_beat_a_triclinic_cell() -> None:
@@ -74,6 +76,29 @@ def test_many_even_lines_of_large_cubic_cells_do_not_beat_a_triclinic_cell() -> 
     best = index(lines, IndexSettings(lattices=("cP", "cI", "aP"), effort=0.3))
     assert same_lattice(best[0].primitive, true)
     assert all(c.score < best[0].score - 2.0 for c in best[1:])
+
+
+def test_a_multiple_that_seems_more_symmetric_does_not_end_the_search() -> None:
+    lines, true = simulated("oF", 38, sigma_two_theta_deg=0.03)
+    settings = IndexSettings(lattices=("hP", "oF"))
+    looks: list[Cell] = []
+    best = index(lines, settings, lambda _, best: looks.append(best[0]))
+    assert looks[0].lattice.symbol == "hP"  # it has twice the volume
+    assert beyond_doubt(looks[:1], lines)
+    assert best[0].lattice.symbol == "oF"
+    assert same_lattice(best[0].primitive, true)
+
+
+def test_the_search_is_settled_after_a_look_at_the_class_below() -> None:
+    lines, _ = simulated("cF", 4)
+    best = index(lines, IndexSettings(lattices=("cF",)))
+    first, rest, lowest = [Task("oP", 0)], [Task("oP", 1)], [Task("aP", 0)]
+    assert beyond_doubt(best, lines)
+    assert not settled(best, lines, [first, rest])
+    assert settled(best, lines, [rest, lowest])
+    assert not settled([replace(best[0], score=1.0)], lines, [])
+    assert class_below(LATTICES["mC"]) == ("aP",)
+    assert class_below(LATTICES["aP"]) == ()
 
 
 def test_a_flat_triclinic_cell_is_found_from_its_zone() -> None:
@@ -109,7 +134,7 @@ def test_the_answer_does_not_depend_on_the_order_of_tasks() -> None:
         todo = waves(settings)
         for number, wave in enumerate(todo):
             results = [search(lines, task, settings) for task in wave[::step]]
-            best = gathered(lines, results, best, settings, number == len(todo) - 1)
+            best = gathered(lines, results, best, settings, todo[number + 1 :])
         answers.append([(c.lattice.symbol, c.score, c.x.tobytes()) for c in best])
     assert answers[0] == answers[1]
     assert answers[0] == [
