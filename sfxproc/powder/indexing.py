@@ -47,7 +47,7 @@ SIGMA, SIGMA_RELATIVE = 8.7e-5, 9.2e-4  # σ(q²) = SIGMA Å⁻² + SIGMA_RELATI
 N_LINES = 60  # that cells are weighed with
 CONSIDERED = 60  # cells of a wave
 CHANCE = -5.0  # nats; the best of a search with lines of no lattice is -17 to -6, seldom -3
-CERTAIN = 25.0  # nats
+CERTAIN = 12.0  # nats
 AHEAD = 5.0  # nats above the next
 EXPLAINED = 0.85  # share of the lines
 FULL = 4.0  # calculated lines per observed one, up to line N_FULL
