@@ -309,7 +309,10 @@ def derivatives(cell: Cell, lines: Lines) -> list[Cell]:
     forms = promising(cell.lattice.symbol, np.linalg.inv(metric), *left)
     shares = _reduced([form.T @ metric @ form for form in forms])  # symmetry of the cell, exactly
     tried += [highest_fit(c, EXACT_PERCENT, EXACT_DEG) for c in shares]
-    tried += [Fit(aP, c, 0.0) for c in _reduced(smaller)]
+    for c in _reduced(smaller):
+        exactly, nearly = ((EXACT_PERCENT, EXACT_DEG), (NEAR_PERCENT, NEAR_DEG))
+        fits = [Fit(aP, c, 0.0), highest_fit(c, *exactly), highest_fit(c, *nearly)]
+        tried += {f.lattice.symbol: f for f in fits}.values()
     found = (assessed(f.lattice, x_from_cells(f.lattice, f.cell), lines) for f in tried)
     return [c for c in found if c is not None]
 

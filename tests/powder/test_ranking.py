@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sfxproc.data import Floats
 from sfxproc.powder.cells import conventional_cells, same_lattice, x_from_cells
 from sfxproc.powder.indexing import lines_of
 from sfxproc.powder.lattices import LATTICES
@@ -33,6 +34,13 @@ def pattern(symbol: str, cell: list[float], n: int = 22, noise: float = 0.0) -> 
     q2 = np.unique((lines_of_cell(lattice, x, 0.3)[1] @ x).round(10))[: n * 5 // 4]
     q2 = np.sort(rng.permutation(q2)[:n])
     return lines_of(np.sort(q2 + noise * lines_of(q2).sigma * rng.standard_normal(n)))
+
+
+def with_false_lines(lines: Lines) -> tuple[Lines, Floats]:
+    """Two more in the widest gaps, and those by themselves."""
+    gaps = np.argsort(-np.diff(lines.q2))[:2]
+    false = 0.62 * lines.q2[gaps] + 0.38 * lines.q2[gaps + 1]
+    return lines_of(np.sort(np.append(lines.q2, false))), false
 
 
 def weighed(symbol: str, cell: list[float], lines: Lines) -> Cell:
@@ -79,11 +87,9 @@ def test_known_errors_are_believed() -> None:
 
 def test_false_lines_are_named_and_cost_little() -> None:
     lines = pattern("oP", ORTHORHOMBIC)
-    gaps = np.argsort(-np.diff(lines.q2))[:2]
-    false = 0.5 * (lines.q2[gaps] + lines.q2[gaps + 1])
-    q2 = np.sort(np.append(lines.q2, false))
-    found = weighed("oP", ORTHORHOMBIC, lines_of(q2))
-    assert set(q2[~found.explained]) == set(false)
+    both, false = with_false_lines(lines)
+    found = weighed("oP", ORTHORHOMBIC, both)
+    assert set(both.q2[~found.explained]) == set(false)
     clean = weighed("oP", ORTHORHOMBIC, lines)
     assert clean.score - 12 < found.score < clean.score
 
@@ -112,6 +118,23 @@ def test_a_wrong_multiple_leads_to_the_cell(factor: float) -> None:
     found = ranked([wrong], lines, 20)
     assert same_lattice(found[0].primitive, ORTHORHOMBIC)
     assert found[0].lattice.symbol == "oP"
+
+
+@pytest.mark.parametrize(
+    ("symbol", "cell", "wrong", "larger"),
+    [
+        ("hR", [17.6, 17.6, 18.6, 90, 90, 120], "hP", [17.6, 17.6, 18.6, 90, 90, 120]),
+        ("cP", [14.2, 14.2, 14.2, 90, 90, 90], "cF", [28.4, 28.4, 28.4, 90, 90, 90]),
+        ("tP", TETRAGONAL, "tP", [7.1 * 2**0.5, 7.1 * 2**0.5, 13.3, 90, 90, 90]),
+    ],
+)
+def test_a_symmetric_multiple_leads_to_the_cell_beside_false_lines(
+    symbol: str, cell: list[float], wrong: str, larger: list[float]
+) -> None:
+    lines, _ = with_false_lines(pattern(symbol, cell))
+    found = ranked([weighed(wrong, larger, lines)], lines, 20)
+    assert found[0].lattice.symbol == symbol
+    np.testing.assert_allclose(found[0].conventional, cell, rtol=1e-6)
 
 
 def test_a_nearly_tetragonal_cell_is_told_by_exact_lines_only() -> None:
