@@ -18,14 +18,7 @@ from sfxproc.data import Floats
 from sfxproc.powder.optimise import checked_lines
 from sfxproc.powder.ranking import Cell, Lines, distinct, ranked
 from sfxproc.powder.references import lines_of_cell
-from sfxproc.powder.search import (
-    IndexSettings,
-    Task,
-    cells_of,
-    class_below,
-    search,
-    waves,
-)
+from sfxproc.powder.search import IndexSettings, Task, cells_of, class_below, search, waves
 
 __all__ = [
     "IndexSettings",

@@ -310,9 +310,9 @@ def derivatives(cell: Cell, lines: Lines) -> list[Cell]:
     shares = _reduced([form.T @ metric @ form for form in forms])  # symmetry of the cell, exactly
     tried += [highest_fit(c, EXACT_PERCENT, EXACT_DEG) for c in shares]
     for c in _reduced(smaller):
-        exactly, nearly = ((EXACT_PERCENT, EXACT_DEG), (NEAR_PERCENT, NEAR_DEG))
-        fits = [Fit(aP, c, 0.0), highest_fit(c, *exactly), highest_fit(c, *nearly)]
-        tried += {f.lattice.symbol: f for f in fits}.values()
+        exact = highest_fit(c, EXACT_PERCENT, EXACT_DEG)
+        fits = [Fit(aP, c, 0.0), exact, highest_fit(c, NEAR_PERCENT, NEAR_DEG)]
+        tried += {f.lattice.symbol: f for f in fits}.values()  # each lattice once
     found = (assessed(f.lattice, x_from_cells(f.lattice, f.cell), lines) for f in tried)
     return [c for c in found if c is not None]
 
