@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.runs import Figures, machine, number, table, told
-from sfxproc.jobs.choose_partiality import Sample, fit_of
-from sfxproc.jobs.compare_truth import true_and_ideal
-from sfxproc.jobs.postrefine_config import PostrefineConfig
-from sfxproc.jobs.settings import Symmetry
+from sfxproc.commands.compare_truth import true_and_ideal
 from sfxproc.merging.compare_truth import compare_with_truth
 from sfxproc.models.postrefine import Geometry, PostrefineModel, PostrefineSettings, axes_of
 from sfxproc.partiality import PARTIALITIES
+from sfxproc.refine.choose_partiality import Sample, fit_of
+from sfxproc.settings.postrefine import PostrefineConfig
+from sfxproc.settings.sections import Symmetry
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 from sfxproc.symmetry import reflections, space_group, unique_keys
 

@@ -120,7 +120,7 @@ def show(
     """Tell what data files hold."""
     from rich.console import Console
 
-    from sfxproc.jobs.show import show as show_files
+    from sfxproc.commands.show import show as show_files
 
     show_files(files, Console())
 
@@ -154,8 +154,8 @@ def compare(
     and B."""
     from rich.console import Console
 
-    from sfxproc.jobs.compare import compare as compare_files
-    from sfxproc.jobs.compare_truth import compare_truth
+    from sfxproc.commands.compare import compare as compare_files
+    from sfxproc.commands.compare_truth import compare_truth
 
     if (b is None) == (not truth):
         raise ConfigError(
@@ -219,7 +219,7 @@ def stills(
     overwrite: Overwrite = False,
 ) -> None:
     """Simulate stills of randomly oriented crystals; the truth goes to OUT's stem.truth.h5."""
-    from sfxproc.jobs.simulate import simulate, stills_settings
+    from sfxproc.commands.simulate import simulate, stills_settings
     from sfxproc.report.log import open_log
 
     options = {
@@ -269,7 +269,7 @@ def powder_lines(
     overwrite: Overwrite = False,
 ) -> None:
     """Simulate the lines of a powder pattern; the truth goes to OUT's stem.truth.json."""
-    from sfxproc.jobs.simulate_powder import pattern_settings, simulate
+    from sfxproc.commands.simulate_powder import pattern_settings, simulate
     from sfxproc.report.log import open_log
 
     options = {
@@ -318,7 +318,7 @@ def slurm(
     overrides: Overrides = None,
 ) -> None:
     """Print a batch script for SLURM: `sfxproc slurm my.toml --nodes 2 | sbatch`."""
-    from sfxproc.jobs.slurm import batch_script
+    from sfxproc.commands.slurm import batch_script
 
     _, config = _load(job_file, overrides or [])
     options = {
@@ -341,7 +341,7 @@ def status(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder of a job.")],
 ) -> None:
     """Tell how far a job is. Exit status 0: finished; 1: not yet; 2: not a job's folder."""
-    from sfxproc.jobs.status import status_of
+    from sfxproc.commands.status import status_of
 
     told = status_of(folder)
     typer.echo(told.text)

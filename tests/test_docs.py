@@ -22,10 +22,10 @@ import sfxproc
 from sfxproc.cli import app
 from sfxproc.config import load
 from sfxproc.jobs import JOBS
-from sfxproc.jobs.scale_config import ScaleConfig
-from sfxproc.jobs.settings import Symmetry
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import open_log
+from sfxproc.settings.scale import ScaleConfig
+from sfxproc.settings.sections import Symmetry
 from sfxproc.simulate import StillsSettings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,17 +8,12 @@ from typing import Any
 
 import msgspec
 
-from sfxproc.jobs import (
-    postrefine,
-    postrefine_config,
-    powder,
-    powder_config,
-    scale,
-    scale_config,
-    spot_powder,
-)
+from sfxproc.jobs import postrefine, powder, scale, spot_powder
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
+from sfxproc.settings import postrefine as postrefine_config
+from sfxproc.settings import powder as powder_config
+from sfxproc.settings import scale as scale_config
 
 
 @dataclass(frozen=True)

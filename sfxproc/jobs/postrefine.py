@@ -14,26 +14,9 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from sfxproc.intake.reading import Dataset
+from sfxproc.intake.reference import reference_intensities
 from sfxproc.jobs import scale
-from sfxproc.jobs import scale_steps as steps
-from sfxproc.jobs.begun import begun_at, earlier
-from sfxproc.jobs.choose_partiality import Fit, chosen, settings_of
-from sfxproc.jobs.conclusion import concluded
-from sfxproc.jobs.postrefine_blocks import postrefined_in_blocks
-from sfxproc.jobs.postrefine_config import AUTO, PostrefineConfig, require_sense
-from sfxproc.jobs.postrefine_setup import (
-    LEAST_PARTIALITY,
-    geometry_of,
-    moved_columns,
-    n_strains_of,
-    require_shown,
-    with_shown,
-)
-from sfxproc.jobs.reading import Dataset
-from sfxproc.jobs.rejection import Judging
-from sfxproc.jobs.scale_job import Scaled, ScaleJob, read_all, with_fixed
-from sfxproc.jobs.scale_reference import reference_intensities
-from sfxproc.jobs.warm import Kernels
 from sfxproc.lsq import Engine, Point, Result
 from sfxproc.models.postrefine import (
     Geometry,
@@ -48,7 +31,24 @@ from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem, scale_
 from sfxproc.parallel.chunks import ChunkSums
 from sfxproc.parallel.comm import Comm
 from sfxproc.partiality import PARTIALITIES, Partiality
+from sfxproc.refine import scale_steps as steps
+from sfxproc.refine.blocks.postrefine import postrefined_in_blocks
+from sfxproc.refine.choose_partiality import Fit, chosen, settings_of
+from sfxproc.refine.conclude import concluded
+from sfxproc.refine.judge import Judging
+from sfxproc.refine.postrefine_setup import (
+    LEAST_PARTIALITY,
+    geometry_of,
+    moved_columns,
+    n_strains_of,
+    require_shown,
+    with_shown,
+)
+from sfxproc.refine.scale_job import Scaled, ScaleJob, read_all, with_fixed
+from sfxproc.refine.start import begun_at, earlier
+from sfxproc.refine.warm import Kernels
 from sfxproc.report.log import Log
+from sfxproc.settings.postrefine import AUTO, PostrefineConfig, require_sense
 
 F8 = NDArray[np.float64]
 

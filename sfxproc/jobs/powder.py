@@ -14,28 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from sfxproc import __version__
+from sfxproc.commands.simulate_powder import simulated, write_pattern
 from sfxproc.config import resolved_toml
 from sfxproc.errors import ConfigError, OutputError
 from sfxproc.formats.atomic import write_text
 from sfxproc.formats.cell_files import write_cells, write_crystfel_cell, write_dials_cell
 from sfxproc.formats.inputs import missing_file
 from sfxproc.formats.peak_lists import PeakList, read_peak_list
-from sfxproc.jobs.checkpoints import JobCheckpoint, open_job
-from sfxproc.jobs.outputs import refusal
-from sfxproc.jobs.powder_config import PowderConfig, SimulatedPattern
-from sfxproc.jobs.powder_results import (
-    calculated_lines,
-    cell_file,
-    in_standard_setting,
-    place_of,
-    sentence_of,
-    so_far,
-    told_of,
-)
-from sfxproc.jobs.settings import Output
-from sfxproc.jobs.simulate_powder import simulated, write_pattern
-from sfxproc.jobs.stages import Found, Stages
-from sfxproc.jobs.strategies import Listed, listed
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.powder.cells import random_cells, x_from_cells
@@ -45,8 +30,23 @@ from sfxproc.powder.optimise import SETTINGS, optimise
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.powder.references import references
 from sfxproc.powder.search import IndexSettings, Task, best_of
+from sfxproc.refine.strategies import Listed, listed
 from sfxproc.report.log import Log
 from sfxproc.report.powder import PowderStory, cells_table, powder_html
+from sfxproc.results.outputs import refusal
+from sfxproc.results.powder import (
+    calculated_lines,
+    cell_file,
+    in_standard_setting,
+    place_of,
+    sentence_of,
+    so_far,
+    told_of,
+)
+from sfxproc.runs.checkpoints import JobCheckpoint, open_job
+from sfxproc.runs.stages import Found, Stages
+from sfxproc.settings.powder import PowderConfig, SimulatedPattern
+from sfxproc.settings.sections import Output
 
 SIMULATED = "simulated.txt"
 CELLS = "cells"

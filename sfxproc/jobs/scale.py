@@ -6,19 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sfxproc import __version__
+from sfxproc.commands.simulate import simulated_inputs
 from sfxproc.formats.inputs import list_inputs
-from sfxproc.jobs import scale_report as report
-from sfxproc.jobs import scale_steps as steps
-from sfxproc.jobs.checkpoints import open_job
-from sfxproc.jobs.outputs import Results, write_results
-from sfxproc.jobs.scale_config import ScaleConfig
-from sfxproc.jobs.scale_job import Scaled, ScaleJob
-from sfxproc.jobs.simulate import simulated_inputs
-from sfxproc.jobs.strategies import STRATEGIES
-from sfxproc.jobs.warm import Kernels, compile_once
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.threads import threads_of
+from sfxproc.refine import scale_steps as steps
+from sfxproc.refine.scale_job import Scaled, ScaleJob
+from sfxproc.refine.strategies import STRATEGIES
+from sfxproc.refine.warm import Kernels, compile_once
 from sfxproc.report.log import Log
+from sfxproc.results import tables as report
+from sfxproc.results.outputs import Results, write_results
+from sfxproc.runs.checkpoints import open_job
+from sfxproc.settings.scale import ScaleConfig
 
 
 def run(config: ScaleConfig, comm: Comm, log: Log) -> None:

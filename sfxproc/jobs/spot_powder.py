@@ -21,14 +21,14 @@ from sfxproc.formats.atomic import write_text
 from sfxproc.formats.inputs import InputFile, list_inputs
 from sfxproc.formats.peak_lists import PeakList, write_peak_list
 from sfxproc.formats.spots import read_spots, write_spots
-from sfxproc.jobs.outputs import claim_output, refusal
-from sfxproc.jobs.settings import Input, Output, Section
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays, Stage, deal
 from sfxproc.powder.spots import SpotPeakSettings, SpotPowder, powder_of
 from sfxproc.report.log import Log
 from sfxproc.report.spot_powder import SpotPowderStory, spot_powder_html
 from sfxproc.report.terminal import counts_table
+from sfxproc.results.outputs import claim_output, refusal
+from sfxproc.settings.sections import Input, Output, Section
 from sfxproc.simulate.spot_powder import SpotPowderSettings, simulate_spots
 from sfxproc.spots import Spots, SpotSet
 

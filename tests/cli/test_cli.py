@@ -15,7 +15,7 @@ import pytest
 import sfxproc.__main__ as entry
 import sfxproc.jobs
 from sfxproc.errors import DataError, LaunchError, Stopped
-from sfxproc.jobs.settings import Input, Output, Section
+from sfxproc.settings.sections import Input, Output, Section
 from sfxproc.signals import StopNow
 from tests.cli.conftest import Command
 

@@ -64,9 +64,9 @@ def after(function: Callable[..., Any], number: int, times: int = 1) -> Callable
 if MOMENT == "import":
     sys.meta_path.insert(0, OnImport())  # type: ignore[arg-type]
 else:
-    import sfxproc.jobs.checkpoints as checkpoints
     import sfxproc.jobs.scale as scale
     import sfxproc.lsq.engine as engine
+    import sfxproc.runs.checkpoints as checkpoints
 
     if MOMENT == "begin":
         scale.compile_once = after(scale.compile_once, 1)

@@ -17,11 +17,11 @@ from rich.console import Console
 from sfxproc.data import ReferenceSet, Stills, packed_hkl
 from sfxproc.errors import ConfigError, DataError, InputError
 from sfxproc.formats.hdf5 import write
-from sfxproc.jobs import reindexing
-from sfxproc.jobs.reading import Dataset, read_dataset
-from sfxproc.jobs.settings import Input, Selection, Symmetry
+from sfxproc.intake import reindexing
+from sfxproc.intake.reading import Dataset, read_dataset
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import ConsoleLog
+from sfxproc.settings.sections import Input, Selection, Symmetry
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 from sfxproc.symmetry import reindexed_cells, reindexed_hkl, space_group, twin_operators
 from tests.launch import launched
@@ -33,9 +33,9 @@ P43 = StillsSettings(
 JOB = 'job = "scale"\n[symmetry]\nspace_group = "P 43"\n[input]\npaths = ["part*.h5"]\n'
 READ = """
 from hashlib import blake2b
-from sfxproc.jobs import reindexing
-from sfxproc.jobs.reading import read_dataset
-from sfxproc.jobs.settings import Input, Selection, Symmetry
+from sfxproc.intake import reindexing
+from sfxproc.intake.reading import read_dataset
+from sfxproc.settings.sections import Input, Selection, Symmetry
 from sfxproc.parallel.comm import world
 from sfxproc.report.log import ConsoleLog
 from rich.console import Console

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from sfxproc.formats.hdf5 import write as write_h5
-from sfxproc.jobs import block_tasks
-from sfxproc.jobs.block_tasks import TASKS
+from sfxproc.refine.blocks import tasks as block_tasks
+from sfxproc.refine.blocks.tasks import TASKS
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 from tests.jobs.conftest import JOB, SCRIPT
 from tests.jobs.test_ranks import PROMPT_s, require_same_bits

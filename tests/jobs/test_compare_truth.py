@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from sfxproc.commands.compare_truth import compare_truth
 from sfxproc.data import Merged, Status
 from sfxproc.errors import DataError, InputError
 from sfxproc.formats.frames import write_frames
 from sfxproc.formats.mtz_merged import write_merged
 from sfxproc.formats.truth import truth_path, write_truth
-from sfxproc.jobs.compare_truth import compare_truth
 from sfxproc.simulate import Simulated, StillsSettings, simulate_stills
 from sfxproc.simulate.settings import reindexing_of
 from sfxproc.symmetry import reindexed_hkl, space_group, unique_keys

@@ -11,7 +11,7 @@ import pytest
 
 from sfxproc.data import Crystals, Observations, Stills
 from sfxproc.errors import ConfigError, DataError
-from sfxproc.jobs.corrections import Corrections, corrected, directions, polarisation
+from sfxproc.intake.corrections import Corrections, corrected, directions, polarisation
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 
 UP = np.array([0.0, 1.0, 0.0])

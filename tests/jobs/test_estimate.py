@@ -14,11 +14,11 @@ from rich.console import Console
 from sfxproc.config import convert
 from sfxproc.formats import FORMATS, peek
 from sfxproc.formats.base import Format
-from sfxproc.jobs import estimate as module
-from sfxproc.jobs.estimate import EXACT_CRYSTALS, BASE_bytes, Estimate, estimate, needs_table
-from sfxproc.jobs.postrefine_config import PostrefineConfig
-from sfxproc.jobs.scale_config import ScaleConfig
-from sfxproc.jobs.scale_steps import EXACT_PARAMETERS
+from sfxproc.refine import estimate as module
+from sfxproc.refine.estimate import EXACT_CRYSTALS, BASE_bytes, Estimate, estimate, needs_table
+from sfxproc.refine.scale_steps import EXACT_PARAMETERS
+from sfxproc.settings.postrefine import PostrefineConfig
+from sfxproc.settings.scale import ScaleConfig
 from sfxproc.simulate.stills import Simulated
 from sfxproc.symmetry import s_squared, space_group, unique_keys
 

@@ -19,15 +19,15 @@ from sfxproc.errors import OutputError
 from sfxproc.formats import dials
 from sfxproc.formats.dials_expt import read_experiments
 from sfxproc.formats.hdf5 import write as write_h5
-from sfxproc.jobs import exports
-from sfxproc.jobs.reading import Dataset, read_dataset
-from sfxproc.jobs.settings import Input, Selection, Symmetry
+from sfxproc.intake.reading import Dataset, read_dataset
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import ScaleSettings, scale_problem
 from sfxproc.parallel.chunks import ChunkSums
 from sfxproc.parallel.comm import Comm, SerialComm
 from sfxproc.report.log import ConsoleLog
+from sfxproc.results import exports
+from sfxproc.settings.sections import Input, Selection, Symmetry
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 from tests.problems import on_ranks
 

@@ -12,7 +12,7 @@ import pytest
 
 from sfxproc.errors import ConfigError, DataError
 from sfxproc.formats.frames import read_frames
-from sfxproc.jobs.scale_report import in_pattern
+from sfxproc.results.tables import in_pattern
 from sfxproc.simulate.stills import StillsSettings
 from tests.jobs.partial_jobs import PARTIAL, run_job, written
 from tests.jobs.test_ranks import require_same_bits

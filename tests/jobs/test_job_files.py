@@ -14,7 +14,7 @@ import pytest
 
 from sfxproc.config import load
 from sfxproc.jobs import JOBS
-from sfxproc.jobs.scale_config import ScaleConfig
+from sfxproc.settings.scale import ScaleConfig
 from sfxproc.simulate.stills import StillsSettings
 
 FOLDER = Path(__file__).resolve().parents[2] / "jobs"

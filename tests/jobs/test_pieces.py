@@ -18,13 +18,13 @@ from sfxproc.errors import ConfigError, DataError, InputError, OutputError, User
 from sfxproc.formats import crystfel, hdf5
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.formats.pieces import read_run
-from sfxproc.jobs import pieces
-from sfxproc.jobs.pieces import Plan, Reading
-from sfxproc.jobs.reading import Dataset, read_dataset
-from sfxproc.jobs.selection import Inventory
-from sfxproc.jobs.settings import Input, Selection, Symmetry
+from sfxproc.intake import pieces
+from sfxproc.intake.pieces import Plan, Reading
+from sfxproc.intake.reading import Dataset, read_dataset
+from sfxproc.intake.selection import Inventory
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import ConsoleLog
+from sfxproc.settings.sections import Input, Selection, Symmetry
 from sfxproc.simulate.stills import Simulated
 
 SYMMETRY = Symmetry(space_group="P 43 21 2")

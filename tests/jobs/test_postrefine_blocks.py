@@ -11,8 +11,8 @@ import pytest
 
 from sfxproc.errors import ConfigError, DataError, OutputError, UserError
 from sfxproc.formats.hdf5 import write as write_h5
-from sfxproc.jobs import block_tasks
-from sfxproc.jobs.block_tasks import TASKS
+from sfxproc.refine.blocks import tasks as block_tasks
+from sfxproc.refine.blocks.tasks import TASKS
 from sfxproc.simulate.stills import Simulated, StillsSettings
 from tests.jobs.partial_jobs import PARTIAL, against_truth, run_job, written
 from tests.jobs.test_ranks import require_same_bits

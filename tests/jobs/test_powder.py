@@ -18,11 +18,11 @@ import pytest
 
 import sfxproc.jobs.powder as powder
 from sfxproc.config import load
-from sfxproc.jobs.powder_config import Peaks, PowderConfig, Search, SimulatedPattern
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.powder.indexing import CHANCE
 from sfxproc.powder.search import IndexSettings, waves
 from sfxproc.report.log import open_log
+from sfxproc.settings.powder import Peaks, PowderConfig, Search, SimulatedPattern
 from sfxproc.symmetry import metric_tensors
 from tests.launch import launched
 

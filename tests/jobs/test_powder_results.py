@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfxproc.jobs.powder_config import SimulatedPattern
-from sfxproc.jobs.powder_results import (
+from sfxproc.commands.simulate_powder import simulate
+from sfxproc.powder.cells import cells_from_x, x_from_cells
+from sfxproc.powder.lattices import LATTICES
+from sfxproc.powder.ranking import Cell, Lines, assessed
+from sfxproc.results.powder import (
     cell_sigmas,
     in_standard_setting,
     m20,
@@ -16,10 +19,7 @@ from sfxproc.jobs.powder_results import (
     sentence_of,
     told_cell,
 )
-from sfxproc.jobs.simulate_powder import simulate
-from sfxproc.powder.cells import cells_from_x, x_from_cells
-from sfxproc.powder.lattices import LATTICES
-from sfxproc.powder.ranking import Cell, Lines, assessed
+from sfxproc.settings.powder import SimulatedPattern
 
 
 @pytest.fixture

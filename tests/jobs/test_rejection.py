@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfxproc.jobs.checkpoints import JobCheckpoint
+from sfxproc.runs.checkpoints import JobCheckpoint
 from sfxproc.simulate.stills import Simulated, StillsSettings
 from tests.jobs.partial_jobs import PARTIAL, against_truth, run_job, written
 from tests.jobs.test_ranks import require_same_bits

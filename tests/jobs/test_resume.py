@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 
 from sfxproc import __version__
+from sfxproc.commands.simulate import simulated_inputs
 from sfxproc.formats.inputs import list_inputs, read_input
-from sfxproc.jobs.checkpoints import JobCheckpoint
-from sfxproc.jobs.settings import Input
-from sfxproc.jobs.simulate import simulated_inputs
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import ConsoleLog
+from sfxproc.runs.checkpoints import JobCheckpoint
+from sfxproc.settings.sections import Input
 from sfxproc.simulate.stills import StillsSettings
 from tests.jobs.test_ranks import heed_interruptions, require_same_bits
 from tests.launch import launched
@@ -297,7 +297,7 @@ def test_a_job_goes_on_only_from_its_own_state(
     data.unlink()
     shutil.copy(source, data)
     os.utime(data, ns=(0, 1_000_000_007))
-    monkeypatch.setattr("sfxproc.jobs.checkpoints.__version__", "9.9")
+    monkeypatch.setattr("sfxproc.runs.checkpoints.__version__", "9.9")
     changes = sets("selection.d_min_A=3.5", "scaling.loss=huber")
     done = command("run", job, "--resume", "--overwrite", *changes)
     assert done.status == 2

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sfxproc.commands.simulate_powder import pattern_settings, simulate, truth_path
 from sfxproc.errors import ConfigError, InputError, OutputError
 from sfxproc.formats.peak_lists import read_peak_list
-from sfxproc.jobs.simulate_powder import pattern_settings, simulate, truth_path
 from sfxproc.simulate.powder import simulate_pattern
 
 

@@ -13,11 +13,7 @@ from typing import Any
 
 import pytest
 
-from sfxproc.config import load
-from sfxproc.errors import ConfigError
-from sfxproc.jobs.estimate import estimate
-from sfxproc.jobs.scale_config import ScaleConfig
-from sfxproc.jobs.slurm import (
+from sfxproc.commands.slurm import (
     TEMPLATES,
     batch_script,
     bytes_of,
@@ -25,6 +21,10 @@ from sfxproc.jobs.slurm import (
     template_text,
     warnings_of,
 )
+from sfxproc.config import load
+from sfxproc.errors import ConfigError
+from sfxproc.refine.estimate import estimate
+from sfxproc.settings.scale import ScaleConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = 'job = "scale"\n[symmetry]\nspace_group = "P 1"\n[simulate]\nn_crystals = 20000\n'

@@ -37,7 +37,7 @@ def test_other_ranks_compile_nothing(
     cache = tmp_path / "cache"
     environment = surroundings | {"NUMBA_CACHE_DIR": str(cache), "OPENBLAS_NUM_THREADS": "1"}
     script = (
-        "from sfxproc.jobs.warm import Kernels, solve_tiny\n"
+        "from sfxproc.refine.warm import Kernels, solve_tiny\n"
         "solve_tiny(Kernels(('sphere',), n_strains=2, waves=True))"
     )
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, cwd=tmp_path)

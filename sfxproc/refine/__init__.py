@@ -1,0 +1,1 @@
+"""How a problem of crystals and intensities is refined."""

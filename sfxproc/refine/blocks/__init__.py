@@ -1,0 +1,1 @@
+"""The same in overlapping blocks, dealt out to ranks."""

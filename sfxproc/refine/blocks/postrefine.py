@@ -1,0 +1,178 @@
+"""Postrefinement in blocks: what their crystals are modelled by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import Observations
+from sfxproc.intake import pieces
+from sfxproc.intake.selection import Inventory
+from sfxproc.kernels.postrefine import LN_SIZE, N_LOCAL
+from sfxproc.lsq import Loss, Point, Result
+from sfxproc.models.postrefine import (
+    Geometry,
+    PostrefineModel,
+    PostrefineSettings,
+    Typical,
+    extended,
+    partialities,
+    postrefine_model,
+    strayed_anew,
+    turns_and_sizes,
+)
+from sfxproc.models.postrefine_passes import Refinement, jointly
+from sfxproc.models.scale import LN_G, ScaleModel
+from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem
+from sfxproc.partiality import PARTIALITIES, Partiality
+from sfxproc.refine.blocks.tasks import Model, State, Table, Work
+from sfxproc.refine.choose_partiality import settings_of
+from sfxproc.refine.postrefine_setup import (
+    LEAST_PARTIALITY,
+    geometry_of,
+    moved_columns,
+    require_shown,
+    with_shown,
+)
+from sfxproc.refine.scale_job import Scaled, ScaleJob
+from sfxproc.refine.strategies import in_blocks
+from sfxproc.report.log import Log
+from sfxproc.settings.postrefine import PostrefineConfig
+
+F8 = NDArray[np.float64]
+
+NO_HKL = np.empty((0, 3), dtype=np.int16)
+
+
+def postrefined_in_blocks(job: ScaleJob, config: PostrefineConfig) -> Scaled | None:
+    """Postrefine and merge in blocks; None on other ranks than 0."""
+
+    def modelling(data: Inventory, plan: pieces.Plan) -> Postrefining:
+        crystals = data.crystals.take(plan.crystal_at)
+        geometry, size = geometry_of(data, crystals, NO_HKL, config.postrefine)
+        nothing = Point(np.zeros((len(size), 2)), np.empty(0))
+        return Postrefining(
+            config.postrefine.partiality, geometry, extended(nothing, size, geometry).local,
+            settings_of(config.postrefine), config.scaling.b_factor, config.postrefine.passes,
+        )  # fmt: skip
+
+    return in_blocks(job, modelling, oriented=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Postrefining:
+    """Scales, orientations, sizes and what else is to be refined.
+
+    partiality : name of the model. geometry : of all crystals in the order of the blocks, without
+    observations. begin : (n, p) with the sizes that crystals begin with.
+    """
+
+    partiality: str
+    geometry: Geometry
+    begin: F8
+    settings: PostrefineSettings
+    b_factor: bool
+    passes: int
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of a crystal's parameters."""
+        return self.geometry.parameters
+
+    @property
+    def n_free(self) -> int:
+        """Parameters of a crystal that are free."""
+        more = len(self.parameters) - N_LOCAL
+        return 1 + self.b_factor + 2 * self.settings.orientation + self.settings.size + more
+
+    @property
+    def shape(self) -> Partiality:
+        """The partiality model."""
+        return PARTIALITIES[self.partiality]
+
+    def geometry_at(self, table: Table, first: int, last: int) -> Geometry:
+        """Of some crystals and their observations."""
+        assert isinstance(table, Observations)
+        part = self.geometry.of(np.arange(first, last), np.empty(0, dtype=np.int64))
+        return replace(part, hkl=np.ascontiguousarray(table.hkl, dtype=np.int16))
+
+    def shown(self, table: Table, first: int, last: int) -> tuple[Table, int]:
+        """Observations with the partialities that recorded orientations give."""
+        assert isinstance(table, Observations)
+        geometry = self.geometry_at(table, first, last)
+        size = np.exp(self.begin[first:last, LN_SIZE])
+        P = partialities(self.shape, table.crystal, geometry, size)
+        return with_shown(table, P), int(np.count_nonzero(P >= LEAST_PARTIALITY))
+
+    def require_shown(self, n: int, n_shown: int, log: Log) -> None:
+        """Raise DataError if too little is shown."""
+        require_shown(n, n_shown, np.exp(self.begin[:, LN_SIZE]), log)
+
+    def solved(
+        self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
+    ) -> Result:
+        """Scaled with the orientations as recorded, then all together."""
+        engine = problem.model.engine
+
+        def solve(model: PostrefineModel, point: Point, key: str) -> Result:
+            return work.solver.solve(engine, model, point)
+
+        if "local" in state.arrays:
+            scale, start = replace(problem.model, errors=state.errors), state.point(first, last)
+            model = self.model(scale, table, state, first)
+        else:
+            scaled = work.solver.solve(engine, problem.model, problem.start)
+            assert isinstance(scaled.model, ScaleModel)
+            geometry = self.geometry_at(table, first, last)
+            size = np.exp(self.begin[first:last, LN_SIZE])
+            start = extended(scaled.point, size, geometry)
+            model = postrefine_model(scaled.model, geometry, self.shape, start, self.settings)
+        way = Refinement(
+            engine, solve, work.loss, MOST_REFITS if work.settings.variances in FITTED else 0,
+            self.passes, cycles=1, tell=lambda _: None,
+            judge=lambda _: np.zeros(last - first, dtype=bool),
+        )  # fmt: skip
+        return jointly(way, model, start)
+
+    def model(self, scale: ScaleModel, table: Table, state: State, first: int) -> PostrefineModel:
+        """Held to the priors of the state."""
+        last = first + scale.layout.n_local
+        centre = state["centre"][first:last]
+        geometry = self.geometry_at(table, first, last)
+        start = Point(centre, state["shared"])
+        model = postrefine_model(scale, geometry, self.shape, start, self.settings)
+        layout = replace(model.layout, prior_centre=centre)
+        return replace(model, scale=replace(model.scale, layout=layout))
+
+    def second_chance(self, model: Model, state: State, first: int, last: int, loss: Loss) -> Point:
+        """From the recorded orientation, with the median size of all."""
+        assert isinstance(model, PostrefineModel)
+        point = state.point(first, last)
+        found = turns_and_sizes(state["local"], self.begin)
+        typical = Typical.of(found[state["refined"]])
+        if typical is None:
+            return point
+        start = Point(self.begin[first:last], point.shared)
+        return strayed_anew(model, point, start, typical, loss)[0]
+
+    def held(self, state: State) -> State:
+        """Scales to those of the block's scaling, cells to the mean of all; the rest to what was
+        recorded."""
+        local = state["local"]
+        if "centre" in state.arrays:
+            centre = state["centre"].copy()
+        else:
+            centre = self.begin.copy()
+            centre[:, LN_G] = local[:, LN_G] - state["pulled"]
+        recorded = self.geometry.strain
+        if recorded is not None:
+            cells = slice(N_LOCAL, N_LOCAL + self.geometry.n_strains)
+            now = (local[:, cells] + recorded)[state["refined"]]
+            centre[:, cells] = now.mean(axis=0) - recorded
+        return state.with_arrays(centre=centre)
+
+    def columns(self, local: F8) -> dict[str, F8]:
+        """What came of orientations, cells and wavelengths."""
+        return moved_columns(self.geometry, Point(local, np.empty(0)))

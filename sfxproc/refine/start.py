@@ -1,0 +1,96 @@
+"""Crystals that begin where an earlier job left them: `[start] frames`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import Reason, Status
+from sfxproc.errors import DataError
+from sfxproc.formats.frames import read_frames
+from sfxproc.formats.inputs import missing_file
+from sfxproc.intake.reading import Dataset
+from sfxproc.lsq import Point
+from sfxproc.models.postrefine import PostrefineModel
+from sfxproc.models.scale import B, ScaleModel
+from sfxproc.refine.judge import Judging
+from sfxproc.refine.scale_job import ScaleJob
+
+F8 = NDArray[np.float64]
+ModelT = TypeVar("ModelT", ScaleModel, PostrefineModel)
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """Parameters of this rank's crystals as an earlier job found them.
+
+    known : (n_own,) whether it did. local : (n_own, p), zero where not known.
+    """
+
+    known: NDArray[np.bool_]
+    local: F8
+
+
+def earlier(job: ScaleJob, data: Dataset, parameters: Sequence[str]) -> Earlier | None:
+    """What `start.frames` says of this rank's crystals; None if the job begins anew.
+
+    Crystals are known by file and event. Raises InputError if the file cannot be read, DataError if
+    it has none of the crystals.
+    """
+    name = job.config.start.frames
+    if name is None:
+        return None
+    told = None
+    if job.comm.rank == 0:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            path = path / "frames.h5"
+        if not path.is_file():
+            raise missing_file(path.absolute(), f"start.frames: '{path}'")
+        frames = read_frames(path)
+        columns = [_column(frames.columns, p, len(frames.crystals)) for p in parameters]
+        told = frames.crystals.identity, np.stack(columns, axis=1)
+    identities, values = job.comm.bcast(told)
+    row_of = {identity: n for n, identity in enumerate(identities)}
+    rows = np.array([row_of.get(i, -1) for i in data.own_crystals.identity], dtype=np.int64)
+    local = np.where((rows >= 0)[:, None], values[rows], np.nan)
+    known: NDArray[np.bool_] = np.all(np.isfinite(local[:, : B + 1]), axis=1)
+    n = sum(job.comm.allgather(int(known.sum())))
+    if n == 0:
+        raise DataError(
+            f"start.frames: '{name}' has none of this job's crystals, which are known by file and "
+            f"event, for example '{data.crystals.identity[0]}'. Give the frames.h5 of a job on the "
+            "same files."
+        )
+    job.log(f"{n:,} of {len(data.crystals):,} crystals begin where '{name}' has them")
+    return Earlier(known, np.where(np.expand_dims(known, 1), np.nan_to_num(local), 0.0))
+
+
+def begun_at(
+    found: Earlier | None, job: ScaleJob, model: ModelT, start: Point, judging: Judging
+) -> tuple[ModelT, Point]:
+    """The model and its start with crystals where they were, held there unless they are to be
+    refined again; those that are not known are then left out."""
+    if found is None:
+        return model, start
+    local = np.where(found.known[:, None], found.local, start.local)
+    if not job.config.start.refine:
+        own = judging.data.status[judging.data.chunks.crystals] != Status.LEFT_OUT
+        unknown = ~found.known & own
+        judging.reason = np.where(unknown, np.uint8(Reason.NOT_REFINED_BEFORE), judging.reason)
+        model = model.without(unknown).held()
+    return model, Point(local, start.shared)
+
+
+def _column(columns: Mapping[str, NDArray[Any]], parameter: str, n: int) -> F8:
+    """A parameter of all crystals (n,) from the columns of a frames.h5; 0 if it is not there."""
+    if parameter == "ln_size" and "size" in columns:
+        return np.log(np.asarray(columns["size"], dtype=np.float64))
+    if f"{parameter}_mrad" in columns:
+        return 1e-3 * np.asarray(columns[f"{parameter}_mrad"], dtype=np.float64)
+    return np.asarray(columns.get(parameter, np.zeros(n)), dtype=np.float64)

@@ -1,0 +1,269 @@
+"""The two ways to scale: all crystals together, or in overlapping blocks that are dealt out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc.data import Reason, ReferenceSet, Status
+from sfxproc.errors import Stopped, UserError
+from sfxproc.formats.inputs import list_inputs
+from sfxproc.intake import pieces
+from sfxproc.intake.reference import reference_scales, require_overlap
+from sfxproc.intake.reindexing import warn_unresolved
+from sfxproc.intake.selection import Inventory
+from sfxproc.lsq import Engine
+from sfxproc.merging.halves import half_of
+from sfxproc.merging.merge import merge
+from sfxproc.models.scale_start import scale_problem
+from sfxproc.parallel.chunks import ChunkSums
+from sfxproc.parallel.coordinator import Arrays
+from sfxproc.refine import scale_steps as steps
+from sfxproc.refine.blocks import judge as block_rejection
+from sfxproc.refine.blocks.rounds import BlockScaling
+from sfxproc.refine.blocks.tasks import Modelling, Scaling, Work
+from sfxproc.refine.conclude import concluded
+from sfxproc.refine.judge import Judging, refined_without_bad, without_crystals
+from sfxproc.refine.scale_job import Scaled, ScaleJob, read_all, with_fixed
+from sfxproc.refine.start import begun_at, earlier
+from sfxproc.report.log import Log
+from sfxproc.results import tables as report
+from sfxproc.runs.stages import Found, Stages
+
+THIN = 2.0  # observations a reflection in a block
+READING = "reading"  # folder of shards and pieces, in the checkpoint
+
+
+def scale_globally(job: ScaleJob) -> Scaled:
+    """All ranks step together on one problem; each reads and keeps its share of the crystals."""
+    config = job.config
+    data = read_all(job, steps.columns_wanted(config))
+    engine = Engine(ChunkSums(job.comm, data.chunks), job.threads)
+    problem = scale_problem(
+        engine, data.observations, data.chunks.local_bounds, data.reflections,
+        steps.scale_settings(config),
+    )  # fmt: skip
+    data, n_overlaps = with_fixed(job, data, problem)
+    judging = Judging(job, data)
+    model, start = begun_at(
+        earlier(job, data, problem.model.layout.parameters), job, problem.model, problem.start,
+        judging,
+    )  # fmt: skip
+    n_rows = np.diff(problem.model.layout.start)
+    result = steps.solve(engine, model, start, config, job.checkpoint, job.log)
+    if config.start.refine:
+        result = refined_without_bad(job, engine, result, judging)
+    return concluded(job, judging, n_overlaps, engine, result, n_rows)
+
+
+def scale_in_blocks(job: ScaleJob) -> Scaled | None:
+    """Rank 0 deals blocks of crystals, read from pieces; None on other ranks."""
+    b_factor = job.config.scaling.b_factor
+    return in_blocks(job, lambda _, plan: Scaling(np.zeros((len(plan.crystal_at), 2)), b_factor))
+
+
+ModellingOf = Callable[[Inventory, pieces.Plan], Modelling]
+"""How a job models its crystals, in the order of the plan."""
+
+
+def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> Scaled | None:
+    """A job's crystals refined and merged in blocks; None on other ranks than 0. oriented : they
+    need an orientation."""
+    config, comm, log, settings = job.config, job.comm, job.log, job.config.parallel
+    job.checkpoint.begin()
+    comm.barrier()
+    stages = Stages(comm, log, job.checkpoint.folder, job.checkpoint.store)
+    with nothing_kept_if_refused(job):
+        data, plan, work = read_pieces(job, stages, modelling, oriented)
+    if data is not None:
+        report.tell_data(data, log)
+        warn_unresolved(data.space_group, data.cell, config.symmetry, log)
+        if job.reference is not None:
+            require_overlap(data, job.reference, config.symmetry)
+    log(
+        f"{work.count('blocks')} blocks of {settings.block_size} crystals, overlapping by "
+        f"{settings.overlap}"
+    )
+    if data is not None:
+        warn_of_thin_blocks(data, work, log)
+    blocks = BlockScaling(work, stages, settings, log)
+    set_sizes = blocks.survey()
+    with nothing_kept_if_refused(job):
+        work.modelling.require_shown(blocks.n_rows, blocks.n_shown, log)
+    reasons, n_overlaps = blocks.refine()
+    blocks.go_on()
+    half = comm.bcast(None if data is None else _halves(data, plan))
+    left = block_rejection.refined_without_bad(blocks, config.rejection, half)
+    if data is not None:
+        everything = _by_crystal(plan, len(data.crystals))
+        data = steps.with_fixed(data, everything(reasons), everything(n_overlaps), set_sizes, log)
+    blocks.shift(comm.bcast(None if data is None else _shift(blocks, data, job.reference)))
+    sums, found = blocks.merge(left.half)
+    log(f"{len(blocks.rounds)} rounds; rank 0 spent {stages.coordinating_s:.2f} s on dealing.")
+    if data is None:
+        return None
+    data = without_crystals(data, everything(left.reason))
+    lost = everything(blocks.lost_crystals())
+    data = replace(
+        data,
+        status=np.where(lost, np.uint8(Status.LEFT_OUT), data.status),
+        reason=np.where(lost, np.uint8(Reason.TASK_FAILED), data.reason),
+    )
+    merged = merge(data.reflections, sums, found["from_local"])
+    of_crystals = blocks.state["local"], found["sigma"], found["cc"]
+    local, sigma, crystal_cc = (everything(a) for a in of_crystals)
+    more = left.columns | work.modelling.columns(blocks.state["local"])
+    frames = report.frame_columns(
+        data, everything(n_overlaps), local, sigma, crystal_cc,
+        {name: everything(rows, np.nan) for name, rows in more.items()}, work.modelling.parameters,
+    )  # fmt: skip
+    solver = {**blocks.as_dict(), "coordinating_s": stages.coordinating_s}
+    return Scaled(data, merged, frames, solver, blocks.state.errors, np.nan)
+
+
+@contextmanager
+def nothing_kept_if_refused(job: ScaleJob) -> Iterator[None]:
+    """Remove the checkpoint of a job that is refused: nothing of it would fit once it is mended."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except UserError:
+        if not job.checkpoint.resumed:
+            job.checkpoint.remove()
+        raise
+
+
+STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
+    "global": scale_globally,
+    "blocks": scale_in_blocks,
+}
+
+
+# ---- reading for blocks ----------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Listed:
+    """What each task of a stage found, by `number/name`."""
+
+    found: Found = field(default_factory=dict)
+
+    def add(self, task: int, arrays: Arrays) -> None:
+        """Add one task's arrays."""
+        self.found |= {f"{task:06d}/{name}": array for name, array in arrays.items()}
+
+    def result(self) -> Found:
+        """All arrays."""
+        return self.found
+
+
+def listed(found: Found, n_tasks: int) -> Sequence[Arrays]:
+    """The arrays of each task again."""
+    out: list[dict[str, NDArray[Any]]] = [{} for _ in range(n_tasks)]
+    for key, array in found.items():
+        number, _, name = key.partition("/")
+        if name:
+            out[int(number)][name] = array
+    return out
+
+
+def read_pieces(
+    job: ScaleJob, stages: Stages, modelling: ModellingOf, oriented: bool
+) -> tuple[Inventory | None, pieces.Plan | None, Work]:
+    """Convert and sort all inputs. Inventory and plan are on rank 0 only."""
+    config, comm, log = job.config, job.comm, job.log
+    settings = config.parallel
+    files = tuple(list_inputs(job.inputs.paths, job.inputs.exclude, Path.cwd()))
+    folder = job.checkpoint.store.folder / READING
+    reading = pieces.Reading(
+        files,
+        steps.columns_wanted(config),
+        job.inputs.strict,
+        folder,
+        corrections=config.corrections,
+        oriented=oriented,
+    )
+    if comm.rank == 0:
+        pieces.make_folders(folder)
+    comm.barrier()
+
+    def read(number: int) -> Arrays:
+        return pieces.read_file(reading, number)
+
+    found = stages.run("read", read, len(files), Listed(), to_all=False, all_needed=True)
+    plan = None
+    if comm.rank == 0:
+        plan = pieces.plan(
+            listed(found, len(files)), reading, config.symmetry, config.selection,
+            size=settings.block_size, overlap=settings.overlap, seed=config.seed,
+        )  # fmt: skip
+        for note in plan.notes:
+            log(note)
+    sorting, blocks = comm.bcast(None if plan is None else (plan.sorting, plan.blocks))
+
+    def sort(number: int) -> Arrays:
+        return pieces.sort_part(sorting, number)
+
+    found = stages.run("sort", sort, sorting.n_parts, Listed(), to_all=False, all_needed=True)
+    data, told = None, None
+    if plan is not None:
+        data, keys = pieces.inventory(plan, listed(found, sorting.n_parts))
+        told = keys, data.reflections, modelling(data, plan)
+    keys, reflections, model = comm.bcast(told)
+    read_rows = pieces.reader(sorting, keys)
+    work = Work(
+        read_rows, blocks, reflections, steps.scale_settings(config), steps.loss_of(config),
+        job.threads, config.solver.max_iterations, config.solver.tolerance, model,
+    )  # fmt: skip
+    return data, plan, work
+
+
+def warn_of_thin_blocks(data: Inventory, work: Work, log: Log) -> None:
+    """Say so where blocks hold too little to stand for the whole job."""
+    n_blocks = work.count("blocks")
+    share = np.diff(work.blocks.bounds).mean() / len(work.blocks.order)
+    each = share * float(data.n_observations.sum()) / len(data.reflections)
+    if n_blocks > 1 and each < THIN:
+        log(
+            f"WARNING: a block has only {each:.1f} observations a reflection, too few to tell how "
+            "scales move together: rounds converge slowly or not at all. Raise "
+            'parallel.block_size, or use parallel.strategy = "global".'
+        )
+
+
+def _by_crystal(plan: pieces.Plan | None, n: int) -> Callable[..., NDArray[Any]]:
+    """Rows in the order of the blocks as rows of all crystals, 0 or what else is to be filled in
+    for those in no block."""
+    assert plan is not None
+
+    def everything(rows: NDArray[Any], nothing: float = 0.0) -> NDArray[Any]:
+        out = np.full((n, *rows.shape[1:]), nothing, dtype=rows.dtype)
+        out[plan.crystal_at] = rows
+        return out
+
+    return everything
+
+
+def _halves(data: Inventory, plan: pieces.Plan | None) -> NDArray[np.int8]:
+    """Half set of each crystal in the order of the blocks; −1 for those left out."""
+    assert plan is not None
+    half = half_of(data.crystals.identity)
+    half[data.status == Status.LEFT_OUT] = -1
+    return half[plan.crystal_at]
+
+
+def _shift(
+    blocks: BlockScaling, data: Inventory, reference: ReferenceSet | None
+) -> NDArray[np.float64]:
+    """What brings ln G and B of each connected set to mean zero, or to the reference."""
+    if reference is None:
+        return blocks.to_zero_mean()
+    state = blocks.state
+    return reference_scales(state["shared"], state["of_reflection"], blocks.n_sets, data, reference)

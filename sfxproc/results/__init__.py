@@ -1,0 +1,1 @@
+"""What a job has to tell, and the files that tell it."""

@@ -1,0 +1,1 @@
+"""An output folder under way: claimed, gone on with, finished."""

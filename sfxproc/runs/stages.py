@@ -1,0 +1,178 @@
+"""A job as a sequence of stages of dealt tasks, each of which is done once and then remembered.
+
+What a stage's tasks find is combined on rank 0, kept in the checkpoint and told to all ranks. A job
+that goes on after a stop runs the same code from its beginning: stages that are kept are not done
+again, of the one that was interrupted only the tasks that are missing. So the rest of the program
+need not know of restarts, and the bits are those of an uninterrupted job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc import signals
+from sfxproc.commands.status import write_progress
+from sfxproc.errors import DataError
+from sfxproc.formats.checkpoint import Checkpoint
+from sfxproc.parallel.comm import Comm
+from sfxproc.parallel.coordinator import Arrays, Stage, deal
+from sfxproc.report.log import Log
+from sfxproc.runs.checkpoints import stopped
+
+Found = dict[str, NDArray[Any]]
+
+
+class Combiner(Protocol):
+    """Makes one set of arrays of what tasks found; fed on rank 0 in the order of the tasks."""
+
+    def add(self, task: int, arrays: Arrays) -> None:
+        """Take one task's arrays."""
+
+    def result(self) -> Found:
+        """What has come of them."""
+
+
+@dataclass(eq=False)
+class Stages:
+    """The stages of one job: runs each, or remembers it.
+
+    folder : of the output. store : None keeps nothing. coordinating_s : spent by rank 0 on dealing.
+    """
+
+    comm: Comm
+    log: Log
+    folder: Path
+    store: Checkpoint | None
+    coordinating_s: float = 0.0
+    number: int = 0
+
+    def run(
+        self,
+        name: str,
+        work: Callable[[int], Arrays],
+        n_tasks: int,
+        combiner: Combiner,
+        to_all: bool = True,
+        all_needed: bool = False,
+        **standing: Any,
+    ) -> Found:
+        """Have the tasks of a stage done and combined; the result is on all ranks, with the numbers
+        of tasks that were set aside as `failed`.
+
+        to_all : False leaves other ranks than 0 without. all_needed : the job cannot do without any
+        of them. standing : further things for `status` (round, rounds, objective). Raises Stopped
+        if a stop was asked for before all were done, DataError if all tasks, or needed ones, fail.
+        """
+        key = f"{self.number:03d}-{name}"
+        self.number += 1
+        kept = self._kept(key) if self.comm.rank == 0 else None
+        if self.comm.bcast(kept is None):
+            kept = self._deal(key, name, work, n_tasks, combiner, all_needed, standing)
+        return told_arrays(self.comm, kept) if to_all else kept or {}
+
+    def _kept(self, key: str) -> Found | None:
+        """What an earlier run of the job found."""
+        if self.store is None:
+            return None
+        found = self.store.load(key)
+        for note in self.store.notes:
+            self.log(f"WARNING: {note}")
+        self.store.notes.clear()
+        return found
+
+    def _deal(
+        self,
+        key: str,
+        name: str,
+        work: Callable[[int], Arrays],
+        n_tasks: int,
+        combiner: Combiner,
+        all_needed: bool,
+        standing: Mapping[str, Any],
+    ) -> Found | None:
+        """The combined result, kept, on rank 0; None elsewhere."""
+        done = 0
+        with self.log.progress(n_tasks, name) as advance, signals.deferred():
+
+            def progress(n: int) -> None:
+                nonlocal done
+                done += n
+                advance(n)
+                write_progress(self.folder, name, done, n_tasks, self.comm.size, **standing)
+
+            outcome = deal(
+                self.comm, Stage(key, work), n_tasks, combiner.add,
+                store=self.store, stop=lambda: signals.requested() is not None, progress=progress,
+            )  # fmt: skip
+            if outcome.halted:
+                raise stopped(self.comm, self.folder, f"in the stage '{name}'")
+        self.coordinating_s += outcome.coordinating_s
+        if outcome.failed:
+            self._tell(name, n_tasks, outcome.failed, all_needed)
+        if self.comm.rank > 0:
+            return None
+        result = combiner.result() | {"failed": np.array(sorted(outcome.failed), dtype=np.int64)}
+        if self.store is not None:
+            self.store.save(key, result)
+            self.store.drop(f"{key}/")
+            signals.keeping(self.store.folder)
+        return result
+
+    def _tell(self, name: str, n_tasks: int, failed: Mapping[int, str], all_needed: bool) -> None:
+        first, reason = min(failed.items())
+        place = f"number {first}, on {reason.strip()}"
+        if all_needed or len(failed) == n_tasks:
+            raise DataError(
+                f"{len(failed)} of {n_tasks} tasks of the stage '{name}' failed twice, and the job "
+                f"cannot do without them. What is done is kept: mend the cause and go on with "
+                f"`sfxproc run JOB --resume`. The first was {place}"
+            )
+        self.log(
+            f"WARNING: {len(failed)} of {n_tasks} tasks of the stage '{name}' failed twice and "
+            f"were set aside ({place})"
+        )
+
+
+@dataclass(eq=False)
+class Totals:
+    """Sums of the arrays of tasks over segments; those in `rows` are laid side by side instead,
+    at the positions of their segment. place : first and last+1 position of each task."""
+
+    n_rows: int
+    rows: frozenset[str]
+    place: Callable[[int], tuple[int, int]]
+    found: Found = field(default_factory=dict)
+
+    def add(self, task: int, arrays: Arrays) -> None:
+        """Add one task's arrays, in the order of the tasks."""
+        for name, array in arrays.items():
+            if name in self.rows:
+                if name not in self.found:
+                    shape = (self.n_rows, *array.shape[1:])
+                    self.found[name] = np.zeros(shape, dtype=array.dtype)
+                first, last = self.place(task)
+                self.found[name][first:last] = array
+            elif name in self.found:
+                self.found[name] += array
+            else:
+                self.found[name] = np.array(array)
+
+    def result(self) -> Found:
+        """The sums and rows."""
+        return self.found
+
+
+def told_arrays(comm: Comm, arrays: Arrays | None) -> Found:
+    """Rank 0's arrays, on all ranks."""
+    shapes = None if arrays is None else [(n, a.shape, a.dtype.str) for n, a in arrays.items()]
+    out = {}
+    for name, shape, dtype in comm.bcast(shapes):
+        own = np.empty(shape, dtype) if arrays is None else np.ascontiguousarray(arrays[name])
+        out[name] = comm.bcast_array(own)
+    return out

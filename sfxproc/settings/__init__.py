@@ -1,0 +1,1 @@
+"""Typed sections of job files, and what each strategy honours."""
