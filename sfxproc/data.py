@@ -310,3 +310,18 @@ def require_distinct(crystals: Crystals) -> None:
             f"'{worst}' ({int(count.max())} times). The same images were probably given twice: "
             "remove one of the inputs from input.paths or name it in input.exclude."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """What follows from merged intensities, one row for each distinct hkl in the order h, k, l.
+
+    mean : amplitude and σ (2, n) of the mean of Friedel mates; plus, minus : of each of them
+    where they were kept apart, NaN where not measured or there is no such mate. free_flag : (n,)
+    0 … 19, 0 the free set.
+    """
+
+    free_flag: Ints
+    mean: Floats
+    plus: Floats | None = None
+    minus: Floats | None = None

@@ -394,3 +394,9 @@ def reindexed_cells(A: Floats, cells: Floats, operator: Reindexing) -> tuple[Flo
     R = operator.matrix
     moved = np.asarray(A @ np.linalg.inv(R).T)
     return moved, cells_from_metric(R.T @ metric_tensors(np.asarray(cells, dtype=np.float64)) @ R)
+
+
+def same_laue_group(a: SpaceGroup, b: SpaceGroup) -> bool:
+    """Whether both groups make the same reflections equivalent, axes included (−31m ≠ −3m1)."""
+    first, second = ({r.tobytes() for r in (*g.rotations, *(-g.rotations))} for g in (a, b))
+    return first == second

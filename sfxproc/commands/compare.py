@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from rich.console import Console
 
-from sfxproc.data import ReferenceSet, Reflections
+from sfxproc.data import Reflections
 from sfxproc.errors import DataError
 from sfxproc.formats.atomic import write_text
-from sfxproc.formats.mtz_merged import inverse_variance_mean
 from sfxproc.formats.reference import read_reference
+from sfxproc.intake.reference_group import in_group
 from sfxproc.merging.compare import Comparison, RelativeScale, compare_sets
-from sfxproc.merging.shells import s2_of
 from sfxproc.report.terminal import number, statistics_table
-from sfxproc.symmetry import SpaceGroup, reflections, space_group, unique_keys
+from sfxproc.symmetry import same_laue_group, space_group
 
 
 def compare(
@@ -68,26 +66,6 @@ def compare(
 def save_json(path: Path, told: Mapping[str, Any]) -> None:
     """Write figures as JSON, null for what is not finite. Raises OutputError."""
     write_text(path, msgspec.json.format(msgspec.json.encode(told), indent=1).decode() + "\n")
-
-
-def same_laue_group(a: SpaceGroup, b: SpaceGroup) -> bool:
-    """Whether both groups make the same reflections equivalent, axes included (−31m ≠ −3m1)."""
-    first, second = ({r.tobytes() for r in (*g.rotations, *(-g.rotations))} for g in (a, b))
-    return first == second
-
-
-def in_group(data: ReferenceSet, group: SpaceGroup, d_min_A: float | None = None) -> Reflections:
-    """The set in the group's own asymmetric unit, equivalents averaged with weights 1/σ²."""
-    given = data.reflections
-    assert given.intensity is not None
-    assert given.sigma is not None
-    keys, row = np.unique(unique_keys(group, given.hkl, False), return_inverse=True)
-    has_sigma = bool(np.all(given.sigma > 0))
-    weights = given.sigma if has_sigma else np.ones(len(given))
-    mean, sigma = inverse_variance_mean(row, len(keys), given.intensity, weights)
-    table = reflections(group, data.cell, keys)
-    table = replace(table, intensity=mean, sigma=sigma if has_sigma else None)
-    return table.take(table.s2 <= s2_of(d_min_A)[0]) if d_min_A else table
 
 
 def _sentence(comparison: Comparison, tables: list[Reflections]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from sfxproc.commands.compare import in_group, same_laue_group, save_json
+from sfxproc.commands.compare import save_json
 from sfxproc.commands.compare_crystals import CRYSTALS, Setting, crystals_against_truth
 from sfxproc.data import Floats, ReferenceSet, Reflections
 from sfxproc.errors import DataError
@@ -20,6 +20,7 @@ from sfxproc.formats.frames import read_frames
 from sfxproc.formats.mtz import open_mtz
 from sfxproc.formats.reference import read_reference
 from sfxproc.formats.truth import Columns, read_truth_set
+from sfxproc.intake.reference_group import in_group
 from sfxproc.merging.compare import match, pearson
 from sfxproc.merging.compare_truth import TruthAgreement, compare_with_truth
 from sfxproc.report.terminal import counts_table, number, statistics_table
@@ -29,6 +30,7 @@ from sfxproc.symmetry import (
     SpaceGroup,
     reflections,
     reindexed_hkl,
+    same_laue_group,
     space_group,
     unique_keys,
 )

@@ -9,16 +9,10 @@ import msgspec
 
 from sfxproc.config import Tree, apply_overrides, convert, source_of
 from sfxproc.data import ReferenceSet
-from sfxproc.errors import InputError, OutputError
-from sfxproc.formats import FORMATS
+from sfxproc.errors import InputError
 from sfxproc.formats.reference import intensities_from_model, read_reference
-from sfxproc.formats.truth import truth_path, write_truth
-from sfxproc.report.log import Log
-from sfxproc.runs.checkpoints import JobCheckpoint
-from sfxproc.settings.sections import Input
-from sfxproc.simulate.stills import StillsSettings, simulate_stills
+from sfxproc.simulate.stills import StillsSettings
 
-WRITERS = {suffix: f for f in FORMATS if f.write for suffix in f.suffixes}
 MODEL_SUFFIXES = (".pdb", ".ent")
 CIF_SUFFIXES = (".cif", ".mmcif")
 
@@ -57,55 +51,3 @@ def _holds_reflections(path: Path) -> bool:
         raise InputError(
             f"--from: '{path}' cannot be read: {error.strerror}. Give an MTZ, mmCIF or PDB file."
         ) from error
-
-
-def simulate(
-    out: Path, settings: StillsSettings, reference: ReferenceSet | None, overwrite: bool, log: Log
-) -> str:
-    """Simulate, write `out` in the format of its suffix and the truth beside it.
-
-    Returns the closing sentence. Raises OutputError for a suffix that cannot be written and for
-    files that exist, unless they may be overwritten.
-    """
-    fmt = WRITERS.get(out.suffix.lower())
-    if fmt is None or fmt.write is None:
-        raise OutputError(
-            f"Stills cannot be written as '{out.name}': its suffix must be one of "
-            f"{', '.join(WRITERS)}."
-        )
-    truth = truth_path(out)
-    files = [out, truth, *(out.with_suffix(s) for s in fmt.suffixes)]
-    if not overwrite and (existing := [path for path in files if path.exists()]):
-        raise OutputError(
-            f"'{existing[0]}' exists. Choose another name, or add --overwrite to replace it."
-        )
-    log(f"simulating {settings.n_crystals:,} crystals in {settings.space_group}")
-    made = simulate_stills(settings, reference)
-    log(f"writing {fmt.name}")
-    fmt.write(out, made.stills)
-    write_truth(truth, made.truth.columns(), msgspec.json.encode(settings).decode())
-    return (
-        f"Wrote {len(made.stills.crystals):,} crystals with {len(made.stills.observations):,} "
-        f"reflections to '{out}' and their truth to '{truth}'. `sfxproc show {out}` describes "
-        "them."
-    )
-
-
-def simulated_inputs(
-    settings: StillsSettings | None, inputs: Input, checkpoint: JobCheckpoint, log: Log
-) -> Input:
-    """The inputs as they are, or those simulated into the job's folder if there are settings for
-    it, with their truth beside them; a job that goes on keeps those that it has."""
-    if settings is None:
-        return inputs
-    out = checkpoint.folder / "simulated.h5"
-    if checkpoint.comm.rank == 0:
-        checkpoint.begin()
-        if checkpoint.resumed and out.exists() and truth_path(out).exists():
-            log(f"the input was simulated before: '{out}', its truth '{truth_path(out)}'")
-        else:
-            log(simulate(out, settings, None, True, log))
-        merged = checkpoint.folder / "merged.mtz"
-        log(f"`sfxproc compare {merged} --truth {truth_path(out)}` will score the result")
-    checkpoint.comm.barrier()
-    return msgspec.structs.replace(inputs, paths=[str(out)])

@@ -8,30 +8,14 @@ float64 values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gemmi
 import numpy as np
 
-from sfxproc.data import Floats, Ints, Merged, packed_hkl
+from sfxproc.data import Derived, Floats, Ints, Merged, packed_hkl
 from sfxproc.formats.mtz import fill, new_mtz, save
-
-
-@dataclass(frozen=True, eq=False)
-class Derived:
-    """What follows from merged intensities, one row for each distinct hkl in the order h, k, l.
-
-    mean : amplitude and σ (2, n) of the mean of Friedel mates; plus, minus : of each of them
-    where they were kept apart, NaN where not measured or there is no such mate. free_flag : (n,)
-    0 … 19, 0 the free set.
-    """
-
-    free_flag: Ints
-    mean: Floats
-    plus: Floats | None = None
-    minus: Floats | None = None
 
 
 def inverse_variance_mean(

@@ -17,29 +17,13 @@ DIALS and XDS correct for polarisation when they integrate; CrystFEL's streams a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
-from sfxproc.data import Crystals, Floats, Observations, Stills
-from sfxproc.errors import ConfigError, DataError
-from sfxproc.settings.sections import Fraction, Section
-
-LEAST_SINE = 1e-3  # of the angle between normal and beam
-
-
-class Corrections(Section, frozen=True):
-    """What intensities are corrected for as they are read. polarisation_normal : n, of any length,
-    in the laboratory frame of the files; 0 1 0 is a beam polarised horizontally, along x."""
-
-    polarisation_fraction: Fraction | None = None
-    polarisation_normal: tuple[float, float, float] = (0.0, 1.0, 0.0)
-    lorentz: Literal["none", "stills"] = "none"
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there is anything to correct for."""
-        return self.polarisation_fraction is not None or self.lorentz != "none"
+from sfxproc.data import Crystals, Observations, Stills
+from sfxproc.errors import DataError
+from sfxproc.models.polarisation import directions, polarisation
+from sfxproc.settings.sections import Corrections
 
 
 def corrected(stills: Stills, settings: Corrections) -> Stills:
@@ -74,34 +58,6 @@ def corrected(stills: Stills, settings: Corrections) -> Stills:
         observations=replace(table, intensity=intensity, variance=variance),
         notes=(*stills.notes, note),
     )
-
-
-def directions(crystals: Crystals, table: Observations) -> tuple[Floats, Floats]:
-    """Unit vectors (n, 3) ŝ0 of the beam and ŝ1 of the reflection, for each observation."""
-    beam = np.asarray(crystals.beam, dtype=np.float64)[table.crystal]
-    q = np.einsum("nij,nj->ni", crystals.A[table.crystal], table.hkl.astype(np.float64))
-    s1 = q + beam / np.asarray(crystals.wavelength_A, dtype=np.float64)[table.crystal, None]
-    return beam, s1 / np.linalg.norm(s1, axis=1, keepdims=True)
-
-
-def polarisation(s0: Floats, s1: Floats, fraction: float, normal: Floats) -> Floats:
-    """p (n,) for unit vectors ŝ0, ŝ1 (n, 3); the normal (3,) is made normal to each beam.
-
-    Raises ConfigError if it is along a beam, or zero.
-    """
-    length = float(np.linalg.norm(normal))
-    across = normal - (s0 @ normal)[:, None] * s0
-    size = np.linalg.norm(across, axis=1, keepdims=True)
-    if length == 0.0 or np.any(size < LEAST_SINE * length):
-        raise ConfigError(
-            f"corrections.polarisation_normal = {normal.tolist()} is along the beam, or zero, so "
-            "there is no plane that it is normal to. Give a vector across the beam: [0, 1, 0] for "
-            "a beam along z with its electric vector along x."
-        )
-    n = across / size
-    electric = np.einsum("ni,ni->n", np.cross(n, s0), s1)
-    other = np.einsum("ni,ni->n", n, s1)
-    return np.asarray(fraction * (1.0 - electric**2) + (1.0 - fraction) * (1.0 - other**2))
 
 
 def _require_geometry(crystals: Crystals, table: Observations) -> None:

@@ -35,7 +35,7 @@ from sfxproc.errors import InputError, OutputError
 from sfxproc.formats import hdf5
 from sfxproc.formats.inputs import InputFile, read_input
 from sfxproc.formats.pieces import PieceHead, read_piece_head, read_run, write_piece
-from sfxproc.intake.corrections import Corrections, corrected
+from sfxproc.intake.corrections import corrected
 from sfxproc.intake.selection import (
     Inventory,
     by_cell_cluster,
@@ -54,7 +54,7 @@ from sfxproc.intake.selection import (
     usable,
 )
 from sfxproc.parallel.blocks import Blocks, plan_blocks
-from sfxproc.settings.sections import Selection, Symmetry
+from sfxproc.settings.sections import Corrections, Selection, Symmetry
 from sfxproc.symmetry import SpaceGroup, reflections, space_group, unique_keys
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -24,7 +24,7 @@ from sfxproc.data import (
     require_distinct,
 )
 from sfxproc.formats.inputs import InputFile, list_inputs, read_input
-from sfxproc.intake.corrections import Corrections, corrected
+from sfxproc.intake.corrections import corrected
 from sfxproc.intake.reindexing import ambiguity_reference, in_one_setting
 from sfxproc.intake.selection import (
     N_REASONS,
@@ -47,7 +47,7 @@ from sfxproc.intake.selection import (
 from sfxproc.parallel.chunks import Chunks, owned, plan_chunks
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
-from sfxproc.settings.sections import Input, Selection, Symmetry
+from sfxproc.settings.sections import Corrections, Input, Selection, Symmetry
 from sfxproc.symmetry import SpaceGroup, reflections, space_group, unique_keys
 
 

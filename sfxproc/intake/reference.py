@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Ints, ReferenceSet
 from sfxproc.errors import DataError
+from sfxproc.intake.reindexing import reference_in_group
 from sfxproc.intake.selection import Inventory
 from sfxproc.merging.compare import fit_scale, match
+from sfxproc.settings.scale import ScaleConfig
 from sfxproc.settings.sections import Symmetry
-from sfxproc.symmetry import cell_fits
+from sfxproc.symmetry import cell_fits, space_group
 
 F8 = NDArray[np.float64]
 
@@ -98,3 +100,15 @@ def reference_intensities(
     out = intensity.copy()
     out[i] = theirs[j] * np.exp(ln_k - 2.0 * b * data.reflections.s2[i])
     return out
+
+
+def reference_of(config: ScaleConfig) -> ReferenceSet | None:
+    """The reference set, if one is given, in the job's own asymmetric unit.
+
+    Raises InputError if it cannot be read, ConfigError if its Laue group is another.
+    """
+    if config.reference.path is None:
+        return None
+    group = space_group(config.symmetry.space_group)
+    d_min_A = config.selection.d_min_A
+    return reference_in_group(config.reference.path, "reference.path", group, d_min_A)

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.commands.compare import in_group, same_laue_group
 from sfxproc.data import Crystals, Observations, ReferenceSet, Status, concatenate
 from sfxproc.errors import ConfigError, DataError
 from sfxproc.formats.inputs import missing_file
 from sfxproc.formats.reference import read_any_reference
+from sfxproc.intake.reference_group import in_group
 from sfxproc.merging.ambiguity import (
     SIGNIFICANT,
     Choice,
@@ -44,6 +44,7 @@ from sfxproc.symmetry import (
     reindexed_hkl,
     relative_settings,
     s_squared,
+    same_laue_group,
     space_group,
     twin_operators,
     unique_keys,

@@ -31,8 +31,9 @@ from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem, scale_
 from sfxproc.parallel.chunks import ChunkSums
 from sfxproc.parallel.comm import Comm
 from sfxproc.partiality import PARTIALITIES, Partiality
-from sfxproc.refine import scale_steps as steps
 from sfxproc.refine.blocks.postrefine import postrefined_in_blocks
+from sfxproc.refine.check import check as checked
+from sfxproc.refine.choices import loss_of, scale_settings
 from sfxproc.refine.choose_partiality import Fit, chosen, settings_of
 from sfxproc.refine.conclude import concluded
 from sfxproc.refine.judge import Judging
@@ -45,6 +46,8 @@ from sfxproc.refine.postrefine_setup import (
     with_shown,
 )
 from sfxproc.refine.scale_job import Scaled, ScaleJob, read_all, with_fixed
+from sfxproc.refine.solve import solve as solve_kept
+from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.refine.warm import Kernels
 from sfxproc.report.log import Log
@@ -68,7 +71,7 @@ def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
 def check(config: PostrefineConfig, log: Log) -> None:
     """Validate a job without reading data: settings, inputs, output folder."""
     require_sense(config)
-    log(steps.check(config, log))
+    log(checked(config, log))
 
 
 def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
@@ -93,7 +96,7 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
         result = refined(job, config, engine, together, begin, data, judging)
     else:
         job.log("merging with crystals as they were refined before")
-        result = steps.solve(
+        result = solve_kept(
             engine, together, begin, config, job.checkpoint, job.log, "merging-again"
         )
     assert isinstance(result.model, PostrefineModel)
@@ -115,7 +118,7 @@ def set_up(
     require_shown(n, n_shown, job.comm.allgather_rows(size), job.log)
     problem = scale_problem(
         engine, with_shown(data.observations, shown), data.chunks.local_bounds, data.reflections,
-        steps.scale_settings(config),
+        scale_settings(config),
     )  # fmt: skip
     del shown
     data, n_overlaps = with_fixed(job, data, problem)
@@ -125,7 +128,7 @@ def set_up(
         job.log("scaling with the orientations as recorded")
         solver = structs.replace(config.solver, tolerance=max(config.solver.tolerance, ROUGH))
         rough = structs.replace(config, solver=solver)
-        scaled = steps.solve(
+        scaled = solve_kept(
             engine, problem.model, problem.start, rough, job.checkpoint, job.log, "scaling"
         )
         point = scaled.point
@@ -151,12 +154,12 @@ def refined(
     wanted = config.postrefine
 
     def solve(some: PostrefineModel, point: Point, key: str) -> Result:
-        return steps.solve(engine, some, point, config, job.checkpoint, job.log, key)
+        return solve_kept(engine, some, point, config, job.checkpoint, job.log, key)
 
     way = Refinement(
-        engine, solve, steps.loss_of(config),
+        engine, solve, loss_of(config),
         MOST_REFITS if config.scaling.error_model in FITTED else 0,
-        wanted.passes, wanted.cycles, job.log, judging, steps.teller(job.checkpoint, job.log),
+        wanted.passes, wanted.cycles, job.log, judging, teller(job.checkpoint, job.log),
     )  # fmt: skip
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:
         start = Point(

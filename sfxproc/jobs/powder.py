@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from sfxproc import __version__
-from sfxproc.commands.simulate_powder import simulated, write_pattern
 from sfxproc.config import resolved_toml
 from sfxproc.errors import ConfigError, OutputError
 from sfxproc.formats.atomic import write_text
 from sfxproc.formats.cell_files import write_cells, write_crystfel_cell, write_dials_cell
 from sfxproc.formats.inputs import missing_file
 from sfxproc.formats.peak_lists import PeakList, read_peak_list
+from sfxproc.intake.simulated_powder import simulated, write_pattern
+from sfxproc.parallel.combine import Found, Listed, listed
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.powder.cells import random_cells, x_from_cells
@@ -30,10 +31,8 @@ from sfxproc.powder.optimise import SETTINGS, optimise
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.powder.references import references
 from sfxproc.powder.search import IndexSettings, Task, best_of
-from sfxproc.refine.strategies import Listed, listed
 from sfxproc.report.log import Log
 from sfxproc.report.powder import PowderStory, cells_table, powder_html
-from sfxproc.results.outputs import refusal
 from sfxproc.results.powder import (
     calculated_lines,
     cell_file,
@@ -44,7 +43,8 @@ from sfxproc.results.powder import (
     told_of,
 )
 from sfxproc.runs.checkpoints import JobCheckpoint, open_job
-from sfxproc.runs.stages import Found, Stages
+from sfxproc.runs.folder import refusal
+from sfxproc.runs.stages import Stages
 from sfxproc.settings.powder import PowderConfig, SimulatedPattern
 from sfxproc.settings.sections import Output
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sfxproc import __version__
-from sfxproc.commands.simulate import simulated_inputs
 from sfxproc.formats.inputs import list_inputs
+from sfxproc.intake.reference import reference_of
+from sfxproc.intake.simulated import simulated_inputs
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.threads import threads_of
-from sfxproc.refine import scale_steps as steps
+from sfxproc.refine.check import check as checked
 from sfxproc.refine.scale_job import Scaled, ScaleJob
 from sfxproc.refine.strategies import STRATEGIES
 from sfxproc.refine.warm import Kernels, compile_once
@@ -18,7 +19,7 @@ from sfxproc.report.log import Log
 from sfxproc.results import tables as report
 from sfxproc.results.outputs import Results, write_results
 from sfxproc.runs.checkpoints import open_job
-from sfxproc.settings.scale import ScaleConfig
+from sfxproc.settings.scale import ScaleConfig, require_sense
 
 
 def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
@@ -39,12 +40,12 @@ def run_with(
     """
     threads = threads_of(config.parallel.threads, comm)
     log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}, threads of each: {threads}")
-    steps.require_sense(config)
+    require_sense(config)
     checkpoint = open_job(config, config.output, lambda: files_of(config), comm, log)
     if checkpoint is None:
         return
     folder = checkpoint.folder
-    reference = steps.reference_of(config)
+    reference = reference_of(config)
     compile_once(comm, kernels)
     inputs = simulated_inputs(config.simulate, config.input, checkpoint, log)
     job = ScaleJob(config, comm, log, checkpoint, inputs, reference, threads)
@@ -80,4 +81,4 @@ def files_of(config: ScaleConfig) -> list[Path]:
 
 def check(config: ScaleConfig, log: Log) -> None:
     """Validate a job without reading data: settings, inputs, output folder."""
-    log(steps.check(config, log))
+    log(checked(config, log))

@@ -27,7 +27,7 @@ from sfxproc.powder.spots import SpotPeakSettings, SpotPowder, powder_of
 from sfxproc.report.log import Log
 from sfxproc.report.spot_powder import SpotPowderStory, spot_powder_html
 from sfxproc.report.terminal import counts_table
-from sfxproc.results.outputs import claim_output, refusal
+from sfxproc.runs.folder import claim_output, refusal
 from sfxproc.settings.sections import Input, Output, Section
 from sfxproc.simulate.spot_powder import SpotPowderSettings, simulate_spots
 from sfxproc.spots import Spots, SpotSet

@@ -26,7 +26,7 @@ from sfxproc.models.scale_start import FITTED, MOST_REFITS, scale_problem
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality
-from sfxproc.refine import scale_steps as steps
+from sfxproc.refine.choices import loss_of, scale_settings
 from sfxproc.refine.postrefine_setup import LEAST_PARTIALITY
 from sfxproc.refine.scale_job import ScaleJob
 from sfxproc.settings.postrefine import Postrefine, PostrefineConfig
@@ -170,9 +170,9 @@ def fit_of(
     chunks = plan_chunks(counts, len(sample.reflections), comm)
     engine = Engine(ChunkSums(comm, chunks), threads)
     problem = scale_problem(
-        engine, table, chunks.local_bounds, sample.reflections, steps.scale_settings(config)
+        engine, table, chunks.local_bounds, sample.reflections, scale_settings(config)
     )
-    loss = steps.loss_of(config)
+    loss = loss_of(config)
     solver = LevenbergMarquardt(loss=loss, max_iterations=MOST_ITERATIONS, tolerance=1e-6)
 
     def solve(model: PostrefineModel, point: Point, key: str) -> Result:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Merged, Status
+from sfxproc.data import Merged, ReferenceSet, Status
 from sfxproc.errors import DataError
 from sfxproc.intake.reading import Dataset
+from sfxproc.intake.reference import reference_scales
 from sfxproc.lsq import Engine, Point, Result
+from sfxproc.lsq.covariance import Covariance, exact
+from sfxproc.lsq.sampled import sampled
+from sfxproc.merging.halves import half_of
 from sfxproc.merging.merge import merge
+from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import LN_G, B, ScaleModel
 from sfxproc.models.scale_merge import merge_sums, weighted_sums
-from sfxproc.refine import scale_steps as steps
+from sfxproc.refine.choices import loss_of
 from sfxproc.refine.judge import Judging
 from sfxproc.refine.scale_job import Scaled, ScaleJob
+from sfxproc.refine.solve import solve
 from sfxproc.results import tables as report
 from sfxproc.results.exports import gathered_observations
+from sfxproc.settings.scale import ScaleConfig
 
 F8 = NDArray[np.float64]
 I1 = NDArray[np.int8]
@@ -32,10 +39,10 @@ def concluded(
 ) -> Scaled:  # fmt: skip
     """Everything that a solved job has to tell. n_rows : (n_own,) observations of each crystal when
     it was set up. more : columns of frames.h5, of all crystals."""
-    config, loss = job.config, steps.loss_of(job.config)
+    config, loss = job.config, loss_of(job.config)
     data = judging.decided(n_rows)
-    solution = steps.in_gauge(engine, result, data, job.reference, config)
-    half = steps.own_halves(data)
+    solution = in_gauge(engine, result, data, job.reference, config)
+    half = own_halves(data)
     sums, crystal_cc = merge_sums(solution.model, solution.point, loss, half)
     from_scales = solution.covariance.from_local
     merged = merge(data.reflections, sums, from_scales)
@@ -110,19 +117,19 @@ def group_masks(job: ScaleJob, data: Dataset) -> dict[str, NDArray[np.bool_]]:
 
 
 def with_halves_apart(
-    job: ScaleJob, engine: Engine, result: Result, solution: steps.Solution, half: I1,
+    job: ScaleJob, engine: Engine, result: Result, solution: Solution, half: I1,
     merged: Merged,
 ) -> Merged:  # fmt: skip
     """The merge with half sets that were refined each by itself."""
-    loss = steps.loss_of(job.config)
+    loss = loss_of(job.config)
     intensity, sigma = np.empty((2, 2, len(merged.reflections)))
     for side in (0, 1):
         job.log(f"half set {side + 1} refined by itself")
-        assert isinstance(result.model, steps.MODELS)
+        assert isinstance(result.model, MODELS)
         others = half != side
         model = result.model.without(others)
         model = model.with_errors(replace(model.errors, refits=0))
-        found = steps.solve(
+        found = solve(
             engine, model, result.point, job.config, job.checkpoint, job.log, f"half-{side + 1}"
         )
         scale = model.at(found.point)
@@ -150,3 +157,77 @@ def aligned(
     mean = engine.component_sums(layout, off) / np.maximum(count, 1.0)
     moved: Point = model.gauged(point, mean[:, 0], mean[:, 1])
     return moved
+
+
+EXACT_PARAMETERS = 2000  # of crystals; beyond this covariances are sampled
+
+
+STRATA = 20  # shells of equal numbers of reflections, for calibrating sampled variances
+
+
+MODELS = (ScaleModel, PostrefineModel)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Crystals and intensities in their final gauge, with what their uncertainties are.
+
+    model : the scaling model of the point, with its partialities. covariance.from_local :
+    (n_reflections,) what uncertain crystals add to the variance of an intensity.
+    """
+
+    point: Point
+    model: ScaleModel
+    covariance: Covariance
+
+    @property
+    def local_sigma(self) -> F8:
+        """(n_own, p) of the local parameters."""
+        return np.asarray(np.sqrt(np.einsum("mii->mi", self.covariance.local)))
+
+
+def in_gauge(
+    engine: Engine, result: Result, data: Dataset, reference: ReferenceSet | None,
+    config: ScaleConfig,
+) -> Solution:  # fmt: skip
+    """The solution with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
+    assert isinstance(result.model, MODELS)
+    model = result.model.at(result.point)
+    point = model.centred(result.point)
+    if reference is not None:
+        scales = reference_scales(
+            point.shared, model.set_of_reflection, model.layout.n_components, data, reference
+        )
+        ln_k, b = scales.T
+        point = model.gauged(point, ln_k, b)
+    covariance = covariance_of(engine, result.model, point, model.s2, config)
+    return Solution(point, result.model.at(point), covariance)
+
+
+def covariance_of(
+    engine: Engine,
+    model: ScaleModel | PostrefineModel,
+    point: Point,
+    s2: F8,
+    config: ScaleConfig,
+) -> Covariance:
+    """Covariances of the crystals' parameters and what they add to those of the intensities."""
+    loss = loss_of(config)
+    ones = np.ones((model.layout.n_local, 1))
+    n_local = float(engine.dots(model.layout, ones, ones)[0]) * len(model.layout.parameters)
+    kind = config.scaling.covariance
+    if kind == "exact" or (kind == "auto" and n_local <= EXACT_PARAMETERS):
+        # what reflections seen once take off must cancel to the last digit
+        double = Engine(engine.sums, engine.threads, np.float64)
+        return exact(double, double.linearise(model, point, loss))
+    lin = engine.linearise(model, point, loss)
+    order = np.argsort(np.argsort(s2, kind="stable"), kind="stable")
+    strata = (order * STRATA // max(len(order), 1)).astype(np.int32)
+    return sampled(engine, model, point, lin, loss, strata, seed=config.seed)
+
+
+def own_halves(data: Dataset) -> NDArray[np.int8]:
+    """Half set of each of this rank's crystals; −1 for those left out."""
+    half = half_of(data.own_crystals.identity)
+    half[data.status[data.chunks.crystals] == Status.LEFT_OUT] = -1
+    return half

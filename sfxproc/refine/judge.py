@@ -16,8 +16,10 @@ from sfxproc.lsq import Engine, Point, Result
 from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import FITTED, MOST_REFITS
-from sfxproc.refine import scale_steps as steps
+from sfxproc.refine.choices import loss_of
+from sfxproc.refine.conclude import MODELS, own_halves
 from sfxproc.refine.scale_job import ScaleJob
+from sfxproc.refine.solve import solve
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Rejection
 
@@ -55,7 +57,7 @@ class Judging:
         wanted = self.job.config.rejection
         if not wanted.reject:
             return np.zeros(len(self.reason), dtype=bool)
-        assert isinstance(result.model, steps.MODELS)
+        assert isinstance(result.model, MODELS)
         model = result.model.at(result.point)
         agreement = self.agreement(model, result.point)
         found = judged(agreement, criteria_of(wanted))
@@ -70,9 +72,9 @@ class Judging:
 
     def agreement(self, model: ScaleModel, point: Point) -> Agreement:
         """How this rank's crystals agree with the merge of those that are in use."""
-        half = steps.own_halves(self.data)
+        half = own_halves(self.data)
         half[self.reason != Reason.NONE] = -1
-        return agreement_of(model, point, steps.loss_of(self.job.config), half)
+        return agreement_of(model, point, loss_of(self.job.config), half)
 
     def columns(self, model: ScaleModel, point: Point) -> dict[str, NDArray[Any]]:
         """Columns of frames.h5, of all crystals; of one that was left out as it was then."""
@@ -138,7 +140,7 @@ def refined_without_bad(job: ScaleJob, engine: Engine, result: Result, judge: Ju
         model = result.model.without(bad)
         refits = MOST_REFITS if job.config.scaling.error_model in FITTED else 0
         model = model.with_errors(replace(model.errors, refits=refits))
-        again = steps.solve(
+        again = solve(
             engine, model, result.point, job.config, job.checkpoint, job.log, f"without-{number}"
         )
         result = replace(again, iterations=(*result.iterations, *again.iterations))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Merged, ReferenceSet
+from sfxproc.data import Merged, Reason, ReferenceSet, Status
+from sfxproc.errors import DataError
 from sfxproc.formats.mtz_scaled import ScaledObservations
 from sfxproc.intake.reading import Dataset, read_dataset
 from sfxproc.intake.reference import require_overlap
@@ -17,7 +18,6 @@ from sfxproc.intake.selection import Inventory
 from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.scale_start import ScaleProblem
 from sfxproc.parallel.comm import Comm
-from sfxproc.refine import scale_steps as steps
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
 from sfxproc.runs.checkpoints import JobCheckpoint
@@ -76,4 +76,47 @@ def with_fixed(
     """The data with the crystals marked that keep their start values; overlaps of all crystals."""
     own = problem.reasons, problem.n_overlaps
     reasons, n_overlaps = (job.comm.allgather_rows(a) for a in own)
-    return steps.with_fixed(data, reasons, n_overlaps, problem.set_sizes, job.log), n_overlaps
+    return mark_fixed(data, reasons, n_overlaps, problem.set_sizes, job.log), n_overlaps
+
+
+F8 = NDArray[np.float64]
+
+
+InventoryT = TypeVar("InventoryT", bound=Inventory)
+
+
+def mark_fixed(
+    data: InventoryT,
+    own: NDArray[np.uint8],
+    n_overlaps: NDArray[np.int64],
+    set_sizes: NDArray[np.int64],
+    log: Log,
+) -> InventoryT:
+    """The data with the crystals marked that keep their start values.
+
+    own : (n_crystals,) why each does, if it does. set_sizes : crystals in each connected set.
+    Raises DataError if no crystal shares enough reflections with others to be scaled.
+    """
+    status, reason = data.status.copy(), data.reason.copy()
+    fixed = (status == Status.USED) & (own != Reason.NONE)
+    status[fixed], reason[fixed] = Status.FIXED, own[fixed]
+    if not np.any(status == Status.USED):
+        raise DataError(
+            f"No crystal has enough reflections in common with the others to be scaled (the best "
+            f"has {int(n_overlaps.max(initial=0))}; scaling.min_overlaps asks for more). The data "
+            "are too few, or symmetry.space_group is of too low symmetry."
+        )
+    if fixed.any():
+        log(
+            f"{int(fixed.sum()):,} crystals keep their start scale: too few reflections in common "
+            "with others, or no signal."
+        )
+    sets = [int(n) for n in set_sizes if n > 1]
+    if len(sets) > 1:
+        log(
+            f"WARNING: the crystals fall into {len(sets)} sets without any reflection in common "
+            f"(of {', '.join(str(n) for n in sets[:5])} crystals{' …' if len(sets) > 5 else ''}). "
+            "Each has a scale of its own, and their merged intensities cannot be compared; give a "
+            "reference.path to join them."
+        )
+    return replace(data, status=status, reason=reason)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,20 @@ from sfxproc.merging.halves import half_of
 from sfxproc.merging.merge import merge
 from sfxproc.models.scale_start import scale_problem
 from sfxproc.parallel.chunks import ChunkSums
+from sfxproc.parallel.combine import Listed, listed
 from sfxproc.parallel.coordinator import Arrays
-from sfxproc.refine import scale_steps as steps
 from sfxproc.refine.blocks import judge as block_rejection
 from sfxproc.refine.blocks.rounds import BlockScaling
 from sfxproc.refine.blocks.tasks import Modelling, Scaling, Work
+from sfxproc.refine.choices import columns_wanted, loss_of, scale_settings
 from sfxproc.refine.conclude import concluded
 from sfxproc.refine.judge import Judging, refined_without_bad, without_crystals
-from sfxproc.refine.scale_job import Scaled, ScaleJob, read_all, with_fixed
+from sfxproc.refine.scale_job import Scaled, ScaleJob, mark_fixed, read_all, with_fixed
+from sfxproc.refine.solve import solve
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
-from sfxproc.runs.stages import Found, Stages
+from sfxproc.runs.stages import Stages
 
 THIN = 2.0  # observations a reflection in a block
 READING = "reading"  # folder of shards and pieces, in the checkpoint
@@ -43,11 +45,11 @@ READING = "reading"  # folder of shards and pieces, in the checkpoint
 def scale_globally(job: ScaleJob) -> Scaled:
     """All ranks step together on one problem; each reads and keeps its share of the crystals."""
     config = job.config
-    data = read_all(job, steps.columns_wanted(config))
+    data = read_all(job, columns_wanted(config))
     engine = Engine(ChunkSums(job.comm, data.chunks), job.threads)
     problem = scale_problem(
         engine, data.observations, data.chunks.local_bounds, data.reflections,
-        steps.scale_settings(config),
+        scale_settings(config),
     )  # fmt: skip
     data, n_overlaps = with_fixed(job, data, problem)
     judging = Judging(job, data)
@@ -56,7 +58,7 @@ def scale_globally(job: ScaleJob) -> Scaled:
         judging,
     )  # fmt: skip
     n_rows = np.diff(problem.model.layout.start)
-    result = steps.solve(engine, model, start, config, job.checkpoint, job.log)
+    result = solve(engine, model, start, config, job.checkpoint, job.log)
     if config.start.refine:
         result = refined_without_bad(job, engine, result, judging)
     return concluded(job, judging, n_overlaps, engine, result, n_rows)
@@ -102,7 +104,7 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     left = block_rejection.refined_without_bad(blocks, config.rejection, half)
     if data is not None:
         everything = _by_crystal(plan, len(data.crystals))
-        data = steps.with_fixed(data, everything(reasons), everything(n_overlaps), set_sizes, log)
+        data = mark_fixed(data, everything(reasons), everything(n_overlaps), set_sizes, log)
     blocks.shift(comm.bcast(None if data is None else _shift(blocks, data, job.reference)))
     sums, found = blocks.merge(left.half)
     log(f"{len(blocks.rounds)} rounds; rank 0 spent {stages.coordinating_s:.2f} s on dealing.")
@@ -149,31 +151,6 @@ STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
 # ---- reading for blocks ----------------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class Listed:
-    """What each task of a stage found, by `number/name`."""
-
-    found: Found = field(default_factory=dict)
-
-    def add(self, task: int, arrays: Arrays) -> None:
-        """Add one task's arrays."""
-        self.found |= {f"{task:06d}/{name}": array for name, array in arrays.items()}
-
-    def result(self) -> Found:
-        """All arrays."""
-        return self.found
-
-
-def listed(found: Found, n_tasks: int) -> Sequence[Arrays]:
-    """The arrays of each task again."""
-    out: list[dict[str, NDArray[Any]]] = [{} for _ in range(n_tasks)]
-    for key, array in found.items():
-        number, _, name = key.partition("/")
-        if name:
-            out[int(number)][name] = array
-    return out
-
-
 def read_pieces(
     job: ScaleJob, stages: Stages, modelling: ModellingOf, oriented: bool
 ) -> tuple[Inventory | None, pieces.Plan | None, Work]:
@@ -184,7 +161,7 @@ def read_pieces(
     folder = job.checkpoint.store.folder / READING
     reading = pieces.Reading(
         files,
-        steps.columns_wanted(config),
+        columns_wanted(config),
         job.inputs.strict,
         folder,
         corrections=config.corrections,
@@ -219,7 +196,7 @@ def read_pieces(
     keys, reflections, model = comm.bcast(told)
     read_rows = pieces.reader(sorting, keys)
     work = Work(
-        read_rows, blocks, reflections, steps.scale_settings(config), steps.loss_of(config),
+        read_rows, blocks, reflections, scale_settings(config), loss_of(config),
         job.threads, config.solver.max_iterations, config.solver.tolerance, model,
     )  # fmt: skip
     return data, plan, work

@@ -19,11 +19,10 @@ from sfxproc.intake.selection import Inventory
 from sfxproc.lsq import Loss, Point
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scaled_rows import scaled_rows
+from sfxproc.runs.folder import REFINED, REFINED_FOLDER, UNMERGED
 
 F8 = NDArray[np.float64]
 F4 = NDArray[np.float32]
-
-REFINED, REFINED_FOLDER, UNMERGED = "refined.expt", "refined", "unmerged.mtz"
 
 
 def refined_crystals(data: Inventory, A_refined: F8, wavelength_A: F8 | None = None) -> Crystals:

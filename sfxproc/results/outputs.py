@@ -19,33 +19,23 @@ from numpy.typing import NDArray
 
 from sfxproc import __version__
 from sfxproc.config import resolved_toml
-from sfxproc.data import Floats, Merged, Reflections, packed_hkl
-from sfxproc.errors import OutputError
+from sfxproc.data import Merged, Reflections
 from sfxproc.formats.atomic import write_text
 from sfxproc.formats.crystfel_hkl import symbol, write_hkl
 from sfxproc.formats.frames import write_frames
-from sfxproc.formats.mtz_merged import Derived, write_difference, write_half, write_merged
+from sfxproc.formats.mtz_merged import write_difference, write_half, write_merged
 from sfxproc.formats.mtz_scaled import ScaledObservations
 from sfxproc.intake.selection import Inventory
-from sfxproc.merging.free_flags import free_flags
-from sfxproc.merging.french_wilson import french_wilson
-from sfxproc.merging.statistics import merge_friedel
-from sfxproc.merging.wilson import IntensityShells, expected_intensity, intensity_shells
+from sfxproc.merging.derived import derive
 from sfxproc.report.html import Story, report_html
 from sfxproc.report.log import Log
 from sfxproc.results import exports
-from sfxproc.settings.sections import Output
-from sfxproc.symmetry import SpaceGroup
+from sfxproc.runs.folder import (
+    FOLDERS,
+    GROUPS,
+    RESULTS,
+)
 
-RESULTS = (
-    "merged.mtz", "merged.hkl", "half1.mtz", "half2.mtz", "half1.hkl", "half2.hkl", "frames.h5",
-    "statistics.json", "job.resolved.toml", "log.txt", "report.html", "DONE",
-    exports.REFINED, exports.UNMERGED,
-)  # fmt: skip
-GROUPS = "groups"
-FOLDERS = (exports.REFINED_FOLDER, GROUPS)
-CHECKPOINT = "checkpoint"
-OWNER = f"{CHECKPOINT}/job.json"
 VERSIONS = ("numpy", "scipy", "numba", "gemmi", "h5py")
 
 
@@ -59,70 +49,6 @@ class Results:
     statistics: Mapping[str, Any]
     groups: Mapping[str, Merged] = field(default_factory=dict)
     unmerged: ScaledObservations | None = None
-
-
-def claim_output(settings: Output) -> None:
-    """Claim the output folder, on one rank. Raises OutputError if it must not or cannot be written
-    to. The DONE of an earlier job is removed from it at once, as is its checkpoint unless it is
-    to be gone on with, its results only when new ones are there to take their place."""
-    folder = Path(settings.folder)
-    if problem := refusal(settings):
-        raise OutputError(problem)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-        (folder / "DONE").unlink(missing_ok=True)
-        if (folder / CHECKPOINT).exists() and not (settings.resume and was_stopped(folder)):
-            shutil.rmtree(folder / CHECKPOINT)
-        for path in (*folder.glob(".*.part"), *folder.glob(f"{CHECKPOINT}/**/.*.part")):
-            path.unlink(missing_ok=True)  # of a process that was killed
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write to output.folder '{folder}': {error.strerror or error}. Choose another "
-            "folder or correct its permissions."
-        ) from error
-    if free < 1 << 20:
-        raise OutputError(
-            f"The disk of output.folder '{folder}' is full; free some space or choose another."
-        )
-
-
-def was_stopped(folder: Path) -> bool:
-    """Whether this is the output folder of a job that can be gone on with."""
-    return (folder / OWNER).exists()
-
-
-def refusal(settings: Output) -> str | None:
-    """Why results must not go to this folder; None if they may."""
-    folder = Path(settings.folder)
-    above = next((p for p in folder.parents if p.exists()), folder)
-    what = folder if folder.exists() else above
-    if not what.is_dir():
-        return f"output.folder '{folder}': '{what}' is a file, not a folder. Choose another name."
-    # without its owner's name a checkpoint has nothing that counts
-    empty = not folder.is_dir() or all(path.name == CHECKPOINT for path in folder.iterdir())
-    if was_stopped(folder):
-        if settings.resume or settings.overwrite:
-            return None
-        return (
-            f"output.folder '{folder}' holds a job that was stopped. Go on with it by --resume, "
-            "choose another folder with `--set output.folder=NAME`, or begin anew with --overwrite."
-        )
-    if empty or settings.overwrite:
-        return None
-    if settings.resume:
-        return (
-            f"output.folder '{folder}' holds files but no job that can be gone on with. Choose "
-            "another folder with `--set output.folder=NAME`, or replace what is there with "
-            "--overwrite."
-        )
-    return (
-        f"output.folder '{folder}' exists and is not empty. Choose another with `--set "
-        "output.folder=NAME`, or replace its results with --overwrite."
-    )
 
 
 def write_results(
@@ -183,31 +109,6 @@ def write_results(
     write_text(folder / "report.html", report_html(story))
     write_text(folder / "log.txt", log.text)
     write_text(folder / "DONE", "")
-
-
-def derive(merged: Merged, group: SpaceGroup) -> Derived:
-    """Amplitudes, of mates apart also of each, and free flags; a row for each distinct hkl."""
-    table = merged.reflections
-    mean = merge_friedel(merged).reflections
-    shells = intensity_shells(mean)
-    derived = Derived(free_flags(mean.hkl, group), _amplitudes(mean, shells))
-    if not np.any(table.friedel):
-        return derived
-    each = _amplitudes(table, shells)
-    row = np.searchsorted(packed_hkl(mean.hkl), packed_hkl(table.hkl))
-    sides = np.full((2, 2, len(mean)), np.nan)
-    for side, of in zip(sides, (table.friedel >= 0, table.friedel < 0), strict=True):
-        side[:, row[of]] = each[:, of]
-    return replace(derived, plus=sides[0], minus=sides[1])
-
-
-def _amplitudes(table: Reflections, shells: IntensityShells) -> Floats:
-    """F and σ(F), (2, n)."""
-    assert table.intensity is not None
-    assert table.sigma is not None
-    expected = table.epsilon * expected_intensity(shells, table.s2)
-    found = french_wilson(table.intensity, table.sigma, expected, table.centric)
-    return np.stack([found.amplitude, found.sigma_amplitude])
 
 
 def _half(merged: Merged, i: int) -> Reflections:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from sfxproc.commands.simulate_powder import truth_path
 from sfxproc.data import Floats, Ints
 from sfxproc.formats.cell_files import CellFile
+from sfxproc.intake.simulated_powder import truth_path
 from sfxproc.powder.absences import candidates
 from sfxproc.powder.cells import (
     cells_from_x,

@@ -16,20 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc import __version__, signals
-from sfxproc.commands.status import STOPPED, write_progress
 from sfxproc.errors import ConfigError, OutputError, Stopped, UserError
 from sfxproc.formats.atomic import atomic
 from sfxproc.formats.checkpoint import Checkpoint
-from sfxproc.lsq import Engine, Model, Point
-from sfxproc.lsq.lm import State
-from sfxproc.lsq.result import iterations_of, table_of
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
-from sfxproc.results.outputs import CHECKPOINT, OWNER, claim_output, was_stopped
+from sfxproc.runs.folder import CHECKPOINT, OWNER, claim_output, was_stopped
+from sfxproc.runs.progress import STOPPED, write_progress
 from sfxproc.settings.sections import Output
 
 NO_MATTER = (
@@ -229,34 +225,3 @@ def _shown(value: Any) -> str:
 
 
 # ---- states of the solver --------------------------------------------------------------------
-
-
-def arrays_of(state: State, engine: Engine) -> dict[str, NDArray[Any]] | None:
-    """A state but for its model as arrays, on the first rank; None elsewhere. Called on all.
-
-    Local parameters of all ranks lie end to end, so that it fits any number of ranks.
-    """
-    local = engine.sums.gathered(state.point.local)
-    if local is None:
-        return None
-    return {
-        "local": local,
-        "shared": state.point.shared,
-        "damping": np.array([state.damping, state.growth]),
-        "known": np.array([] if state.known is None else [state.known]),
-        "iterations": table_of(state.iterations),
-        "seconds": np.array([state.seconds]),
-    }
-
-
-def state_of(arrays: Arrays, model: Model, engine: Engine) -> State:
-    """The state of this rank's share that `arrays_of` made these of. model : as adapted then."""
-    n_local = model.layout.n_local
-    before = engine.sums.place(n_local)
-    damping, growth = arrays["damping"].tolist()
-    known = arrays["known"].tolist()
-    return State(
-        Point(arrays["local"][before : before + n_local].copy(), arrays["shared"]),
-        damping, growth, model, known[0] if known else None,
-        iterations_of(arrays["iterations"]), float(arrays["seconds"][0]),
-    )  # fmt: skip

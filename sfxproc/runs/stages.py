@@ -9,33 +9,21 @@ need not know of restarts, and the bits are those of an uninterrupted job.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sfxproc import signals
-from sfxproc.commands.status import write_progress
 from sfxproc.errors import DataError
 from sfxproc.formats.checkpoint import Checkpoint
+from sfxproc.parallel.combine import Combiner, Found, told_arrays
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays, Stage, deal
 from sfxproc.report.log import Log
 from sfxproc.runs.checkpoints import stopped
-
-Found = dict[str, NDArray[Any]]
-
-
-class Combiner(Protocol):
-    """Makes one set of arrays of what tasks found; fed on rank 0 in the order of the tasks."""
-
-    def add(self, task: int, arrays: Arrays) -> None:
-        """Take one task's arrays."""
-
-    def result(self) -> Found:
-        """What has come of them."""
+from sfxproc.runs.progress import write_progress
 
 
 @dataclass(eq=False)
@@ -137,42 +125,3 @@ class Stages:
             f"WARNING: {len(failed)} of {n_tasks} tasks of the stage '{name}' failed twice and "
             f"were set aside ({place})"
         )
-
-
-@dataclass(eq=False)
-class Totals:
-    """Sums of the arrays of tasks over segments; those in `rows` are laid side by side instead,
-    at the positions of their segment. place : first and last+1 position of each task."""
-
-    n_rows: int
-    rows: frozenset[str]
-    place: Callable[[int], tuple[int, int]]
-    found: Found = field(default_factory=dict)
-
-    def add(self, task: int, arrays: Arrays) -> None:
-        """Add one task's arrays, in the order of the tasks."""
-        for name, array in arrays.items():
-            if name in self.rows:
-                if name not in self.found:
-                    shape = (self.n_rows, *array.shape[1:])
-                    self.found[name] = np.zeros(shape, dtype=array.dtype)
-                first, last = self.place(task)
-                self.found[name][first:last] = array
-            elif name in self.found:
-                self.found[name] += array
-            else:
-                self.found[name] = np.array(array)
-
-    def result(self) -> Found:
-        """The sums and rows."""
-        return self.found
-
-
-def told_arrays(comm: Comm, arrays: Arrays | None) -> Found:
-    """Rank 0's arrays, on all ranks."""
-    shapes = None if arrays is None else [(n, a.shape, a.dtype.str) for n, a in arrays.items()]
-    out = {}
-    for name, shape, dtype in comm.bcast(shapes):
-        own = np.empty(shape, dtype) if arrays is None else np.ascontiguousarray(arrays[name])
-        out[name] = comm.bcast_array(own)
-    return out

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sfxproc.intake.corrections import Corrections
+from sfxproc.errors import ConfigError
+from sfxproc.lsq import SOLVERS
 from sfxproc.settings.sections import (
+    Corrections,
     Count,
     Input,
     Merging,
@@ -21,6 +23,7 @@ from sfxproc.settings.sections import (
     Symmetry,
 )
 from sfxproc.simulate.stills import StillsSettings
+from sfxproc.symmetry import require_cell, space_group
 
 
 class Scaling(Section, frozen=True):
@@ -55,3 +58,60 @@ class ScaleConfig(Section, frozen=True):
     output: Output = Output()
     simulate: StillsSettings | None = None
     seed: int = 0
+
+
+def require_sense(config: ScaleConfig) -> None:
+    """Raise ConfigError for settings that are valid one by one but not together."""
+    if config.solver.method not in SOLVERS:
+        names = ", ".join(f'"{m}"' for m in SOLVERS)
+        raise ConfigError(
+            f'solver.method = "{config.solver.method}" is not a solver; choose one of {names}.'
+        )
+    low, high = config.selection.d_max_A, config.selection.d_min_A
+    if low is not None and high is not None and low <= high:
+        raise ConfigError(
+            f"selection.d_max_A = {low:g} is not larger than selection.d_min_A = {high:g}: no "
+            "reflection would be left. d_max_A is the low-resolution limit, the larger number."
+        )
+    if config.simulate is not None and config.input.paths:
+        raise ConfigError(
+            "Both input.paths and a [simulate] table are given, so it is not clear what to read. "
+            "Remove the [simulate] table to process the files, or input.paths to simulate."
+        )
+    if config.simulate is None and not config.input.paths:
+        raise ConfigError(
+            "input.paths is empty: name the files to read, for example "
+            "`--set input.paths=run1/*.stream`, or add a [simulate] table."
+        )
+    if config.symmetry.ambiguity == "ignore" and config.symmetry.ambiguity_reference is not None:
+        raise ConfigError(
+            'symmetry.ambiguity_reference has no effect with symmetry.ambiguity = "ignore". Leave '
+            "one of them out."
+        )
+    if config.selection.min_partiality > 0 and config.scaling.partiality == "ignore":
+        raise ConfigError(
+            f"selection.min_partiality = {config.selection.min_partiality:g} has no effect with "
+            'scaling.partiality = "ignore". Set scaling.partiality = "recorded", or leave '
+            "selection.min_partiality out."
+        )
+    parallel = config.parallel
+    if parallel.strategy == "blocks":
+        for section, default in (("merging", Merging()), ("start", Start())):
+            if getattr(config, section) != default:
+                raise ConfigError(
+                    f'[{section}] asks for what parallel.strategy = "blocks" does not do. Use '
+                    'parallel.strategy = "global", which runs on many ranks too, or leave it out.'
+                )
+        if config.output.unmerged:
+            raise ConfigError(
+                'output.unmerged needs parallel.strategy = "global": in blocks observations stay '
+                "where they are. Change one of them."
+            )
+    if parallel.strategy == "blocks" and parallel.overlap >= parallel.block_size:
+        raise ConfigError(
+            f"parallel.overlap = {parallel.overlap} must be smaller than parallel.block_size = "
+            f"{parallel.block_size}: each block would hold nothing new. Half the block is usual."
+        )
+    group = space_group(config.symmetry.space_group)
+    if config.symmetry.unit_cell is not None:
+        require_cell(group, config.symmetry.unit_cell)

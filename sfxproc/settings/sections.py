@@ -117,3 +117,17 @@ class Output(Section, frozen=True):
     checkpoint_interval_s: NotNegative = 5.0
     unmerged: bool = False
     n_shells: Annotated[int, Meta(ge=1, le=100)] = 10
+
+
+class Corrections(Section, frozen=True):
+    """What intensities are corrected for as they are read. polarisation_normal : n, of any length,
+    in the laboratory frame of the files; 0 1 0 is a beam polarised horizontally, along x."""
+
+    polarisation_fraction: Fraction | None = None
+    polarisation_normal: tuple[float, float, float] = (0.0, 1.0, 0.0)
+    lorentz: Literal["none", "stills"] = "none"
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to correct for."""
+        return self.polarisation_fraction is not None or self.lorentz != "none"

@@ -11,7 +11,9 @@ import pytest
 
 from sfxproc.data import Crystals, Observations, Stills
 from sfxproc.errors import ConfigError, DataError
-from sfxproc.intake.corrections import Corrections, corrected, directions, polarisation
+from sfxproc.intake.corrections import corrected
+from sfxproc.models.polarisation import directions, polarisation
+from sfxproc.settings.sections import Corrections
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 
 UP = np.array([0.0, 1.0, 0.0])

@@ -11,8 +11,8 @@ import pytest
 
 from sfxproc.data import Floats, Merged
 from sfxproc.formats.mtz_merged import write_merged
+from sfxproc.merging.derived import derive
 from sfxproc.merging.free_flags import free_flags
-from sfxproc.results.outputs import derive
 from sfxproc.simulate.intensities import anomalous_factor, wilson
 from sfxproc.symmetry import possible, space_group
 

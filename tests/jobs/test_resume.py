@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from sfxproc import __version__
-from sfxproc.commands.simulate import simulated_inputs
 from sfxproc.formats.inputs import list_inputs, read_input
+from sfxproc.intake.simulated import simulated_inputs
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import ConsoleLog
 from sfxproc.runs.checkpoints import JobCheckpoint

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfxproc.commands.simulate_powder import pattern_settings, simulate, truth_path
+from sfxproc.commands.simulate_powder import pattern_settings, simulate
 from sfxproc.errors import ConfigError, InputError, OutputError
 from sfxproc.formats.peak_lists import read_peak_list
+from sfxproc.intake.simulated_powder import truth_path
 from sfxproc.simulate.powder import simulate_pattern
 
 

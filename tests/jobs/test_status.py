@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from sfxproc.commands import status
-from sfxproc.commands.status import PROGRESS, STOPPED, read_progress, status_of, write_progress
+from sfxproc.commands.status import status_of
 from sfxproc.errors import InputError
+from sfxproc.runs.progress import PROGRESS, STOPPED, read_progress, write_progress
 
 NOW = 1_800_000_000.0
 SIGN = {

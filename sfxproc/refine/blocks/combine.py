@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from sfxproc.kernels.components import flatten, join_labels
 from sfxproc.models.scale_average import Averaging, BlockSolution
+from sfxproc.parallel.combine import Found, Totals
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.refine.blocks.tasks import Work
-from sfxproc.runs.stages import Found, Totals
 
 
 @dataclass(eq=False)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Reason
 from sfxproc.models.agreement import Agreement, judged
+from sfxproc.parallel.combine import Found
 from sfxproc.refine.blocks.rounds import BlockScaling
 from sfxproc.refine.blocks.tasks import AGREEMENT
 from sfxproc.refine.judge import NAMES, TOLD, criteria_of, tell_left_out
-from sfxproc.runs.stages import Found
 from sfxproc.settings.sections import Rejection
 
 I1 = NDArray[np.int8]

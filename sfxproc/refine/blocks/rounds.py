@@ -20,11 +20,12 @@ from sfxproc.models.scale import B, shifted
 from sfxproc.models.scale_average import Averaging
 from sfxproc.models.scale_merge import mean_intensity
 from sfxproc.models.scale_start import FITTED, MOST_REFITS, begun_with, facts_of
+from sfxproc.parallel.combine import Found, Totals
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.refine.blocks.combine import Averages, Survey
 from sfxproc.refine.blocks.tasks import ROUGH, TASKS, State, Work
 from sfxproc.report.log import Log
-from sfxproc.runs.stages import Found, Stages, Totals
+from sfxproc.runs.stages import Stages
 from sfxproc.settings.sections import Parallel
 
 F8 = NDArray[np.float64]

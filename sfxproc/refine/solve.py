@@ -1,0 +1,154 @@
+"""Refining a model, with its state kept in the checkpoint of the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxproc import signals
+from sfxproc.lsq import SOLVERS, Engine, Iteration, LevenbergMarquardt, Model, Point, Result
+from sfxproc.lsq.lm import State
+from sfxproc.lsq.result import iterations_of, table_of
+from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.postrefine import PostrefineModel
+from sfxproc.models.scale import ScaleModel
+from sfxproc.refine.choices import loss_of
+from sfxproc.report.log import Log
+from sfxproc.runs.checkpoints import (
+    Arrays,
+    JobCheckpoint,
+    stop_wanted,
+    stopped,
+)
+from sfxproc.runs.progress import write_progress
+from sfxproc.settings.scale import ScaleConfig
+
+
+def arrays_of(state: State, engine: Engine) -> dict[str, NDArray[Any]] | None:
+    """A state but for its model as arrays, on the first rank; None elsewhere. Called on all.
+
+    Local parameters of all ranks lie end to end, so that it fits any number of ranks.
+    """
+    local = engine.sums.gathered(state.point.local)
+    if local is None:
+        return None
+    return {
+        "local": local,
+        "shared": state.point.shared,
+        "damping": np.array([state.damping, state.growth]),
+        "known": np.array([] if state.known is None else [state.known]),
+        "iterations": table_of(state.iterations),
+        "seconds": np.array([state.seconds]),
+    }
+
+
+def state_of(arrays: Arrays, model: Model, engine: Engine) -> State:
+    """The state of this rank's share that `arrays_of` made these of. model : as adapted then."""
+    n_local = model.layout.n_local
+    before = engine.sums.place(n_local)
+    damping, growth = arrays["damping"].tolist()
+    known = arrays["known"].tolist()
+    return State(
+        Point(arrays["local"][before : before + n_local].copy(), arrays["shared"]),
+        damping, growth, model, known[0] if known else None,
+        iterations_of(arrays["iterations"]), float(arrays["seconds"][0]),
+    )  # fmt: skip
+
+
+SOLVE = "lm"  # key of the solver's state in the checkpoint
+
+
+TOLD_ALL, TOLD_EVERY = 10, 10
+"""Of the solver's iterations the first TOLD_ALL are told, then each TOLD_EVERYth."""
+
+
+def solve(
+    engine: Engine,
+    model: ScaleModel | PostrefineModel,
+    start: Point,
+    config: ScaleConfig,
+    checkpoint: JobCheckpoint,
+    log: Log,
+    key: str = SOLVE,
+) -> Result:
+    """Refine all crystals and intensities together, from where a checkpoint has them if it does.
+
+    key : of the solve, in the checkpoint. Raises Stopped if a signal asked for it; only
+    Levenberg–Marquardt keeps its state before.
+    """
+    solver = SOLVERS[config.solver.method](
+        loss=loss_of(config),
+        max_iterations=config.solver.max_iterations,
+        tolerance=config.solver.tolerance,
+    )
+
+    tell = teller(checkpoint, log)
+    if isinstance(solver, LevenbergMarquardt):
+        state = kept_state(engine, model, checkpoint, log, key)
+
+        def keep(state: State) -> None:
+            if checkpoint.asked():
+                keep_state(engine, state, checkpoint, key)
+                if stop_wanted(checkpoint.comm):
+                    raise stopped(
+                        checkpoint.comm,
+                        checkpoint.folder,
+                        f"after iteration {len(state.iterations)}",
+                    )
+
+        with signals.deferred():
+            result = solver.solve(engine, model, start, tell, state=state, keep=keep)
+    else:
+        result = solver.solve(engine, model, start, tell)
+    log(f"{len(result.iterations)} iterations. {result.termination}")
+    return result
+
+
+def teller(checkpoint: JobCheckpoint, log: Log) -> Callable[[Iteration], None]:
+    """What tells of iterations: in the log, of many only some, and in the folder for `status`."""
+    comm = checkpoint.comm
+
+    def tell(i: Iteration) -> None:
+        if comm.rank == 0:
+            write_progress(
+                checkpoint.folder, "solve", 0, 0, comm.size,
+                iteration=i.number, objective=i.objective,
+            )  # fmt: skip
+        if i.number <= TOLD_ALL or i.number % TOLD_EVERY == 0:
+            refused = "" if i.accepted else ", step refused"
+            log(f"iteration {i.number:3d}: objective {i.objective:.6g}{refused}")
+
+    return tell
+
+
+def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint, key: str) -> None:
+    """Keep where the solve stands, its error model too. On all ranks."""
+    assert isinstance(state.model, ScaleModel | PostrefineModel)
+    arrays = arrays_of(state, engine)
+    if arrays is not None:
+        arrays["errors"] = np.array(astuple(state.model.errors), dtype=np.float64)
+    checkpoint.save(key, arrays)
+
+
+def kept_state(
+    engine: Engine,
+    model: ScaleModel | PostrefineModel,
+    checkpoint: JobCheckpoint,
+    log: Log,
+    key: str,
+) -> State | None:
+    """Where an earlier run of the job kept that its solve stood; None if it did not."""
+    arrays = checkpoint.load(key, log)
+    if arrays is None:
+        return None
+    gain, scatter, refits, outliers, background, likelihood, counted = arrays["errors"].tolist()
+    errors = ErrorModel(
+        gain, scatter, int(refits), bool(outliers), background, bool(likelihood), counted
+    )
+    state = state_of(arrays, model.with_errors(errors), engine)
+    log(f"resumed after iteration {len(state.iterations)}")
+    return state
