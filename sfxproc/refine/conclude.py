@@ -16,14 +16,13 @@ from sfxproc.intake.reference import reference_scales
 from sfxproc.lsq import Engine, Point, Result
 from sfxproc.lsq.covariance import Covariance, exact
 from sfxproc.lsq.sampled import sampled
-from sfxproc.merging.halves import half_of
 from sfxproc.merging.merge import merge
 from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import LN_G, B, ScaleModel
 from sfxproc.models.scale_merge import merge_sums, weighted_sums
 from sfxproc.refine.choices import loss_of
 from sfxproc.refine.judge import Judging
-from sfxproc.refine.scale_job import Scaled, ScaleJob
+from sfxproc.refine.scale_job import MODELS, Scaled, ScaleJob, own_halves
 from sfxproc.refine.solve import solve
 from sfxproc.results import tables as report
 from sfxproc.results.exports import gathered_observations
@@ -165,9 +164,6 @@ EXACT_PARAMETERS = 2000  # of crystals; beyond this covariances are sampled
 STRATA = 20  # shells of equal numbers of reflections, for calibrating sampled variances
 
 
-MODELS = (ScaleModel, PostrefineModel)
-
-
 @dataclass(frozen=True, eq=False)
 class Solution:
     """Crystals and intensities in their final gauge, with what their uncertainties are.
@@ -224,10 +220,3 @@ def covariance_of(
     order = np.argsort(np.argsort(s2, kind="stable"), kind="stable")
     strata = (order * STRATA // max(len(order), 1)).astype(np.int32)
     return sampled(engine, model, point, lin, loss, strata, seed=config.seed)
-
-
-def own_halves(data: Dataset) -> NDArray[np.int8]:
-    """Half set of each of this rank's crystals; −1 for those left out."""
-    half = half_of(data.own_crystals.identity)
-    half[data.status[data.chunks.crystals] == Status.LEFT_OUT] = -1
-    return half

@@ -17,8 +17,7 @@ from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import FITTED, MOST_REFITS
 from sfxproc.refine.choices import loss_of
-from sfxproc.refine.conclude import MODELS, own_halves
-from sfxproc.refine.scale_job import ScaleJob
+from sfxproc.refine.scale_job import MODELS, ScaleJob, own_halves
 from sfxproc.refine.solve import solve
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Rejection

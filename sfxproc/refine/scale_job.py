@@ -15,7 +15,10 @@ from sfxproc.formats.mtz_scaled import ScaledObservations
 from sfxproc.intake.reading import Dataset, read_dataset
 from sfxproc.intake.reference import require_overlap
 from sfxproc.intake.selection import Inventory
+from sfxproc.merging.halves import half_of
 from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.postrefine import PostrefineModel
+from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import ScaleProblem
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
@@ -120,3 +123,13 @@ def mark_fixed(
             "reference.path to join them."
         )
     return replace(data, status=status, reason=reason)
+
+
+MODELS = (ScaleModel, PostrefineModel)
+
+
+def own_halves(data: Dataset) -> NDArray[np.int8]:
+    """Half set of each of this rank's crystals; −1 for those left out."""
+    half = half_of(data.own_crystals.identity)
+    half[data.status[data.chunks.crystals] == Status.LEFT_OUT] = -1
+    return half
