@@ -99,11 +99,6 @@ class SpotPowder:
     width: RingWidth
 
 
-def peaks_of(spots: Spots, settings: SpotPeakSettings | None = None) -> SpotPeaks:
-    """The lines of the powder pattern of spots. Raises DataError as `powder_of`."""
-    return powder_of(spots, settings or SpotPeakSettings()).peaks
-
-
 def powder_of(spots: Spots, settings: SpotPeakSettings) -> SpotPowder:
     """The powder pattern of spots and its lines.
 

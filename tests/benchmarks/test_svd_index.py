@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks import svd_index
+from benchmarks.svd_index import LARGEST_EXPONENT, trials
 from sfxproc.kernels import powder as kernels
-from sfxproc.kernels.svd_index import LARGEST_EXPONENT, trials
-from sfxproc.powder import svd_index
 from sfxproc.powder.cells import primitive_cells, same_lattice, volumes, x_from_cells
 from sfxproc.powder.indexing import lines_of
 from sfxproc.powder.lattices import LATTICES
