@@ -26,17 +26,16 @@ from numba import njit
 from sfxproc.data import Floats
 from sfxproc.kernels import powder as kernels
 from sfxproc.kernels.powder import (
-    GOLDEN,
     add_row,
     assign,
     determinant,
     information_of,
-    mixed,
     solve,
     stream,
     unit,
     workspace,
 )
+from sfxproc.kernels.splitmix64 import GOLDEN, mixed
 from sfxproc.powder.cells import volumes
 from sfxproc.powder.generators import N_SHAPES, shapes
 from sfxproc.powder.indexing import index

@@ -21,9 +21,10 @@ from typing import Literal
 
 import numpy as np
 
+from sfxproc.config import Fraction
 from sfxproc.data import Crystals, Floats, Observations, Stills
 from sfxproc.errors import ConfigError, DataError
-from sfxproc.jobs.settings import Fraction, Section
+from sfxproc.jobs.settings import Section
 
 LEAST_SINE = 1e-3  # of the angle between normal and beam
 

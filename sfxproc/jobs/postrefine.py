@@ -35,6 +35,7 @@ from sfxproc.jobs.scale_job import Scaled, ScaleJob, read_all, with_fixed
 from sfxproc.jobs.scale_reference import reference_intensities
 from sfxproc.jobs.warm import Kernels
 from sfxproc.lsq import Engine, Point, Result
+from sfxproc.models.error_model import refits_of
 from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
@@ -44,7 +45,7 @@ from sfxproc.models.postrefine import (
 )
 from sfxproc.models.postrefine_passes import SCHEMES, Refinement
 from sfxproc.models.scale import ScaleModel
-from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem, scale_problem
+from sfxproc.models.scale_start import ScaleProblem, scale_problem
 from sfxproc.parallel.chunks import ChunkSums
 from sfxproc.parallel.comm import Comm
 from sfxproc.partiality import PARTIALITIES, Partiality
@@ -155,7 +156,7 @@ def refined(
 
     way = Refinement(
         engine, solve, steps.loss_of(config),
-        MOST_REFITS if config.scaling.error_model in FITTED else 0,
+        refits_of(config.scaling.error_model),
         wanted.passes, wanted.cycles, job.log, judging, steps.teller(job.checkpoint, job.log),
     )  # fmt: skip
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from sfxproc.config import Count, NotNegative, Positive
 from sfxproc.errors import ConfigError
 from sfxproc.jobs.scale_config import ScaleConfig
-from sfxproc.jobs.settings import Count, NotNegative, Positive, Section
+from sfxproc.jobs.settings import Section
 from sfxproc.partiality import PARTIALITIES
 
 AUTO = "auto"

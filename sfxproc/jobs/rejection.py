@@ -17,8 +17,8 @@ from sfxproc.jobs.selection import Inventory, by_reason, coded
 from sfxproc.jobs.settings import Rejection
 from sfxproc.lsq import Engine, Point, Result
 from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
+from sfxproc.models.error_model import refits_of
 from sfxproc.models.scale import ScaleModel
-from sfxproc.models.scale_start import FITTED, MOST_REFITS
 from sfxproc.report.log import Log
 
 F8 = NDArray[np.float64]
@@ -136,7 +136,7 @@ def refined_without_bad(job: ScaleJob, engine: Engine, result: Result, judge: Ju
             break
         assert isinstance(result.model, ScaleModel)
         model = result.model.without(bad)
-        refits = MOST_REFITS if job.config.scaling.error_model in FITTED else 0
+        refits = refits_of(job.config.scaling.error_model)
         model = model.with_errors(replace(model.errors, refits=refits))
         again = steps.solve(
             engine, model, result.point, job.config, job.checkpoint, job.log, f"without-{number}"

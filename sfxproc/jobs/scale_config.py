@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sfxproc.config import Count, Positive
 from sfxproc.jobs.corrections import Corrections
 from sfxproc.jobs.settings import (
-    Count,
     Input,
     Merging,
     Output,
     Parallel,
-    Positive,
     Reference,
     Rejection,
     Section,

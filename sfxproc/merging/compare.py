@@ -76,6 +76,13 @@ def pearson(x: Floats, y: Floats) -> float | None:
     return float(np.clip(np.sum(dx * dy) / np.sqrt(np.sum(dx * dx) * np.sum(dy * dy)), -1, 1))
 
 
+def cc_star(cc_half: float | None) -> float | None:
+    """CC* = √(2 CC½/(1 + CC½)); None where CC½ is negative or unknown."""
+    if cc_half is None or cc_half < 0:
+        return None
+    return float(np.sqrt(2 * cc_half / (1 + cc_half)))
+
+
 def r_factor(intensity: Floats, other: Floats) -> float | None:
     """Σ |I − I_other| / Σ I; None where the sum is not positive."""
     total = float(np.sum(intensity))
