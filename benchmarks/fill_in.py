@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from benchmarks.problems import CASES, structure
-from benchmarks.runs import Column, Figures, number, table
-from sfxproc.analysis import (
+from benchmarks.fill_in_counts import (
     FillIn,
     count_fill_in,
     filled_by_formula,
     images_first,
     linked_images,
 )
+from benchmarks.problems import CASES, structure
+from benchmarks.runs import Column, Figures, number, table
 
 TALK = {"1000": (1001, 53_962, 807_748), "2000": (2001, 139_277, 3_082_628),
         "5000": (5001, 162_693, 8_165_673)}  # fmt: skip

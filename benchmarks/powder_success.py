@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.runs import Column, Figures, number, table
+from benchmarks.svd_index import svd_index
 from sfxproc.data import Floats, Ints
 from sfxproc.errors import UserError
 from sfxproc.formats.structures import read_structure
@@ -239,11 +240,7 @@ def answered(
 
 
 def _method(name: str) -> Callable[[Lines, IndexSettings], list[Cell]]:
-    if name == "svd":
-        from sfxproc.powder.svd_index import svd_index
-
-        return svd_index
-    return index
+    return svd_index if name == "svd" else index
 
 
 def _told(cell: Cell) -> list[object]:

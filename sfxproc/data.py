@@ -151,7 +151,7 @@ class Observations(Table):
         program gives it (σ²).
     reflection : (n,) int32 row of `Reflections`; None until the unique set is made.
     partiality : (n,) float32 as recorded.  panel : (n,) int16.
-    x_px, y_px : (n,) float32 fast and slow position on the panel.  s2 : (n,) float32, Å⁻².
+    x_px, y_px : (n,) float32 fast and slow position on the panel.
     """
 
     crystal: Ints
@@ -163,7 +163,6 @@ class Observations(Table):
     panel: Ints | None = None
     x_px: Floats | None = None
     y_px: Floats | None = None
-    s2: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,11 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.kernels.arrow_numpy import blocks_of, rho_and_weight
 from sfxproc.lsq import Engine, Layout, Loss, Model, Point
 from sfxproc.lsq.engine import LOSSES
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import Comm, SerialComm
+from tests.twins.arrow import blocks_of, rho_and_weight
 
 Array = NDArray[Any]
 T = TypeVar("T")

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfxproc.data import Floats, Ints, Reflections
-from sfxproc.errors import InputError
+from sfxproc.data import Floats, Reflections
 from sfxproc.formats.atomic import write_text
 from sfxproc.symmetry import SpaceGroup
 
@@ -74,40 +73,3 @@ def symbol(group: SpaceGroup, friedel_merged: bool) -> str:
         full = {"32": ("321", "312"), "3m": ("3m1", "31m"), "-3m": ("-3m1", "-31m")}
         name = full[name][0 if along_a else 1]
     return f"{name}_H"
-
-
-def read_hkl(path: Path) -> tuple[Ints, Floats, Floats, Ints]:
-    """Read hkl (n, 3) int16, intensity and sigma (n,) float64, measurements (n,) int32.
-
-    Raises InputError if the file is not such a list, a line is damaged, or its end is missing.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(
-            f"Cannot read '{path}': {error.strerror}. Check the path and its permissions."
-        ) from error
-    if not lines or lines[0].strip() != FIRST_LINE:
-        raise InputError(
-            f"'{path}' does not begin with '{FIRST_LINE}', so it is not a CrystFEL reflection "
-            "list. Give the .hkl file that CrystFEL or this program wrote."
-        )
-    if LAST_LINE not in lines:
-        raise InputError(f"'{path}' has no line '{LAST_LINE}': it was cut short. Copy it again.")
-    rows = []
-    for number, line in enumerate(lines[3 : lines.index(LAST_LINE)], start=4):
-        try:
-            h, k, l, intensity, _, sigma, n = line.split()
-            rows.append((int(h), int(k), int(l), float(intensity), float(sigma), int(n)))
-        except ValueError as error:
-            raise InputError(
-                f"'{path}', line {number} is not a reflection: '{line.strip()[:80]}'. Correct or "
-                "remove the line, or copy the file again."
-            ) from error
-    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    return (
-        table[:, :3].astype(np.int16),
-        table[:, 3],
-        table[:, 4],
-        table[:, 5].astype(np.int32),
-    )

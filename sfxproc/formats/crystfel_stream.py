@@ -38,17 +38,20 @@ TABLE, TABLE_END = b"Reflections measured after indexing", b"End of reflections"
 GEOMETRY, GEOMETRY_END = b"----- Begin geometry file -----", b"----- End geometry file -----"
 
 _BLOCK_BYTES = 1 << 23
-_VALUES = {
+VALUES = {
     "file": re.compile(rb"^Image filename:[ \t]*(\S.*?)\s*$", re.M),
     "event": re.compile(rb"^Event:[ \t]*(\S.*?)\s*$", re.M),
     "serial": re.compile(rb"^Image serial number: *(\S+)", re.M),
     "energy_eV": re.compile(rb"^photon_energy_eV = (\S+)", re.M),
     "bandwidth": re.compile(rb"^beam_bandwidth = (\S+)", re.M),
     "radius": re.compile(rb"^profile_radius = (\S+)", re.M),
+    "camera_length_m": re.compile(rb"^average_camera_length = (\S+) m", re.M),
+    "n_reflections": re.compile(rb"^num_reflections = (\d+)", re.M),
     "cell": re.compile(
         rb"^Cell parameters\s+(\S+)\s+(\S+)\s+(\S+) nm,\s*(\S+)\s+(\S+)\s+(\S+) deg", re.M
     ),
 }
+"""What the lines of a chunk state."""
 _AXES = [
     re.compile(rb"^%sstar =[ \t]*(\S+)[ \t]+(\S+)[ \t]+(\S+)" % axis, re.M)
     for axis in (b"a", b"b", b"c")
@@ -205,12 +208,12 @@ def _read_chunk(
     head, *crystals = chunk.split(CRYSTAL)
     at = offset + len(head)
     head = head.partition(b"Peaks from peak search")[0]
-    file = _VALUES["file"].search(head)
+    file = VALUES["file"].search(head)
     energy_eV = value_of(head, "energy_eV")
     if file is None or not 0.0 < energy_eV < np.inf:
         damage.add("a chunk has no image file name or photon energy; its crystals were skipped", at)
         return
-    event = _VALUES["event"].search(head) or _VALUES["serial"].search(head)
+    event = VALUES["event"].search(head) or VALUES["serial"].search(head)
     name = "" if event is None else decoded(event[1])
     for lattice, text in enumerate(crystals, start=1):
         before, begin, rest = text.partition(TABLE)
@@ -222,7 +225,7 @@ def _read_chunk(
         A = _orientation(before)
         if not np.all(np.isfinite(A)):
             damage.add("a crystal has no readable astar, bstar, cstar: orientation unknown", place)
-        cell = _VALUES["cell"].search(before)
+        cell = VALUES["cell"].search(before)
         rows.cell.append([np.nan] * 6 if cell is None else numbers_of(cell.groups()))
         rows.file.append(decoded(file[1]))
         rows.event.append(name if lattice == 1 else f"{name}#{lattice}")
@@ -257,7 +260,7 @@ def numbers_of(texts: tuple[bytes, ...]) -> list[float]:
 
 def value_of(text: bytes, key: str) -> float:
     """The number that a chunk states for a key; NaN if it does not."""
-    match = _VALUES[key].search(text)
+    match = VALUES[key].search(text)
     return np.nan if match is None else numbers_of(match.groups())[0]
 
 

@@ -168,7 +168,7 @@ def write(path: Path, stills: Stills) -> None:
 def read(path: Path, request: Request) -> Stills:
     """Read one file; crystals keep the file names stored in it, not the label of the request.
 
-    Every optional column of `Observations`, `reflection` and `s2` included, comes only if
+    Every optional column of `Observations`, `reflection` included, comes only if
     requested. Raises InputError as `open_native` does, and for a damaged table.
     """
     with open_native(path, "stills") as handle:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Floats
 from sfxproc.formats.base import Contents
+from sfxproc.formats.crystfel_stream import CRYSTAL, VALUES
 from sfxproc.symmetry import cells_from_A, s_squared
 
 SAMPLE_ROWS = 1 << 16
@@ -27,11 +28,7 @@ SAMPLE_CRYSTALS = 100
 PIECE_bytes, PIECES = 1 << 20, 16  # of a stream
 STREAM_READ_s = 1.2e-6  # CPU time that a line of a stream takes
 
-_CELL = re.compile(
-    rb"^Cell parameters\s+(\S+)\s+(\S+)\s+(\S+) nm,\s*(\S+)\s+(\S+)\s+(\S+) deg", re.M
-)
 _ROW = re.compile(rb"^ *(-?\d+) +(-?\d+) +(-?\d+) +-?[\d.]+ +[\d.]+ ", re.M)
-_NUMBER = re.compile(rb"^num_reflections = (\d+)", re.M)
 _REAL = re.compile(rb'"real_space_[abc]": *\[\s*([^,]+),\s*([^,]+),\s*([^\]]+?)\s*\]')
 _BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # markers of binary data, and how long their length is
 
@@ -66,9 +63,9 @@ def stream(path: Path) -> Contents:
                 pieces.append(handle.read(PIECE_bytes))
     more = size / max(sum(len(piece) for piece in pieces), 1)
     hkl = np.array([m.groups() for piece in pieces for m in _ROW.finditer(piece)], dtype=np.int32)
-    cells = [m.groups() for piece in pieces for m in _CELL.finditer(piece)]
-    n_crystals = sum(piece.count(b"--- Begin crystal") for piece in pieces)
-    told = [int(n) for piece in pieces for n in _NUMBER.findall(piece)]
+    cells = [m.groups() for piece in pieces for m in VALUES["cell"].finditer(piece)]
+    n_crystals = sum(piece.count(CRYSTAL) for piece in pieces)
+    told = [int(n) for piece in pieces for n in VALUES["n_reflections"].findall(piece)]
     if more > 1.0 and any(told):  # better than counting the crystals that begin in the pieces
         n_crystals = round(len(hkl) * len(told) / sum(told))
     cell = _median(np.array(cells, dtype=np.float64).reshape(-1, 6) * [10, 10, 10, 1, 1, 1])

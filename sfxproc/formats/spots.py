@@ -8,7 +8,6 @@ and the columns of `Spots`, positions already in the frame of the beam.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from sfxproc.formats.crystfel_stream import (
     EV_ANGSTROM,
     GEOMETRY,
     GEOMETRY_END,
+    VALUES,
     chunks_of,
     numbers_of,
     read_head,
@@ -40,7 +40,6 @@ from sfxproc.spots import Spots, SpotSet, on_panels
 STRONG = 32  # DIALS's flag of a spot that was found, not only predicted
 PEAKS, PEAKS_END = b"Peaks from peak search", b"End of peak list"
 PEAK_COLUMNS = 5  # fs, ss, 1/d, intensity, panel
-_CAMERA_LENGTH = re.compile(rb"^average_camera_length = (\S+) m", re.M)
 
 
 def read_spots(path: Path, strict: bool = False) -> SpotSet:
@@ -252,7 +251,7 @@ def _geometry(path: Path, header: str) -> tuple[Detector, float | None]:
 
 def _shift_mm(head: bytes, clen_mm: float | None, mean_mm: float) -> float:
     """How far along z the panels are from where the header has them, NaN if nobody says so."""
-    camera = _CAMERA_LENGTH.search(head)
+    camera = VALUES["camera_length_m"].search(head)
     if camera is None:
         return np.nan if clen_mm is None else clen_mm
     return 1e3 * numbers_of((camera[1],))[0] - mean_mm

@@ -18,6 +18,7 @@ from sfxproc.intake.reading import Dataset
 from sfxproc.intake.reference import reference_intensities
 from sfxproc.jobs import scale
 from sfxproc.lsq import Engine, Point, Result
+from sfxproc.models.error_model import refits_of
 from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
@@ -27,7 +28,7 @@ from sfxproc.models.postrefine import (
 )
 from sfxproc.models.postrefine_passes import SCHEMES, Refinement
 from sfxproc.models.scale import ScaleModel
-from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem, scale_problem
+from sfxproc.models.scale_start import ScaleProblem, scale_problem
 from sfxproc.parallel.chunks import ChunkSums
 from sfxproc.parallel.comm import Comm
 from sfxproc.partiality import PARTIALITIES, Partiality
@@ -158,7 +159,7 @@ def refined(
 
     way = Refinement(
         engine, solve, loss_of(config),
-        MOST_REFITS if config.scaling.error_model in FITTED else 0,
+        refits_of(config.scaling.error_model),
         wanted.passes, wanted.cycles, job.log, judging, teller(job.checkpoint, job.log),
     )  # fmt: skip
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:

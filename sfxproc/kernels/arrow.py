@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from sfxproc.kernels.splitmix64 import FIRST, GOLDEN, mixed
+
 NO_LOSS, HUBER, CAUCHY = 0, 1, 2
 
 
@@ -120,13 +122,9 @@ def invert_blocks(blocks, free, smallest, out):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, inline="always")
 def random_bit(seed, block, row):  # type: ignore[no-untyped-def]
-    """A bit that looks random, of three numbers: splitmix64 (Steele et al. 2014)."""
-    z = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
-    z += np.uint64(block) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(row)
-    z += np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((z ^ (z >> np.uint64(31))) >> np.uint64(33)) & np.uint64(1) == np.uint64(1)
+    """A bit that looks random, of three numbers."""
+    z = np.uint64(seed) * GOLDEN + np.uint64(block) * FIRST + np.uint64(row)
+    return (mixed(z + GOLDEN) >> np.uint64(33)) & np.uint64(1) == np.uint64(1)
 
 
 class ArrowKernels(NamedTuple):

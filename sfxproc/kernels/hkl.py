@@ -28,12 +28,6 @@ def s_squared(hkl: Ints, metric: Floats, out: Floats) -> None:
         out[i] = 0.25 * (squares + 2.0 * (h * k * g01 + h * el * g02 + k * el * g12))
 
 
-def s_squared_numpy(hkl: Ints, metric: Floats) -> Floats:
-    """NumPy twin of `s_squared`, returning the column."""
-    h = hkl.astype(np.float64)
-    return np.asarray(0.25 * np.einsum("ni,ij,nj->n", h, metric, h))
-
-
 @njit(cache=True, nogil=True)
 def friedel_codes(hkl: Ints, asu: Ints, rotations: Ints, out: Ints) -> None:
     """Write 0 (centric), 1 (I(+)) or 2 (I(−)) for every row of hkl (n, 3) into out (n,).
@@ -55,11 +49,3 @@ def friedel_codes(hkl: Ints, asu: Ints, rotations: Ints, out: Ints) -> None:
             minus |= x == -ah and y == -ak and z == -al
         # Both h_asu and its mate are reached by rotations alone: the reflection is centric.
         out[i] = 0 if plus and minus else (1 if plus else 2)
-
-
-def friedel_codes_numpy(hkl: Ints, asu: Ints, rotations: Ints) -> Ints:
-    """NumPy twin of `friedel_codes`, returning the column."""
-    images = np.einsum("ni,mij->nmj", hkl.astype(np.int64), rotations.astype(np.int64))
-    plus = (images == asu[:, None, :]).all(axis=2).any(axis=1)
-    minus = (images == -asu[:, None, :].astype(np.int64)).all(axis=2).any(axis=1)
-    return np.where(plus & minus, 0, np.where(plus, 1, 2))

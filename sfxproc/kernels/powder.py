@@ -22,8 +22,8 @@ observed lines by a table of equal bins; each interval keeps its lowest and high
 integer, the bits of q² above the line's number. Differences are taken again in double precision.
 Indices of the inner loops are unsigned, or each would be looked at whether it is negative.
 
-Random numbers are splitmix64 (Steele, Lea & Flood, OOPSLA 2014) keyed by the seed, the candidate's
-own number and the iteration: no result depends on how candidates are dealt out.
+Random numbers (`splitmix64`) are keyed by the seed, the candidate's own number and the iteration:
+no result depends on how candidates are dealt out.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from sfxproc.kernels.splitmix64 import GOLDEN, mixed
+
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
@@ -43,7 +45,6 @@ TICKETS = 1024  # a power of two: ten random bits choose one
 LIMIT = 1.06  # the nearest calculated line above the last observed one is looked for up to here
 EMPTY = np.int64(0x7FFFFFFFFFFFFFFF)
 NUMBER = np.int64(0xFFFFFFFF)
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 RIDGE = 1e-7  # relative; a subset that leaves a direction open must not move x along it
 POLISH = 6  # iterations with all lines at the end
 
@@ -133,14 +134,6 @@ def reference_lines(forms: Floats, basis: Floats) -> Reference:
     columns = np.ascontiguousarray(padded.T, dtype=np.float32)
     rows = np.ascontiguousarray(coefficients, dtype=np.float64)
     return Reference(padded, columns, rows, tuple(range(forms.shape[1])))
-
-
-@njit(cache=True, nogil=True)
-def mixed(z):  # type: ignore[no-untyped-def]
-    """The output function of splitmix64."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 @njit(cache=True, nogil=True)

@@ -62,19 +62,6 @@ def predict_still(
     return n
 
 
-def predict_still_numpy(
-    A: Floats, s0: Floats, r_s: float, q_min: float, q_max: float, h_max: Ints
-) -> tuple[Ints, Floats, Floats]:
-    """NumPy twin of `predict_still`, returning (hkl, r_h, s1)."""
-    axes = [np.arange(-n, n + 1) for n in h_max]
-    hkl = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    q = hkl @ A.T
-    length = np.linalg.norm(q, axis=1)
-    r_h = excitation_errors(A, s0, hkl)
-    keep = (np.abs(r_h) <= r_s) & (length >= q_min) & (length <= q_max) & hkl.any(axis=1)
-    return hkl[keep], r_h[keep], q[keep] + s0
-
-
 def excitation_errors(A: Floats, s0: Floats, hkl: Ints) -> Floats:
     """r_h (n,) in Å⁻¹ of hkl (n, 3)."""
     return np.asarray(np.linalg.norm(hkl @ A.T + s0, axis=1) - np.linalg.norm(s0))

@@ -1,4 +1,4 @@
-"""Two merged sets side by side: relative scale and B, correlation and R by shell, score in E².
+"""Two merged sets side by side: relative scale and B, correlation and R by shell.
 
 Relative scale. With s = sinθ/λ and g = k exp(−2 B s²), I_a ≈ g I_b. Both sets carry noise, so
 least squares on I_a − g I_b would give too small a k (the noise of I_b, squared, enters the
@@ -66,15 +66,6 @@ class Comparison:
     shells: tuple[Agreement, ...]
 
 
-@dataclass(frozen=True)
-class E2Score:
-    """Correlation of E² and of ln I over n reflections; None where it cannot be computed."""
-
-    n: int
-    cc_e2: float | None
-    cc_log: float | None
-
-
 def pearson(x: Floats, y: Floats) -> float | None:
     """Pearson correlation; None with fewer than 3 pairs or where one side is constant."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -83,6 +74,13 @@ def pearson(x: Floats, y: Floats) -> float | None:
     dx, dy = (np.asarray(v, dtype=np.float64) - np.mean(v, dtype=np.float64) for v in (x, y))
     dx, dy = dx / np.abs(dx).max(), dy / np.abs(dy).max()
     return float(np.clip(np.sum(dx * dy) / np.sqrt(np.sum(dx * dx) * np.sum(dy * dy)), -1, 1))
+
+
+def cc_star(cc_half: float | None) -> float | None:
+    """CC* = √(2 CC½/(1 + CC½)); None where CC½ is negative or unknown."""
+    if cc_half is None or cc_half < 0:
+        return None
+    return float(np.sqrt(2 * cc_half / (1 + cc_half)))
 
 
 def r_factor(intensity: Floats, other: Floats) -> float | None:
@@ -184,37 +182,6 @@ def compare_sets(
     )
 
 
-def score_e2(
-    intensity_a: Floats,
-    intensity_b: Floats,
-    s2: Floats,
-    n_observations_a: Ints,
-    n_shells: int = 10,
-    min_observations: int = 3,
-    d_max_A: float = 6.0,
-) -> E2Score:
-    """How well set a follows set b whatever their scales and falloff.
-
-    E² = I/⟨I⟩ with ⟨I⟩ the mean of a set in each of n_shells shells of equally many reflections,
-    over the reflections with d < d_max_A, at least min_observations in set a and both intensities
-    finite. All (n,), row by row the same reflection; s2 in Å⁻². The correlation of ln I is over
-    the reflections positive in both sets and not normalised by shell.
-    """
-    keep = np.isfinite(intensity_a) & np.isfinite(intensity_b)
-    keep &= (n_observations_a >= min_observations) & (4 * s2 * d_max_A**2 > 1)
-    a, b = (np.asarray(v[keep], dtype=np.float64) for v in (intensity_a, intensity_b))
-    # High resolution first, so that any shells holding one reflection more lie there.
-    shell = _equal_counts(-s2[keep], n_shells)
-    means = [_shell_means(v, shell, n_shells)[shell] for v in (a, b)]
-    usable = (means[0] > 0) & (means[1] > 0)
-    positive = (a > 0) & (b > 0)
-    return E2Score(
-        len(a),
-        pearson(a[usable] / means[0][usable], b[usable] / means[1][usable]),
-        pearson(np.log(a[positive]), np.log(b[positive])),
-    )
-
-
 def _equal_counts(values: Floats, n_shells: int) -> NDArray[np.intp]:
     """Shell of each value, ascending, as equally filled as can be; ties keep their order."""
     # Rounded, since equal resolutions may differ in their last bits.
@@ -223,11 +190,6 @@ def _equal_counts(values: Floats, n_shells: int) -> NDArray[np.intp]:
     for k, rows in enumerate(np.array_split(order, n_shells)):
         shell[rows] = k
     return shell
-
-
-def _shell_means(values: Floats, shell: Ints, n_shells: int) -> NDArray[np.float64]:
-    count = np.bincount(shell, minlength=n_shells)
-    return np.bincount(shell, values, n_shells) / np.maximum(count, 1)
 
 
 def _shell_medians(values: Floats, shell: Ints) -> NDArray[np.float64]:

@@ -22,7 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Floats, Mask, Reflections
-from sfxproc.merging.compare import RelativeScale, falloff, fit_scale, match, pearson, r_factor
+from sfxproc.merging.compare import (
+    RelativeScale,
+    cc_star,
+    falloff,
+    fit_scale,
+    match,
+    pearson,
+    r_factor,
+)
 from sfxproc.merging.shells import assign, d_of, shell_edges
 
 GROUPS = 40
@@ -112,11 +120,11 @@ def compare_with_truth(
         r = None if scale is None else r_factor(t, I[rows])
         r_ideal = None if ideal_scale is None else r_factor(t, ideal_I[rows])
         strong = t >= np.quantile(t, 0.75) if len(t) else np.zeros(0, dtype=bool)
-        cc, cc_star, sigma_cc = _correlations(I[rows], t, half[:, rows])
+        cc, star, sigma_cc = _correlations(I[rows], t, half[:, rows])
         return TruthAgreement(
             d_of(low), d_of(high), int(rows.sum()), cc, r, r_ideal,
             r / r_ideal if r is not None and r_ideal else None,
-            _rms(z), _rms(z[strong]), cc_star, sigma_cc,
+            _rms(z), _rms(z[strong]), star, sigma_cc,
         )  # fmt: skip
 
     return TruthComparison(
@@ -143,21 +151,21 @@ def _correlations(
     I: Floats, T: Floats, half: Floats
 ) -> tuple[float | None, float | None, float | None]:
     """CC(I, T), CC* of the half sets (2, n), and the standard error of their difference."""
-    cc, cc_star = pearson(I, T), _cc_star(half)
+    cc, star = pearson(I, T), _star(half)
     group = np.arange(len(T)) % GROUPS
-    if cc is None or cc_star is None or len(T) < 2 * GROUPS:
-        return cc, cc_star, None
+    if cc is None or star is None or len(T) < 2 * GROUPS:
+        return cc, star, None
     differences = []
     for g in range(GROUPS):
         rest = group != g
-        without = pearson(I[rest], T[rest]), _cc_star(half[:, rest])
+        without = pearson(I[rest], T[rest]), _star(half[:, rest])
         if without[0] is None or without[1] is None:
-            return cc, cc_star, None
+            return cc, star, None
         differences.append(without[0] - without[1])
-    return cc, cc_star, float(np.sqrt((GROUPS - 1) * np.var(differences)))
+    return cc, star, float(np.sqrt((GROUPS - 1) * np.var(differences)))
 
 
-def _cc_star(half: Floats) -> float | None:
+def _star(half: Floats) -> float | None:
+    """CC* of half sets (2, n)."""
     both = np.isfinite(half).all(axis=0)
-    cc_half = pearson(half[0, both], half[1, both])
-    return None if cc_half is None or cc_half < 0 else float(np.sqrt(2 * cc_half / (1 + cc_half)))
+    return cc_star(pearson(half[0, both], half[1, both]))

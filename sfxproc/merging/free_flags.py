@@ -20,8 +20,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Floats, Ints, packed_hkl
-from sfxproc.errors import InputError
+from sfxproc.data import Ints, packed_hkl
 from sfxproc.symmetry import SpaceGroup, reciprocal_matrix, symmetrised_cell
 
 N_FLAGS = 20
@@ -31,42 +30,6 @@ GENERIC_CELL = (7.0, 11.0, 13.0, 81.0, 97.0, 106.0)
 def free_flags(hkl: Ints, sg: SpaceGroup, seed: int = 0) -> NDArray[np.int32]:
     """Flags (n,) 0 … 19 of the indices hkl (n, 3); 0 is the free set."""
     return _hashed(_orbit(hkl, holohedry(sg)), N_FLAGS, seed)
-
-
-def inherited_flags(
-    hkl: Ints, sg: SpaceGroup, given_hkl: Ints, given: Floats, seed: int = 0
-) -> NDArray[np.int32]:
-    """Flags (n,) of hkl (n, 3) that keep to those another set has; 0 is the free set.
-
-    given : (m,) flags of given_hkl (m, 3) in the same setting, any asymmetric unit; NaN is none.
-    Of two values the rarer one is the free set, which becomes 0, and the other one becomes 1; more
-    are taken as CCP4's, with 0 the free set. A reflection that the other set lacks takes the flag
-    of one equivalent to it in the lattice, otherwise one by its hash: of 0 … the largest given,
-    or of two values 0 for 5 %. Raises InputError where no two values or negative ones are given.
-    """
-    known = np.isfinite(given)
-    values = np.round(given[known]).astype(np.int64)
-    found, count = np.unique(values, return_counts=True)
-    if len(found) < 2 or found[0] < 0:
-        raise InputError(
-            f"The free-R flags given have the values {', '.join(map(str, found[:5])) or '(none)'}, "
-            "which do not tell a free set from a working set. Give a file whose flags are 0 … 19 "
-            "(CCP4), or 0 and 1."
-        )
-    if len(found) == 2:
-        values = (values != found[np.argmin(count)]).astype(np.int64)
-        out = np.minimum(free_flags(hkl, sg, seed), 1)
-    else:
-        out = _hashed(_orbit(hkl, holohedry(sg)), int(found[-1]) + 1, seed)
-    own = np.concatenate([sg.rotations, -sg.rotations])
-    for group in (holohedry(sg), own):  # the reflection itself comes last and wins
-        theirs = _orbit(given_hkl[known], group)
-        order = np.lexsort((values, theirs))  # of several, the smallest flag: the free set
-        key, first = np.unique(theirs[order], return_index=True)
-        mine = _orbit(hkl, group)
-        row = np.minimum(np.searchsorted(key, mine), len(key) - 1)
-        out = np.where(key[row] == mine, values[order][first][row], out).astype(np.int32)
-    return out
 
 
 def holohedry(sg: SpaceGroup) -> NDArray[np.int8]:

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Floats, Ints, Mask, Merged, Reflections, packed_hkl
-from sfxproc.merging.compare import Agreement, compare_sets, pearson
+from sfxproc.merging.compare import Agreement, cc_star, compare_sets, pearson
 from sfxproc.merging.resolution import CC_HALF_LIMIT, fit_cc_half, resolution_estimate
 from sfxproc.merging.shells import assign, d_of, s2_of, shell_edges
 from sfxproc.merging.wilson import intensity_shells, second_moment, wilson_line
@@ -254,13 +254,6 @@ def _half_sets(mean: Merged, inside: Mask) -> dict[str, Any]:
         "sigma_cc_star": sigma * slope if sigma is not None and slope else None,
         "r_split": _ratio(float(np.abs(one - two).sum()), np.sqrt(0.5) * float((one + two).sum())),
     }
-
-
-def cc_star(cc_half: float | None) -> float | None:
-    """CC* = √(2 CC½/(1 + CC½)); None where CC½ is negative or unknown."""
-    if cc_half is None or cc_half < 0:
-        return None
-    return float(np.sqrt(2 * cc_half / (1 + cc_half)))
 
 
 def correlation_error(cc: float | None, n: int) -> float | None:

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 F8 = NDArray[np.float64]
 
-DISTINCT = 1e-6
-
 
 def strain_basis(rotations: NDArray[np.int8], B: F8) -> F8:
     """(k, 3, 3) Sⱼ of a point group: one for cubic, six for triclinic.

@@ -28,8 +28,15 @@ PULL_CAP = 36.0  # squared pull beyond which an observation says nothing more ab
 SMALLEST_SCATTER, LARGEST_SCATTER = 1e-3, 10.0
 SCATTER_ACCURACY = 1e-4  # of χ²/dof
 AT_REST = 1e-3  # relative change of the scatter, or of variances
+MOST_REFITS = 12
+FITTED = ("scatter", "likelihood")  # error models that are found while refining
 LEAST_BACKGROUND, MOST_BACKGROUND = 1.0 / 9.0, 9.0  # of v₀, a third and three times σ
 PRIOR_ROWS = 10.0  # observations that the error model as it was begun with is worth
+
+
+def refits_of(variances: str) -> int:
+    """How often the error model of this name is found anew at most; 0 if it is given."""
+    return MOST_REFITS if variances in FITTED else 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,15 @@ class ErrorModel:
     background: float = 1.0
     likelihood: bool = False
     counted: float = 1.0
+
+    def left(self, change: float) -> int:
+        """Refits after one that changed the scatter or the variances by so much, relative."""
+        return 0 if change <= AT_REST else self.refits - 1
+
+    def with_scatter(self, scatter: float) -> ErrorModel:
+        """After a refit of the scatter alone."""
+        at_rest = abs(scatter - self.scatter) <= AT_REST * scatter
+        return replace(self, scatter=scatter, refits=0 if at_rest else self.refits - 1)
 
     @property
     def v(self) -> F8:
@@ -97,8 +113,7 @@ def next_errors(errors: ErrorModel, sums: F8, dof: float) -> ErrorModel:
         scatter = (
             float(np.sqrt(nearer(c2, chi2, slope, target))) if slope != 0.0 else errors.scatter
         )
-    at_rest = abs(scatter - errors.scatter) <= AT_REST * scatter
-    return replace(errors, scatter=scatter, refits=0 if at_rest else errors.refits - 1)
+    return errors.with_scatter(scatter)
 
 
 def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]:
@@ -117,10 +132,9 @@ def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]
     hold = np.diag(PRIOR_ROWS * np.array([1.0, 1.0 / max(errors.counted, 1e-30) ** 2, 0.0]))
     v = within_bounds(F + hold, t + hold @ begun)
     change = float(np.abs(v - errors.v) @ F @ errors.v / n)
-    refits = 0 if change <= AT_REST else errors.refits - 1
     new = replace(
         errors, background=float(v[0]), gain=float(v[1]),
-        scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER), refits=refits,
+        scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER), refits=errors.left(change),
     )  # fmt: skip
     return new, change
 

@@ -132,10 +132,7 @@ class ScaleModel:
             return self
         if old.likelihood:
             return self.with_errors(self._likeliest(point))
-        scatter = self._fitted_scatter(point)
-        at_rest = abs(scatter - old.scatter) <= AT_REST * scatter
-        refits = 0 if at_rest else old.refits - 1
-        return self.with_errors(replace(old, scatter=scatter, refits=refits))
+        return self.with_errors(old.with_scatter(self._fitted_scatter(point)))
 
     def gauged(self, point: Point, ln_k: F8, b: F8) -> Point:
         """The same model values with ln G shifted by ln_k and B by b.
@@ -177,7 +174,7 @@ class ScaleModel:
             errors = replace(found, refits=self.errors.refits)
             if change <= 0.1 * AT_REST:
                 break
-        return replace(errors, refits=0 if first <= AT_REST else self.errors.refits - 1)
+        return replace(errors, refits=self.errors.left(first))
 
     def error_sums(self, point: Point) -> F8:
         """What `next_errors` needs; sums of several blocks of crystals can be added. (10,) for

@@ -13,15 +13,13 @@ from sfxproc.kernels import scale as kernels
 from sfxproc.lsq import Engine, Layout, Point
 from sfxproc.lsq.components import components
 from sfxproc.lsq.problem import Array
-from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.error_model import ErrorModel, refits_of
 from sfxproc.models.scale import LN_G, B, ScaleModel
 
 F8 = NDArray[np.float64]
 
 SHELLS = 20  # of equal numbers of reflections, for the mean intensity at start
 BACKGROUND_FLOOR = 0.002  # of σ²: what is left when the counting part seems to be all of it
-MOST_REFITS = 12
-FITTED = ("scatter", "likelihood")  # error models that are found while refining
 STRONG = 5.0  # I/σ of observations that tell the gain
 
 
@@ -201,7 +199,7 @@ def begun_with(facts: Facts, settings: ScaleSettings) -> ErrorModel:
     """The error model before anything is refined."""
     return ErrorModel(
         facts.gain,
-        refits=MOST_REFITS if settings.variances in FITTED else 0,
+        refits=refits_of(settings.variances),
         outliers=settings.outliers,
         likelihood=settings.variances == "likelihood",
         counted=facts.gain,

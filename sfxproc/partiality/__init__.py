@@ -22,10 +22,8 @@ from sfxproc.partiality.base import (
     by_differences,
     derivatives,
     size_at,
-    size_at_scalar,
     values,
     width_at,
-    width_at_scalar,
 )
 
 MODELS = (
@@ -48,8 +46,6 @@ __all__ = [
     "by_differences",
     "derivatives",
     "size_at",
-    "size_at_scalar",
     "values",
     "width_at",
-    "width_at_scalar",
 ]

@@ -64,10 +64,6 @@ def width_at(bandwidth: Any, k: Any, q2: Any, z: Any) -> Any:
     return bandwidth * k * abs((k + z) / np.sqrt(q2 + k * k + 2.0 * z * k) - 1.0)
 
 
-size_at_scalar = njit(cache=True, nogil=True)(size_at)
-width_at_scalar = njit(cache=True, nogil=True, error_model="numpy")(width_at)
-
-
 def values(model: Partiality, r: ArrayLike, R: ArrayLike, w: ArrayLike = 0.0) -> Floats:
     """P of r, R, w (Å⁻¹, broadcast), without the model's amplitude."""
     return np.asarray(_evaluated(model, r, R, w)[0])

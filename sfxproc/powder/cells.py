@@ -88,12 +88,6 @@ def primitive_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
     return cells_from_metric(_changed(metric_tensors(np.asarray(cells)), lattice.primitive))
 
 
-def conventional_cells(lattice: Lattice, cells: ArrayLike) -> Floats:
-    """The inverse of `primitive_cells`."""
-    axes = np.linalg.inv(lattice.primitive)
-    return cells_from_metric(_changed(metric_tensors(np.asarray(cells)), axes))
-
-
 def _changed(metric: Floats, axes: Floats) -> Floats:
     """Metric tensors on new axes, the columns of `axes`; both broadcast."""
     return np.asarray(np.swapaxes(axes, -1, -2) @ metric @ axes)

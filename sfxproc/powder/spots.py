@@ -25,21 +25,16 @@ spots of a line is told too, which neighbours and the tail inwards pull less tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
+from sfxproc.config import Count, NotNegative, Positive
 from sfxproc.data import Floats, Ints, Table
 from sfxproc.errors import DataError
 from sfxproc.powder.spot_centre import beam_centre
 from sfxproc.powder.spot_peaks import BIN, Rings, RingWidth, find_rings, first_width, refined_width
 from sfxproc.spots import Spots, q_of
-
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
 
 MIN_LINES = 8  # that indexing takes
 MIN_SPOTS = 200
@@ -97,11 +92,6 @@ class SpotPowder:
     background: Floats
     centre_mm: Floats
     width: RingWidth
-
-
-def peaks_of(spots: Spots, settings: SpotPeakSettings | None = None) -> SpotPeaks:
-    """The lines of the powder pattern of spots. Raises DataError as `powder_of`."""
-    return powder_of(spots, settings or SpotPeakSettings()).peaks
 
 
 def powder_of(spots: Spots, settings: SpotPeakSettings) -> SpotPowder:

@@ -12,6 +12,7 @@ from sfxproc.data import Observations, Reflections, Status, concatenate
 from sfxproc.errors import DataError
 from sfxproc.intake.reading import Dataset
 from sfxproc.lsq import Engine, LevenbergMarquardt, Point, Result
+from sfxproc.models.error_model import refits_of
 from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
@@ -22,7 +23,7 @@ from sfxproc.models.postrefine import (
 )
 from sfxproc.models.postrefine_passes import Refinement, jointly, unlikeliness
 from sfxproc.models.scale import ScaleModel
-from sfxproc.models.scale_start import FITTED, MOST_REFITS, scale_problem
+from sfxproc.models.scale_start import scale_problem
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality
@@ -183,7 +184,7 @@ def fit_of(
     begin = extended(scaled.point, sample.size, sample.geometry)
     model = postrefine_model(scaled.model, sample.geometry, shape, begin, settings)
     way = Refinement(
-        engine, solve, loss, MOST_REFITS if config.scaling.error_model in FITTED else 0, passes=2,
+        engine, solve, loss, refits_of(config.scaling.error_model), passes=2,
         cycles=1, tell=lambda _: None, judge=lambda _: np.zeros(n, dtype=bool),
     )  # fmt: skip
     result = jointly(way, model, begin)

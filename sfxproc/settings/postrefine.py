@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from sfxproc.config import Count, NotNegative, Positive
 from sfxproc.errors import ConfigError
 from sfxproc.partiality import PARTIALITIES
 from sfxproc.settings.scale import ScaleConfig
-from sfxproc.settings.sections import Count, NotNegative, Positive, Section
+from sfxproc.settings.sections import Section
 
 AUTO = "auto"
 

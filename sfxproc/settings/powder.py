@@ -6,8 +6,9 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, field
 
+from sfxproc.config import Count, NotNegative, Positive, Whole
 from sfxproc.powder.search import IndexSettings
-from sfxproc.settings.sections import Count, NotNegative, Positive, Section
+from sfxproc.settings.sections import Section
 from sfxproc.simulate.powder import PowderSettings
 
 Bravais = Literal[
@@ -38,7 +39,7 @@ class Search(Section, frozen=True):
     outliers: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
     min_volume_A3: NotNegative = 0.0
     max_volume_A3: NotNegative = 0.0
-    seed: Annotated[int, Meta(ge=0)] = 1
+    seed: Whole = 1
 
     def __post_init__(self) -> None:
         if 0.0 < self.max_volume_A3 < self.min_volume_A3:
@@ -71,7 +72,7 @@ class PowderOutput(Section, frozen=True):
     folder: str = "out"
     overwrite: bool = False
     resume: bool = False
-    cell_files: Annotated[int, Meta(ge=0)] = 5
+    cell_files: Whole = 5
 
 
 class SimulatedPattern(PowderSettings, frozen=True):
@@ -79,7 +80,7 @@ class SimulatedPattern(PowderSettings, frozen=True):
     which of its structures."""
 
     lattice: Bravais = "oP"
-    number: Annotated[int, Meta(ge=0)] = 1
+    number: Whole = 1
 
 
 class PowderConfig(Section, frozen=True):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sfxproc.config import Count, Positive
 from sfxproc.errors import ConfigError
 from sfxproc.lsq import SOLVERS
 from sfxproc.settings.sections import (
     Corrections,
-    Count,
     Input,
     Merging,
     Output,
     Parallel,
-    Positive,
     Reference,
     Rejection,
     Section,

@@ -4,7 +4,7 @@
     I(±) = I (1 ± ½ f z)         z ~ normal: f is the r.m.s. of (I(+) − I(−))/I
 
 (Wilson, Acta Cryst. 2, 318, 1949.) Draws are a hash of the seed and the Miller indices
-(splitmix64: Steele, Lea & Flood, OOPSLA 2014), so a reflection's intensity depends neither on the
+(`kernels.splitmix64`), so a reflection's intensity depends neither on the
 resolution limits nor on the order.
 """
 
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sfxproc.data import Floats, ReferenceSet, Reflections, packed_hkl
 from sfxproc.errors import DataError
+from sfxproc.kernels.splitmix64 import GOLDEN, mixed
 from sfxproc.symmetry import SpaceGroup, possible, unique_keys
 
 MAX_RELATIVE_HALF_DIFFERENCE = 0.9  # keeps I(−) and I(+) positive
@@ -90,7 +91,7 @@ def _averaged(sg: SpaceGroup, reference: ReferenceSet) -> tuple[NDArray[np.int64
 def _uniform(seed: int, stream: int, keys: NDArray[np.int64]) -> Floats:
     """Numbers in (0, 1), a function of seed, stream and key alone."""
     start = np.array([(seed * 8 + stream) % (1 << 64)], dtype=np.uint64)
-    bits = _mix(_mix(keys.astype(np.uint64)) ^ _mix(start))
+    bits = mixed((mixed(keys.astype(np.uint64) + GOLDEN) ^ mixed(start + GOLDEN)) + GOLDEN)
     return np.asarray(((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
@@ -98,11 +99,3 @@ def _normal(seed: int, stream: int, keys: NDArray[np.int64]) -> Floats:
     """Standard normal numbers from streams `stream` and `stream` + 1 (Box–Muller)."""
     radius = np.sqrt(-2.0 * np.log(_uniform(seed, stream, keys)))
     return np.asarray(radius * np.cos(2.0 * np.pi * _uniform(seed, stream + 1, keys)))
-
-
-def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One step of splitmix64; overflow is meant."""
-    z = state + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))

@@ -9,7 +9,7 @@ that the space group does not extinguish. A line is observable if
     2. y″ there is below `max_curvature` (per square degree): it shows as a maximum, and
     3. no stronger observable line is nearer than `min_separation` full widths.
 
-(D. Moreau, ML-Index methods, 2024, peak lists 1 and 2.) From the observable lines some are dropped,
+(D. Moreau, ML-Whole methods, 2024, peak lists 1 and 2.) From the observable lines some are dropped,
 false ones are added at random 2θ, and all places get normal errors of
 
     σ(q²) = sigma_q2 + sigma_q2_relative q²  and  σ(2θ)
@@ -27,16 +27,12 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from sfxproc.config import Count, FractionBelowOne, NotNegative, Positive, Whole
 from sfxproc.data import Floats, Ints, Mask
 from sfxproc.errors import DataError
 from sfxproc.simulate.powder_structures import random_structure
 from sfxproc.structure import Structure, squared_structure_factors
 from sfxproc.symmetry import SpaceGroup, possible
-
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 SAME_LINE = 1e-9  # relative difference of q² within one line
 WIDTH_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
@@ -52,7 +48,7 @@ class PowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     many of the list; 0: anywhere in it.
     """
 
-    seed: Count = 1
+    seed: Whole = 1
     wavelength_A: Positive = 1.5418
     two_theta_max_deg: Annotated[float, Meta(gt=0, lt=180)] = 60.0
     step_deg: Positive = 0.02
@@ -60,15 +56,15 @@ class PowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_height: NotNegative = 0.005
     max_curvature: float = -1.0
     min_separation: NotNegative = 1.0 / 1.5
-    n_lines: Annotated[int, Meta(ge=1)] = 60
-    min_lines: Count = 10
+    n_lines: Count = 60
+    min_lines: Whole = 10
     B_A2: NotNegative = 3.0
     sigma_two_theta_deg: NotNegative = 0.0
     sigma_q2: NotNegative = 0.0
     sigma_q2_relative: NotNegative = 0.0
-    missing_fraction: Fraction = 0.0
-    n_contaminants: Count = 0
-    contaminants_within: Count = 0
+    missing_fraction: FractionBelowOne = 0.0
+    n_contaminants: Whole = 0
+    contaminants_within: Whole = 0
 
 
 @dataclass(frozen=True, eq=False)

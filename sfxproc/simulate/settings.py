@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
+from sfxproc.config import Count, Fraction, NotNegative, Positive, Whole
 from sfxproc.errors import ConfigError
 from sfxproc.partiality import PARTIALITIES
 from sfxproc.symmetry import (
@@ -21,11 +20,6 @@ from sfxproc.symmetry import (
     space_group,
 )
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
-Index = Annotated[int, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
 Cell = tuple[float, float, float, float, float, float]
 
 LATTICE_TOLERANCE_PERCENT, LATTICE_TOLERANCE_DEG = 2.0, 2.0  # of a lattice that reindexing keeps
@@ -54,8 +48,8 @@ class StillsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     n_crystals: Count = 500
-    first_crystal: Index = 0
-    seed: Index = 1
+    first_crystal: Whole = 0
+    seed: Whole = 1
     space_group: str | int = "P 43 21 2"
     unit_cell: Cell = (79.1, 79.1, 38.2, 90.0, 90.0, 90.0)
     cell_sigma_percent: NotNegative = 0.0

@@ -18,13 +18,12 @@ are keyed by the seed and its number.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from scipy.spatial.transform import Rotation
 
+from sfxproc.config import Count, NotNegative, Positive, Whole
 from sfxproc.data import Floats, Ints
 from sfxproc.kernels.predict import predict_still
 from sfxproc.partiality.base import width_at
@@ -32,11 +31,6 @@ from sfxproc.simulate.powder_structures import random_structure
 from sfxproc.spots import BEAM, Spots, SpotSet
 from sfxproc.structure import Structure, squared_structure_factors
 from sfxproc.symmetry import possible, reciprocal_matrix, unique_keys
-
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
-Index = Annotated[int, Meta(ge=0)]
 
 REACH = 3.0  # √(R² + w²): a crystal shows nothing further off the Ewald sphere
 LIMIT_STILLS = 100  # whose reflections set the limit of intensity
@@ -53,7 +47,7 @@ class SpotPowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """
 
     n_stills: Count = 2000
-    seed: Index = 1
+    seed: Whole = 1
     lattice: str = "mP"
     B_A2: NotNegative = 3.0
     wavelength_A: Positive = 1.3

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sfxproc.data import Reflections
-from sfxproc.errors import InputError
-from sfxproc.formats.crystfel_hkl import read_hkl, symbol, write_hkl
+from sfxproc.formats.crystfel_hkl import symbol, write_hkl
 from sfxproc.symmetry import space_group
+from tests.formats.hkl_lists import read_hkl
 
 
 def merged() -> Reflections:
@@ -49,28 +49,6 @@ def test_a_reflection_list_to_the_letter(tmp_path: Path) -> None:
 def test_unmerged_reflections_are_a_mistake_of_the_caller(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not merged"):
         write_hkl(tmp_path / "m.hkl", replace(merged(), intensity=None), "422")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("version 2.0", "version 1.0", r"m\.hkl' does not begin with"),
-        ("End of reflections\n", "", r"m\.hkl' has no line 'End of reflections'"),
-        ("-0.50", "-0.5x", r"m\.hkl', line 5 is not a reflection: '-1   -2   -3      -0\.5x"),
-        ("12.35      10", "12.35", r"m\.hkl', line 4 is not a reflection"),
-    ],
-)
-def test_damaged_reflection_lists(tmp_path: Path, old: str, new: str, message: str) -> None:
-    path = tmp_path / "m.hkl"
-    write_hkl(path, merged(), "422")
-    path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(InputError, match=message):
-        read_hkl(path)
-
-
-def test_a_missing_reflection_list(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Cannot read"):
-        read_hkl(tmp_path / "none.hkl")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from sfxproc.errors import InputError, OutputError
 from sfxproc.formats.base import Request
 from sfxproc.formats.hdf5 import read, write
 
-ALL = frozenset((*OPTIONAL_COLUMNS, "reflection", "s2"))
+ALL = frozenset((*OPTIONAL_COLUMNS, "reflection"))
 
 
 @pytest.fixture
@@ -24,7 +24,6 @@ def full(small_stills: Stills) -> Stills:
         small_stills.observations,
         intensity=intensity,
         reflection=np.arange(40, dtype=np.int32)[::-1].copy(),
-        s2=np.linspace(0, 0.1, 40, dtype=np.float32),
     )
     file = small_stills.crystals.file.copy()
     file[1] = "run\udcff.h5"

@@ -11,7 +11,8 @@ import pytest
 
 from sfxproc.data import Reflections
 from sfxproc.formats.reference import read_reference
-from sfxproc.merging.compare import E2Score, match, score_e2
+from sfxproc.merging.compare import match
+from tests.e2_scores import E2Score, score_e2
 
 
 @pytest.fixture

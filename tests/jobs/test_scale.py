@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from sfxproc.data import Stills
-from sfxproc.formats.crystfel_hkl import read_hkl
 from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
+from tests.formats.hkl_lists import read_hkl
 
 FILES = {
     "merged.mtz", "merged.hkl", "half1.mtz", "half2.mtz", "half1.hkl", "half2.hkl", "frames.h5",

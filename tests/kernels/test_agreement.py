@@ -11,9 +11,9 @@ from scipy.optimize import brentq
 
 from sfxproc.kernels import agreement as kernels
 from sfxproc.kernels.arrow import CAUCHY, NO_LOSS
-from sfxproc.kernels.arrow_numpy import rho_and_weight
 from sfxproc.kernels.scale import TOLD
-from sfxproc.kernels.scale_numpy import deviance
+from tests.twins.arrow import rho_and_weight
+from tests.twins.scale import deviance
 
 GAIN, C2 = 1.5, 0.01
 N_SHARED, N_SHELLS = 40, 3

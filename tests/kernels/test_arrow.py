@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sfxproc.kernels import arrow, arrow_numpy, covariance
+from sfxproc.kernels import arrow, covariance
+from tests.twins import arrow as arrow_numpy
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 LOSSES = [arrow.NO_LOSS, arrow.HUBER, arrow.CAUCHY]

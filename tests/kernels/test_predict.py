@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sfxproc.kernels import predict
+from tests.twins import reflections
 
 S0 = np.array([0.0, 0.0, 1 / 1.3])
 
@@ -26,7 +27,7 @@ def predicted(A: np.ndarray, r_s: float, room: int) -> tuple[int, np.ndarray, ..
 def test_kernel_agrees_with_numpy(seed: int) -> None:
     A = orientation(seed)
     n, hkl, r_h, s1 = predicted(A, 0.01, 1000)
-    expected = predict.predict_still_numpy(A, S0, 0.01, 0.051, 0.493, np.array([15, 20, 13]))
+    expected = reflections.predict_still(A, S0, 0.01, 0.051, 0.493, np.array([15, 20, 13]))
     assert 100 < n < 1000
     for got, want in zip((hkl, r_h, s1), expected, strict=True):
         np.testing.assert_allclose(got[:n], want, atol=1e-12)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from sfxproc.kernels import arrow, scale, scale_numpy
+from sfxproc.kernels import arrow, scale
 from sfxproc.kernels.exponential import exponential
 from sfxproc.kernels.variances import chi2_of_scatter
+from tests.twins import scale as scale_numpy
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 ERRORS = [(0.0, 0.0), (1.0, 0.0), (2.0, 0.01), (0.0, 0.09), (0.3, 1e-6)]

@@ -1,4 +1,4 @@
-"""Comparison and relative scale of two merged sets, and the score in E²."""
+"""Comparison and relative scale of two merged sets, and the score of real data in E²."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sfxproc.merging.compare import (
     fit_scale,
     match,
     pearson,
-    score_e2,
 )
 from sfxproc.merging.shells import s2_of, shell_edges
+from tests.e2_scores import score_e2
 
 
 def reflection_table(

@@ -6,9 +6,7 @@ import gemmi
 import numpy as np
 import pytest
 
-from sfxproc.data import packed_hkl
-from sfxproc.errors import InputError
-from sfxproc.merging.free_flags import N_FLAGS, free_flags, holohedry, inherited_flags
+from sfxproc.merging.free_flags import N_FLAGS, free_flags, holohedry
 from sfxproc.symmetry import possible, space_group
 
 CELLS = {
@@ -76,55 +74,3 @@ def test_holohedries_of_all_settings() -> None:
             assert len(group) == (12 if name.endswith(":R") else orders[system]), name
             keys = {r.tobytes() for r in group}
             assert all(r.tobytes() in keys for r in sg.rotations), name
-
-
-# ---- inherited -------------------------------------------------------------------------------
-
-SG = space_group("P 43")
-HKL = possible(SG, CELLS["P 43"], 3.0, None, False).hkl
-
-
-def test_flags_are_inherited_whatever_the_asymmetric_unit() -> None:
-    given = np.random.default_rng(2).integers(0, 20, len(HKL)).astype(float)
-    moved = HKL @ SG.rotations[1] * np.array([-1, -1, -1])
-    np.testing.assert_array_equal(inherited_flags(HKL, SG, moved, given), given)
-
-
-def test_new_reflections_take_their_twins_flag_or_their_own() -> None:
-    own = free_flags(HKL, SG)
-    given = ((own + 7) % 20).astype(float)
-    twin = HKL[:, [1, 0, 2]] * np.array([1, 1, -1])
-    low = np.sum(HKL.astype(int) ** 2, axis=1) < 150
-    # of the low-resolution reflections, one of each pair of twins is given
-    first = packed_hkl(np.abs(HKL)) <= packed_hkl(np.abs(twin))
-    chosen = low & first
-    flags = inherited_flags(HKL, SG, HKL[chosen], given[chosen])
-    np.testing.assert_array_equal(flags[chosen], given[chosen])
-    np.testing.assert_array_equal(flags[low], given[low])
-    # beyond what was given, unless a twin there was
-    assert np.mean(flags[~low] == own[~low]) > 0.95
-
-
-def test_unknown_flags_and_fewer_classes() -> None:
-    given = np.random.default_rng(3).integers(0, 10, len(HKL)).astype(float)
-    given[::2] = np.nan
-    flags = inherited_flags(HKL, SG, HKL, given)
-    assert set(flags) == set(range(10))
-    np.testing.assert_array_equal(flags[1::2], given[1::2])
-    assert np.mean(flags == 0) == pytest.approx(0.1, abs=0.02)
-
-
-@pytest.mark.parametrize("free", [0, 1])
-def test_of_two_values_the_rarer_is_the_free_set(free: int) -> None:
-    test = free_flags(HKL, SG, seed=5) == 0
-    given = np.where(test, free, 1 - free).astype(float)
-    flags = inherited_flags(HKL, SG, HKL[:500], given[:500])
-    np.testing.assert_array_equal(flags[:500], np.where(test[:500], 0, 1))
-    assert set(flags) == {0, 1}
-    assert np.mean(flags[500:] == 0) == pytest.approx(0.05, abs=0.02)
-
-
-@pytest.mark.parametrize("given", [[0.0, 0.0], [np.nan, np.nan], [-1.0, 1.0]])
-def test_flags_that_tell_no_set_are_refused(given: list[float]) -> None:
-    with pytest.raises(InputError, match="do not tell a free set"):
-        inherited_flags(HKL, SG, HKL[:2], np.array(given))

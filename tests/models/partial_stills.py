@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from sfxproc.data import Observations, Reflections
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point, Result
 from sfxproc.models.cell_strains import deformations, strain_basis, strains_of
+from sfxproc.models.error_model import MOST_REFITS
 from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
@@ -22,7 +23,7 @@ from sfxproc.models.postrefine import (
     postrefine_model,
     second_chance,
 )
-from sfxproc.models.scale_start import MOST_REFITS, ScaleSettings, scale_problem
+from sfxproc.models.scale_start import ScaleSettings, scale_problem
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfxproc.kernels import scale_numpy
 from sfxproc.kernels.variances import variance_sums
 from sfxproc.lsq import LevenbergMarquardt, Loss, Result
 from sfxproc.models.error_model import next_errors, within_bounds
 from sfxproc.models.scale import ScaleModel
 from tests.kernels.test_scale import stills
 from tests.models.stills import StillData, scaling_of, still_data
+from tests.twins import scale as scale_numpy
 
 
 def solved(data: StillData, outliers: bool = False, **settings: Any) -> Result:

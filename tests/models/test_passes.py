@@ -10,6 +10,7 @@ import pytest
 
 from sfxproc.kernels.postrefine import LN_SIZE, THETA_1
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point, Result
+from sfxproc.models.error_model import MOST_REFITS
 from sfxproc.models.postrefine import PostrefineModel, refined_A
 from sfxproc.models.postrefine_passes import (
     SCHEMES,
@@ -18,7 +19,6 @@ from sfxproc.models.postrefine_passes import (
     jointly,
     unlikeliness,
 )
-from sfxproc.models.scale_start import MOST_REFITS
 from tests.models.partial_stills import (
     Partials,
     ideal,

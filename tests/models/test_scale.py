@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfxproc.kernels import scale_numpy
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
 from sfxproc.lsq.dense import normal_matrix
 from sfxproc.lsq.engine import LOSSES
@@ -16,6 +15,7 @@ from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.scale import ScaleModel
 from tests.models.stills import StillData, scaling_of, still_data
 from tests.problems import moved, on_ranks, written_out
+from tests.twins import scale as scale_numpy
 
 ERRORS = [ErrorModel(0.0, 0.0), ErrorModel(1.0, 0.0), ErrorModel(2.0, 0.3), ErrorModel(0.0, 0.1)]
 EVERY_LOSS = [Loss(kind, 1.5) for kind in LOSSES]

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfxproc.kernels import scale_numpy
-from sfxproc.kernels.arrow_numpy import rho_and_weight
 from sfxproc.lsq import LevenbergMarquardt, Loss, Point
 from sfxproc.lsq.engine import LOSSES
 from sfxproc.models.scale import ScaleModel
@@ -16,6 +14,8 @@ from sfxproc.models.scale_merge import mean_intensity, weighted_sums
 from sfxproc.models.scaled_rows import ScaledRows, scaled_rows
 from tests.models.stills import StillData, scaling_of, still_data
 from tests.problems import on_ranks
+from tests.twins import scale as scale_numpy
+from tests.twins.arrow import rho_and_weight
 
 N = 40
 HUBER = Loss("huber", 2.0)

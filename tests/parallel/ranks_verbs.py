@@ -8,10 +8,10 @@ import sys
 import numpy as np
 
 import sfxproc.parallel.comm as comm_module
-from sfxproc.kernels.arrow_numpy import fold
 from sfxproc.lsq import Engine
 from sfxproc.parallel.chunks import Chunks, ChunkSums, owned
 from sfxproc.parallel.comm import MpiComm, world
+from tests.twins.arrow import fold
 
 
 def part(rank, width, dtype):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfxproc.kernels.arrow_numpy import fold
 from sfxproc.lsq import Engine
 from sfxproc.parallel.chunks import (
     FEWEST,
@@ -27,6 +26,7 @@ from sfxproc.parallel.chunks import (
 )
 from sfxproc.parallel.comm import SerialComm
 from tests.problems import on_ranks
+from tests.twins.arrow import fold
 
 COUNTS = [1, 4, 8, 64]
 SIZES = [1, 2, 3, 4, 5, 7, 9, 19]

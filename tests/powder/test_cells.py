@@ -11,7 +11,6 @@ from sfxproc.formats.structures import read_structure
 from sfxproc.powder.cells import (
     Fit,
     cells_from_x,
-    conventional_cells,
     fit_lattice,
     fitting_lattices,
     hermite_forms,
@@ -73,7 +72,6 @@ def test_volumes_and_validity(lattice) -> None:
 def test_primitive_cells(lattice) -> None:
     cells = cells_of(lattice, 4, 2)
     primitive = primitive_cells(lattice, cells)
-    np.testing.assert_allclose(conventional_cells(lattice, primitive), cells, rtol=1e-9)
     for cell, small in zip(cells, primitive, strict=True):
         theirs = niggli_cell(cell, lattice.centring)
         np.testing.assert_allclose(niggli_cell(small), theirs, rtol=1e-6)

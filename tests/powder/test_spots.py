@@ -11,7 +11,7 @@ from sfxproc.errors import DataError
 from sfxproc.formats.spots import read_spots
 from sfxproc.powder.spot_centre import beam_centre
 from sfxproc.powder.spot_peaks import RingWidth, find_rings, first_width, refined_width
-from sfxproc.powder.spots import SpotPeakSettings, SpotPowder, peaks_of, powder_of
+from sfxproc.powder.spots import SpotPeaks, SpotPeakSettings, SpotPowder, powder_of
 from sfxproc.simulate.spot_powder import SpotPowderSettings, SpotPowderTruth, simulate_spots
 from sfxproc.spots import Spots, q_of
 from sfxproc.symmetry import possible, space_group
@@ -139,6 +139,10 @@ def test_the_model_counts_all_spots(
     assert powder.background.sum() < 0.6 * powder.model.sum()
 
 
+def peaks_of(spots: Spots, settings: SpotPeakSettings) -> SpotPeaks:
+    return powder_of(spots, settings).peaks
+
+
 def test_lines_too_near_become_one_with_a_larger_error() -> None:
     rng = np.random.default_rng(8)
     place = [*np.linspace(0.1, 0.3, 9), 0.3009]
@@ -204,7 +208,7 @@ def test_spots_anywhere_show_no_lines(seed: int) -> None:
     rng = np.random.default_rng(seed)
     spots = spots_at(np.sqrt(rng.uniform(0.001, 0.2, 20000)), rng)
     with pytest.raises(DataError, match=r"20,000 spots show [01] lines .* takes 8 at least"):
-        peaks_of(spots)
+        peaks_of(spots, SpotPeakSettings())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from sfxproc.intake import pieces
 from sfxproc.intake.selection import Inventory
 from sfxproc.kernels.postrefine import LN_SIZE, N_LOCAL
 from sfxproc.lsq import Loss, Point, Result
+from sfxproc.models.error_model import refits_of
 from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
@@ -25,7 +26,7 @@ from sfxproc.models.postrefine import (
 )
 from sfxproc.models.postrefine_passes import Refinement, jointly
 from sfxproc.models.scale import LN_G, ScaleModel
-from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem
+from sfxproc.models.scale_start import ScaleProblem
 from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.refine.blocks.tasks import Model, State, Table, Work
 from sfxproc.refine.choose_partiality import settings_of
@@ -130,7 +131,7 @@ class Postrefining:
             start = extended(scaled.point, size, geometry)
             model = postrefine_model(scaled.model, geometry, self.shape, start, self.settings)
         way = Refinement(
-            engine, solve, work.loss, MOST_REFITS if work.settings.variances in FITTED else 0,
+            engine, solve, work.loss, refits_of(work.settings.variances),
             self.passes, cycles=1, tell=lambda _: None,
             judge=lambda _: np.zeros(last - first, dtype=bool),
         )  # fmt: skip

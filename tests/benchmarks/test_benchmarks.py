@@ -11,19 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.gate import differences  # noqa: E402
-from benchmarks.ours import judge, solve  # noqa: E402
-from benchmarks.problems import (  # noqa: E402
+from benchmarks.gate import differences
+from benchmarks.ours import judge, solve
+from benchmarks.problems import (
     CASES,
     Case,
     case_of,
     make,
     structure,
 )
-from benchmarks.scale_out import (  # noqa: E402
+from benchmarks.scale_out import (
     Settings,
     blocks_job,
     climb,
@@ -32,7 +29,9 @@ from benchmarks.scale_out import (  # noqa: E402
     saturation,
     times,
 )
-from benchmarks.worker import Spec, run  # noqa: E402
+from benchmarks.worker import Spec, run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:

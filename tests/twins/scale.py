@@ -1,4 +1,4 @@
-"""NumPy twins of `kernels.scale`, for tests.
+"""NumPy twins of `kernels.scale`.
 
 Same letters and arguments; what a kernel writes into arrays is returned. The deviance is
 integrated numerically, by 200-point Gauss–Legendre in ln(t + t₀), t₀ the size at which V begins
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.kernels.arrow_numpy import Array, blocks_of, rho_and_weight, summed
 from sfxproc.kernels.scale import TOLD
+from tests.twins.arrow import Array, blocks_of, rho_and_weight, summed
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)
 

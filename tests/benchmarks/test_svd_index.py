@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks import svd_index
+from benchmarks.svd_index import LARGEST_EXPONENT, trials
 from sfxproc.kernels import powder as kernels
-from sfxproc.kernels.svd_index import LARGEST_EXPONENT, trials
-from sfxproc.powder import svd_index
+from sfxproc.kernels.splitmix64 import GOLDEN, mixed
 from sfxproc.powder.cells import primitive_cells, same_lattice, volumes, x_from_cells
 from sfxproc.powder.indexing import lines_of
 from sfxproc.powder.lattices import LATTICES
@@ -42,8 +43,8 @@ def twin(symbol: str, start: np.ndarray, rounds: int, candidate: int) -> tuple[n
         information = float(np.log1p(1.0 / t).sum())
         if information > most:
             most, best = information, x.copy()
-        state = np.uint64(kernels.stream(5, candidate, iteration)) + kernels.GOLDEN
-        m = LARGEST_EXPONENT * kernels.unit(np.uint64(kernels.mixed(state)))
+        state = np.uint64(kernels.stream(5, candidate, iteration)) + GOLDEN
+        m = LARGEST_EXPONENT * kernels.unit(mixed(state))
         weight = (np.abs(delta) / q2 * (q2[-1] / q2) ** (0.5 * (m - 1.0))) ** 2
         rows = reference.forms[near]
         A = rows.T @ (weight[:, None] * rows)

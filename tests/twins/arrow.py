@@ -1,4 +1,4 @@
-"""NumPy twins of `kernels.arrow` and `kernels.covariance`, and of the tree of sums, for tests.
+"""NumPy twins of `kernels.arrow` and `kernels.covariance`, and of the tree of sums.
 
 Same letters; what a kernel writes into arrays is returned.
 """

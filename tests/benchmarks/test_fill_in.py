@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sfxproc.analysis import (
+from benchmarks.fill_in_counts import (
     count_fill_in,
     distinct_pairs,
     filled_by_formula,
