@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from sfxproc.lsq.engine import Engine
 from sfxproc.lsq.problem import F8, Layout, Loss, Model, Point
 from sfxproc.lsq.result import Iteration, Result, counts
-from sfxproc.lsq.rounds import refit_local
+from sfxproc.lsq.rounds import Refit, refit_local
+from sfxproc.lsq.step import Outcome
 
 Restrict = Callable[[Any, Layout], Any]
 """A model with another layout."""
@@ -36,17 +37,21 @@ def alternating(
     progress: Callable[[Iteration], None] | None = None,
     tolerance: float = 1e-6,
 ) -> Result:
-    """At most so many cycles, until the objective falls by less than the tolerance, relative.
+    """At most so many cycles, until the objective falls by less than the tolerance, relative, and
+    every refit of the cycle is solved.
 
     groups : of local parameters, those of a group refitted together; one after the other.
     """
     began = time.monotonic()
-    point, told, converged = start, [], False
+    point, told, converged, solved = start, [], False, True
     before = engine.linearise(model, point, loss)
     for number in range(1, cycles + 1):
         since = time.monotonic()
+        outcomes = set()
         for group in groups:
-            point = _with_group(engine, model, point, loss, group, restrict)
+            refit = _of_group(engine, model, point, loss, group, restrict)
+            point = Point(refit.local, point.shared)
+            outcomes.add(refit.outcome)
         model = model.refreshed(point)
         point = settled(engine, model, point, loss)
         lin = engine.linearise(model, point, loss)
@@ -58,11 +63,15 @@ def alternating(
         if progress is not None:
             progress(told[-1])
         before = lin
-        if abs(fall) <= tolerance * abs(lin.objective):
+        whole = bool(np.isfinite(lin.D).all() and np.isfinite(lin.q).all())
+        solved = whole and outcomes <= {Outcome.SOLVED}
+        if solved and abs(fall) <= tolerance * abs(lin.objective):
             converged = True
             break
     n_rows, n_parameters = counts(engine, before)
     words = "The objective no longer falls" if converged else "All cycles are done"
+    if not (converged or solved):
+        words += "; in the last one some parameters could not be refitted"
     return Result(
         point, model, converged, f"{words}.", before.objective, before.chi2, n_rows, n_parameters,
         tuple(told), time.monotonic() - began,
@@ -78,13 +87,13 @@ def settled(engine: Engine, model: Model, point: Point, loss: Loss, times: int =
     return point
 
 
-def _with_group(
+def _of_group(
     engine: Engine, model: Model, point: Point, loss: Loss, group: Sequence[int],
     restrict: Restrict,
-) -> Point:  # fmt: skip
+) -> Refit:  # fmt: skip
     """Each block refitted in the parameters of a group alone."""
     layout = model.layout
     only: NDArray[np.bool_] = np.zeros(len(layout.parameters), dtype=bool)
     only[list(group)] = True
     some = restrict(model, replace(layout, free=layout.free & only))
-    return Point(refit_local(engine, some, point, loss).local, point.shared)
+    return refit_local(engine, some, point, loss)

@@ -13,26 +13,28 @@ Exact, with a dense factor; `lsq.sampled` is for problems too large for that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sfxproc.errors import DataError
 from sfxproc.kernels.covariance import quadratic_forms
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import F8
 from sfxproc.lsq.schur import Damped
-from sfxproc.lsq.schur_dense import Factor, Pairs, schur_matrix
+from sfxproc.lsq.schur_dense import MOST_RIDGE_OF_COVARIANCE, Factor, Pairs, schur_matrix
 from sfxproc.lsq.whole import own_part, whole, whole_layout
 
 SLICES = 64  # of the shared parameters, spread over threads
+LEAST_LEFT = 1e-12  # of a curvature: where elimination leaves less, the data determine nothing
 
 
 @dataclass(frozen=True, eq=False)
 class Covariance:
     """local : (n_local, p, p) covariance blocks of this process's local parameters (0 where
-    fixed, infinite where free without any data). from_local : (n_shared,) what the local
-    parameters add to the variance of each shared one. relative_error : of from_local, 0 where
-    exact."""
+    fixed, infinite where free and not determined by the data). from_local : (n_shared,) what the
+    local parameters add to the variance of each shared one, infinite where one of these is
+    infinite. relative_error : of from_local, 0 where exact."""
 
     local: F8
     from_local: F8
@@ -40,21 +42,47 @@ class Covariance:
 
 
 def exact(engine: Engine, lin: Linearisation) -> Covariance:
-    """Exact covariances. Raises DataError if the dense factor would need too much memory."""
+    """Exact covariances. Raises DataError if the dense factor would need too much memory, or if
+    there is none: then nobody knows the covariances."""
     layout = lin.layout
     everything = whole(engine, lin, whole_layout(engine, layout))
     found = None if everything is None else _exact(engine, everything)
     blocks, from_local = (None, None) if found is None else found
-    return Covariance(own_part(engine, layout, blocks), engine.sums.told(from_local))
+    local = own_part(engine, layout, blocks)
+    from_local = engine.sums.told(from_local)
+    if local is None or from_local is None:
+        raise DataError(
+            "The standard uncertainties cannot be worked out: at the solution the normal matrix is "
+            "not positive definite, or not finite. The refinement did not end at a minimum, or "
+            "the data do not determine its parameters: refine fewer of them, or give them priors."
+        )
+    return Covariance(local, from_local)
 
 
-def _exact(engine: Engine, lin: Linearisation) -> tuple[F8, F8]:
-    """Covariance blocks of all local parameters, and the variances they add."""
+def _exact(engine: Engine, lin: Linearisation) -> tuple[F8, F8] | None:
+    """Covariance blocks of all local parameters, and the variances they add; None if there is no
+    factor."""
     n_local, p = lin.layout.free.shape
     damped = Damped.of(lin, 0.0)
     pairs = Pairs.of(lin.layout)
     e = pairs.couplings(lin)
-    V = Factor.of(schur_matrix(engine, damped, pairs, e), lin.layout).covariance()
+    S = schur_matrix(engine, damped, pairs, e)
+    curvature = np.einsum("mii->mi", lin.C)
+    unknown = lin.layout.free & ~(np.diag(S).reshape(n_local, p) > LEAST_LEFT * curvature)
+    unknown |= lin.layout.free & (curvature <= 0.0)
+    if unknown.any():
+        if not np.isfinite(np.diag(S)).all():
+            return None
+        layout = replace(lin.layout, free=lin.layout.free & ~unknown)
+        lin = replace(lin, layout=layout)
+        e = pairs.couplings(lin)
+        S = schur_matrix(engine, replace(damped, lin=lin), pairs, e)
+    factor = Factor.of(S, lin.layout, MOST_RIDGE_OF_COVARIANCE)
+    if factor is None:
+        return None
+    V = factor.covariance()
+    if not np.isfinite(np.diag(V)).all():
+        return None
     from_local = np.empty(len(lin.D))
     bounds = np.linspace(0, len(lin.D), SLICES + 1).astype(np.int64)
 
@@ -67,6 +95,7 @@ def _exact(engine: Engine, lin: Linearisation) -> tuple[F8, F8]:
     at = np.arange(n_local * p).reshape(n_local, p)
     both = lin.layout.free[:, :, None] & lin.layout.free[:, None, :]
     blocks = np.where(both, V[at[:, :, None], at[:, None, :]], 0.0)
-    unknown = lin.layout.free & (np.einsum("mii->mi", lin.C) <= 0.0)
     blocks[unknown[:, :, None] & np.eye(p, dtype=bool)] = np.inf
+    touches = unknown[np.repeat(np.arange(n_local), np.diff(lin.layout.start))] & (lin.e != 0)
+    from_local[np.unique(lin.layout.shared[touches.any(axis=1)])] = np.inf
     return blocks, from_local

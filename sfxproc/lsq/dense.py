@@ -16,8 +16,9 @@ from sfxproc.errors import DataError
 from sfxproc.kernels.normal import add_couplings_dense
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import F8
-from sfxproc.lsq.schur import Damped, Step, complete
+from sfxproc.lsq.schur import Damped, complete
 from sfxproc.lsq.schur_dense import Factor
+from sfxproc.lsq.step import Step
 from sfxproc.lsq.whole import own_part, whole, whole_layout
 
 MOST_BYTES = 4_000_000_000
@@ -51,18 +52,18 @@ def dense(engine: Engine, lin: Linearisation, damping: float, tolerance: float) 
         )
     everything = whole(engine, lin, everywhere)
     x = own_part(engine, layout, None if everything is None else _local_step(everything, damping))
-    return complete(engine, Damped.of(lin, damping), x, 0)
+    return complete(engine, Damped.of(lin, damping), x)
 
 
-def _local_step(lin: Linearisation, damping: float) -> F8:
-    """(n_local, p) the step of all local parameters."""
+def _local_step(lin: Linearisation, damping: float) -> F8 | None:
+    """(n_local, p) the step of all local parameters; None if there is no factor."""
     H = normal_matrix(lin)
     diagonal = np.arange(len(H))
     free = np.concatenate([lin.layout.free.ravel(), lin.D > 0])
-    used = free & (H[diagonal, diagonal] > 0)
+    used = free & (H[diagonal, diagonal] != 0)
     H[~used] = 0.0
     H[:, ~used] = 0.0
     H[diagonal, diagonal] = np.where(used, (1.0 + damping) * H[diagonal, diagonal], 1.0)
     gradient = np.concatenate([lin.g.ravel(), lin.q]) * used
-    d = Factor.of(H, lin.layout).held(-gradient)
-    return d[: lin.g.size].reshape(lin.g.shape)
+    factor = Factor.of(H, lin.layout)
+    return None if factor is None else factor.held(-gradient)[: lin.g.size].reshape(lin.g.shape)

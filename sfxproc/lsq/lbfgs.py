@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 
 import numpy as np
 from scipy.optimize import OptimizeResult, minimize
@@ -131,10 +131,16 @@ class Round:
         return self._projection(lin.g) * self._local, lin.q * self._shared
 
     def gradient_norm(self, lin: Linearisation) -> float:
-        """Of the gradient of the whole job."""
+        """Of the gradient of the whole job; infinite where a curvature is negative or no number,
+        so that there is no σ to measure it by."""
         local, shared = self.gradient(lin)
         squared = float(self._engine.dots(lin.layout, local, local).sum())
-        return sqrt(squared + self._engine.sums.agreed(float(shared @ shared)))
+        squared += self._engine.sums.agreed(float(shared @ shared))
+        wrong = ~(np.einsum("mii->mi", lin.C) >= 0.0) & lin.layout.free
+        flags = wrong.astype(np.float64)
+        n_wrong = float(self._engine.dots(lin.layout, flags, flags).sum())
+        known = n_wrong == 0.0 and bool(np.all(lin.D >= 0.0)) and isfinite(squared)
+        return sqrt(squared) if known else inf
 
     def minimise(
         self, length: int, ftol: float, done: int, progress: Callable[[Iteration], None]

@@ -2,7 +2,9 @@
 
 A step solves (H + λ diag H) d = −gradient, so that each parameter is damped in its own unit.
 The gain ratio ϱ = actual / predicted decrease sets λ: times max(1/3, 1 − (2ϱ − 1)³) after a good
-step, times 2, 4, 8 … after refused ones (Nielsen, IMM-REP-1999-05).
+step, times 2, 4, 8 … after refused ones (Nielsen, IMM-REP-1999-05). Where the linear solve gave no
+step the damping is raised too; a step that it gave before it failed is tried like any other, but
+never taken for a sign of convergence: the damping is raised until a step is solved.
 
 What is minimised is ½ Σ ρ(d) (letters of `kernels.arrow`); the robust loss enters the step as
 weights. A model that adapts its error model does so after each accepted step; trial and start of
@@ -19,12 +21,13 @@ from math import inf, isfinite
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import Loss, Model, Point
 from sfxproc.lsq.result import Iteration, Result, counts
-from sfxproc.lsq.schur import Step, schur_cg
+from sfxproc.lsq.schur import schur_cg
+from sfxproc.lsq.step import Outcome, Step
 
 StepMethod = Callable[[Engine, Linearisation, float, float], Step]
 """A damped step: of an engine, a linearisation, a damping value and a tolerance."""
 
-MIN_DAMPING = 1e-12
+MIN_DAMPING, MAX_DAMPING = 1e-12, 1e12
 FREE = 1.0  # damping up to which a step is about as long as the problem wants it
 NEGLIGIBLE = 1e-4  # decrease of ½ χ²: the whole step is then within 0.015 of its joint sigma
 STALLED = 10  # iterations that together lower the objective by next to nothing: at a kink
@@ -92,17 +95,25 @@ class LevenbergMarquardt:
         while not termination:
             at = time.monotonic()
             step = self.step(engine, lin, damping, self.cg_tolerance)
-            trial = model.retract(point, step.local, step.shared)
-            objective = engine.objective(model, trial, self.loss)
-            gain = (lin.objective - objective) / step.predicted if step.predicted > 0 else 0.0
             little = max(self.tolerance * lin.objective, NEGLIGIBLE)
-            tiny = bool(step.predicted <= little)
-            tiny = tiny and damping <= FREE  # what much damping shortened tells nothing
-            accepted = isfinite(objective) and bool(objective <= lin.objective)
+            solved = step.outcome is Outcome.SOLVED and step.predicted >= -little
+            trial, objective, gain, accepted = point, lin.objective, 0.0, False
+            if solved or step.predicted > 0.0:
+                trial = model.retract(point, step.local, step.shared)
+                objective = engine.objective(model, trial, self.loss)
+                gain = (lin.objective - objective) / step.predicted if step.predicted > 0 else 0.0
+                accepted = isfinite(objective) and bool(objective <= lin.objective)
+            small = bool(step.predicted <= little)
+            small = small and damping <= FREE  # what much damping shortened tells nothing
+            tiny = small and solved
             before, used = lin, damping
             if accepted:
                 point, best, growth = trial, objective, 2.0
-                damping = max(damping * max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), MIN_DAMPING)
+                if small and not solved:  # less damping would fare no better
+                    damping *= 4.0
+                else:
+                    shrink = max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3)
+                    damping = max(damping * shrink, MIN_DAMPING)
                 if not tiny:  # nothing more is asked of the last point
                     adapted = model.refreshed(point)
                     known = objective if adapted is model else None
@@ -126,19 +137,26 @@ class LevenbergMarquardt:
                 )
             elif not isfinite(lin.objective):
                 termination = not_finite
-            elif 0.0 <= _drop(iterations, lin.objective) <= little:
+            elif solved and 0.0 <= _drop(iterations, lin.objective) <= little:
                 converged = True
                 termination = (
                     f"Converged: {STALLED} steps together lowered the objective by only "
                     f"{_drop(iterations, lin.objective):.1e}."
                 )
-            elif damping > 1e12:
+            elif damping > MAX_DAMPING:
                 termination = "Stopped: no step lowers the objective, however short."
+                if not solved:
+                    termination = (
+                        "Stopped: the normal equations cannot be solved, however much they are "
+                        f"damped (the last ended as {step.outcome.value})."
+                    )
             elif len(iterations) >= self.max_iterations:
                 termination = (
                     f"Stopped after {self.max_iterations} iterations, before convergence; raise "
                     "solver.max_iterations to go on."
                 )
+                if not solved:
+                    termination += f" The last linear solve ended as {step.outcome.value}."
             else:
                 seconds = time.monotonic() - began
                 keep(State(point, damping, growth, model, known, tuple(iterations), seconds))

@@ -32,7 +32,8 @@ import numpy as np
 from sfxproc.kernels.arrow import rho_by_block
 from sfxproc.lsq.engine import LOSSES, Engine, Linearisation, batches
 from sfxproc.lsq.problem import F8, Loss, Model, Point
-from sfxproc.lsq.schur import Step, block_inverses, scatter, schur_cg, times
+from sfxproc.lsq.schur import block_inverses, scatter, schur_cg, times
+from sfxproc.lsq.step import Outcome, Step
 
 MOST_REFITS = 20
 SETTLED = 1e-6  # decrease of ½ χ² that a local block may still promise, or its last step brought
@@ -44,7 +45,8 @@ class Refit:
     """Local parameters at fixed shared ones, and what these see of it.
 
     local : (n_local, p). D, q : (n_shared,) curvature and reduced gradient of the process's
-    blocks. objective, chi2 : with and without loss and priors.
+    blocks. objective, chi2 : with and without loss and priors. outcome : whether every block is at
+    its minimum, or stuck.
     """
 
     local: F8
@@ -52,6 +54,7 @@ class Refit:
     q: F8
     objective: float
     chi2: float
+    outcome: Outcome = Outcome.SOLVED
 
 
 def refit_local(engine: Engine, model: Model, point: Point, loss: Loss) -> Refit:
@@ -85,7 +88,11 @@ def refit_local(engine: Engine, model: Model, point: Point, loss: Loss) -> Refit
     local = model.retract(point, step, np.zeros_like(point.shared)).local
     left = engine.dots(layout, promised[:, None], ones)
     q = lin.q + scatter(engine, lin, step)
-    return Refit(local, lin.D, q, lin.objective - float(left[0]), lin.chi2)
+    outcome = Outcome.SOLVED if n_moving == 0.0 else Outcome.NOT_CONVERGED
+    lost = ~(np.isfinite(lin.g) & np.isfinite(np.einsum("mii->mi", lin.C))).all(axis=1)
+    if engine.dots(layout, lost[:, None].astype(np.float64), ones)[0] > 0.0:
+        outcome = Outcome.INDEFINITE
+    return Refit(local, lin.D, q, lin.objective - float(left[0]), lin.chi2, outcome)
 
 
 def local_objectives(engine: Engine, model: Model, point: Point, loss: Loss) -> F8:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxproc.errors import DataError
 from sfxproc.kernels.arrow import arrow_kernels
 from sfxproc.lsq.covariance import Covariance
 from sfxproc.lsq.engine import LOSSES, Engine, Linearisation, batches
@@ -30,9 +31,11 @@ from sfxproc.lsq.schur import (
     block_inverses,
     conjugate_gradients,
     gather,
+    indefinite_blocks,
     scatter,
     schur_blocks,
 )
+from sfxproc.lsq.step import Outcome
 
 SAMPLES = 8
 CG_TOLERANCE = 1e-2
@@ -50,7 +53,8 @@ def sampled(
 ) -> Covariance:
     """Sample covariances at the solution; relative_error is that of a typical stratum.
 
-    strata : (n_shared,) 0 … n, the calibration groups.
+    strata : (n_shared,) 0 … n, the calibration groups. Raises DataError where a linear problem
+    cannot be solved: then nobody knows the covariances.
     """
     layout = lin.layout
     damped = Damped.of(lin, 0.0)
@@ -65,7 +69,15 @@ def sampled(
     for sample in range(samples):
         g, q = noise(engine, model, point, loss, seed * samples + sample)
         b = gather(engine, lin, damped.inverse_D * q) - g
-        x, _ = conjugate_gradients(system, b, CG_TOLERANCE)
+        solution = conjugate_gradients(system, b, CG_TOLERANCE)
+        if solution.outcome is not Outcome.SOLVED:
+            raise DataError(
+                f"The standard uncertainties cannot be sampled: a linear solve ended as "
+                f"{solution.outcome.value} after {solution.iterations} iterations. The refinement "
+                "did not end at a minimum, or the data do not determine its parameters; refine "
+                "fewer of them, or hold them by priors."
+            )
+        x = solution.x
         moved = (scatter(engine, lin, x) * damped.inverse_D) ** 2
         shared_ratio.append(np.bincount(strata, moved * lin.D) / np.maximum(expected, 1e-300))
         local_ratio.append(engine.dots(layout, x / safe, x))
@@ -73,9 +85,13 @@ def sampled(
     error = np.std(shared_ratio, axis=0, ddof=1) / np.sqrt(samples) / np.maximum(factor, 1e-300)
     count = np.maximum(engine.dots(layout, ones, ones), 1.0)
     stretch = np.sqrt(np.mean(local_ratio, axis=0) / count)
+    blocks = damped.C - schur_blocks(engine, damped)
+    local, from_local = _unknown_infinite(
+        engine, lin, blocks, system.inverse, spread * factor[strata]
+    )
     return Covariance(
-        system.inverse * stretch[:, None] * stretch,
-        spread * factor[strata],
+        local * stretch[:, None] * stretch,
+        from_local,
         float(np.median(error[expected > 0])) if np.any(expected > 0) else 0.0,
     )
 
@@ -85,8 +101,25 @@ def uncorrelated(engine: Engine, lin: Linearisation) -> tuple[F8, F8]:
     over the process's blocks. Correlations between blocks, a small part where each shared
     parameter has many rows, are left out."""
     damped = Damped.of(lin, 0.0)
-    V = block_inverses(damped.C - schur_blocks(engine, damped), lin.layout.free)
-    return V, local_spread(engine, lin, V)
+    blocks = damped.C - schur_blocks(engine, damped)
+    V = block_inverses(blocks, lin.layout.free)
+    return _unknown_infinite(engine, lin, blocks, V, local_spread(engine, lin, V))
+
+
+def _unknown_infinite(
+    engine: Engine, lin: Linearisation, blocks: F8, V: F8, from_local: F8
+) -> tuple[F8, F8]:
+    """V (n_local, p, p) and from_local (n_shared,) with infinity where blocks of S have no inverse:
+    what stands in for it in a preconditioner is no covariance."""
+    layout = lin.layout
+    wrong = indefinite_blocks(blocks, V, layout.free)
+    flags = np.zeros_like(lin.g)
+    flags[wrong] = 1.0
+    if not engine.dots(layout, flags, flags).any():
+        return V, from_local
+    which = (wrong[:, None] & layout.free)[:, :, None] & np.eye(layout.free.shape[1], dtype=bool)
+    touched = local_spread(engine, lin, which.astype(np.float64))
+    return np.where(which, np.inf, V), np.where(touched != 0.0, np.inf, from_local)
 
 
 def noise(engine: Engine, model: Model, point: Point, loss: Loss, seed: int) -> tuple[F8, F8]:

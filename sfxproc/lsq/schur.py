@@ -20,6 +20,7 @@ of S, C̃_m − Σᵢ eᵢ eᵢᵀ / D̃_h, projected.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,19 +28,10 @@ from numpy.typing import NDArray
 from sfxproc.kernels.arrow import arrow_kernels, invert_blocks
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import F8, Array, Layout
+from sfxproc.lsq.step import Outcome, Step
 
 MAX_CG_ITERATIONS = 500
 SMALLEST_PIVOT = 1e-6  # of a block in unit diagonal
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """A step and what the quadratic model promises of it: predicted = decrease of objective."""
-
-    local: F8
-    shared: F8
-    predicted: float
-    cg_iterations: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +62,8 @@ def schur_cg(engine: Engine, lin: Linearisation, damping: float, tolerance: floa
     """
     damped = Damped.of(lin, damping)
     b = gather(engine, lin, damped.inverse_D * lin.q) - lin.g
-    x, iterations = conjugate_gradients(SchurSystem.of(engine, damped), b, tolerance)
-    return complete(engine, damped, x, iterations)
+    found = conjugate_gradients(SchurSystem.of(engine, damped), b, tolerance)
+    return complete(engine, damped, found.x, found.iterations, found.outcome)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +97,21 @@ class SchurSystem:
         return float(self.engine.dots(self.damped.lin.layout, a, b).sum())
 
 
-def conjugate_gradients(system: SchurSystem, b: F8, tolerance: float) -> tuple[F8, int]:
-    """x with P S x = P b and P x = x, and the number of iterations it took."""
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """x with P S x = P b and P x = x, as far as it was found, and after how many iterations."""
+
+    x: F8
+    iterations: int
+    outcome: Outcome
+
+
+def conjugate_gradients(system: SchurSystem, b: F8, tolerance: float) -> Solution:
+    """Solve by preconditioned conjugate gradients.
+
+    Where they end early x is what they had, which still descends: truncated as by Steihaug (1983),
+    SIAM J. Numer. Anal. 20, 626.
+    """
     residual = system.projection(b)
     x = np.zeros_like(residual)
     z = system.precondition(residual)
@@ -114,12 +119,14 @@ def conjugate_gradients(system: SchurSystem, b: F8, tolerance: float) -> tuple[F
     stop = tolerance**2 * rz
     direction = z
     iterations = 0
-    while rz > stop and rz > 0.0 and iterations < MAX_CG_ITERATIONS:
+    while rz > stop and rz > 0.0:
+        if iterations == MAX_CG_ITERATIONS:
+            return Solution(x, iterations, Outcome.NOT_CONVERGED)
         iterations += 1
         image = system.product(direction)
         curvature = system.dot(direction, image)
-        if curvature <= 0.0:
-            break
+        if not (isfinite(curvature) and curvature > 0.0):
+            return Solution(x, iterations, Outcome.INDEFINITE)
         alpha = rz / curvature
         x = x + alpha * direction
         residual = residual - alpha * image
@@ -127,7 +134,7 @@ def conjugate_gradients(system: SchurSystem, b: F8, tolerance: float) -> tuple[F
         rz_next = system.dot(residual, z)
         direction = z + (rz_next / rz) * direction
         rz = rz_next
-    return x, iterations
+    return Solution(x, iterations, Outcome.SOLVED if abs(rz) <= stop else Outcome.INDEFINITE)
 
 
 def times(blocks: F8, v: F8) -> F8:
@@ -136,18 +143,34 @@ def times(blocks: F8, v: F8) -> F8:
     return out
 
 
-def complete(engine: Engine, damped: Damped, x: F8, iterations: int) -> Step:
+def complete(
+    engine: Engine,
+    damped: Damped,
+    x: F8 | None,
+    iterations: int = 0,
+    outcome: Outcome = Outcome.SOLVED,
+) -> Step:
     """The shared part of a step from its local part, and its predicted decrease.
 
-    For x from CG (or exact), with d = (x, u): decrease = ½ (λ dᵀ diag(H) d − dᵀ gradient).
+    x : None where there is no factor; then the step is none, and where it is not finite too. For x
+    from CG (or exact), with d = (x, u): decrease = ½ (λ dᵀ diag(H) d − dᵀ gradient).
     """
     lin = damped.lin
+    if x is None:
+        return no_step(lin)
     u = -damped.inverse_D * (lin.q + scatter(engine, lin, x))
     diagonal = np.einsum("mii->mi", lin.C)
     local = engine.dots(lin.layout, x, damped.damping * diagonal * x - lin.g).sum()
     shared = float(np.sum(u * (damped.damping * lin.D * u - lin.q)))
     predicted = 0.5 * (float(local) + engine.sums.agreed(shared))
-    return Step(x, u, predicted, iterations)
+    if not isfinite(predicted):
+        return no_step(lin)
+    return Step(x, u, predicted, iterations, outcome)
+
+
+def no_step(lin: Linearisation) -> Step:
+    """The step that is none, because it could not be worked out."""
+    return Step(np.zeros_like(lin.g), np.zeros_like(lin.q), 0.0, 0, Outcome.INDEFINITE)
 
 
 class Projection:
@@ -218,3 +241,19 @@ def block_inverses(blocks: F8, free: NDArray[np.bool_]) -> F8:
     out = np.zeros_like(blocks)
     invert_blocks(blocks, free, SMALLEST_PIVOT, out)
     return out
+
+
+def indefinite_blocks(blocks: F8, inverses: F8, free: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n_local,) which blocks `block_inverses` replaced by their diagonal, or are not finite.
+
+    The product of block and inverse is then not 1: in unit diagonal an indefinite block has an
+    element −1 on it, or one larger than 1/(p − 1) beside it.
+    """
+    p = free.shape[1]
+    with np.errstate(invalid="ignore"):
+        size = np.sqrt(np.abs(np.einsum("mii->mi", blocks)))
+        unit = np.einsum("mi,mij,mjk->mik", size, inverses, blocks, optimize=True)
+        unit = np.divide(unit, size[:, None, :], out=np.zeros_like(unit), where=size[:, None] != 0)
+        both = free[:, :, None] & free[:, None, :] & ~(size == 0.0)[:, :, None]
+        wrong = ~(np.abs(unit - np.eye(p)) < 0.5 / p) & both
+    return np.asarray(wrong.any(axis=(1, 2)))

@@ -24,11 +24,13 @@ from sfxproc.errors import DataError
 from sfxproc.kernels.covariance import mirror, subtract_pairs
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import F8, Array, Layout, gauge_rows
-from sfxproc.lsq.schur import Damped, Step, complete
+from sfxproc.lsq.schur import Damped, complete
+from sfxproc.lsq.step import Step
 from sfxproc.lsq.whole import own_part, whole, whole_layout
 
 MOST_BYTES = 8 << 30
 SMALLEST_RIDGE, MOST_RIDGE = 1e-12, 1e-3
+MOST_RIDGE_OF_COVARIANCE = 1e-6  # what single precision leaves in doubt; σ is then ≥ 500 × larger
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,8 @@ class Pairs:
 
 
 def schur_matrix(engine: Engine, damped: Damped, pairs: Pairs, e: F8) -> F8:
-    """(n, n) S, lower triangle, of a whole linearisation; 1 on the diagonal for what is fixed.
+    """(n, n) S, lower triangle, of a whole linearisation; 1 on the diagonal for what is fixed or
+    without data.
 
     Raises DataError if it would take more than MOST_BYTES.
     """
@@ -82,8 +85,8 @@ def schur_matrix(engine: Engine, damped: Damped, pairs: Pairs, e: F8) -> F8:
     C = np.where(both, damped.C, 0.0)
     at = np.arange(n).reshape(n_local, p)
     S[at[:, :, None], at[:, None, :]] += C
-    diagonal = S[at, at]
-    S[at, at] = np.where(layout.free & (diagonal > 0), diagonal, 1.0)
+    used = layout.free & (np.einsum("mii->mi", C) > 0.0)
+    S[at, at] = np.where(used, S[at, at], 1.0)
     return S
 
 
@@ -100,11 +103,15 @@ class Factor:
     AN: F8
 
     @classmethod
-    def of(cls, S: F8, layout: Layout) -> Factor:
+    def of(cls, S: F8, layout: Layout, most_ridge: float = MOST_RIDGE) -> Factor | None:
         """Factor S in place; shared parameters, if any, follow the local ones. Where it is not
         positive definite beyond the gauge (parameters that the data do not determine), a small
-        multiple of the diagonal is added."""
-        scale = 1.0 / np.sqrt(np.diag(S))
+        multiple of the diagonal is added, at most most_ridge. None where that does not help, or S
+        is not finite."""
+        pivots = np.diag(S)
+        if not (np.isfinite(pivots) & (pivots > 0.0)).all():
+            return None
+        scale = 1.0 / np.sqrt(pivots)
         S *= scale[:, None]
         S *= scale
         N = gauge_rows(layout.free, layout.component, layout.n_components, layout.gauge)
@@ -120,11 +127,15 @@ class Factor:
         while True:
             # S.T is in Fortran's order, and its upper triangle is the lower one of S
             _, info = potrf(S.T, lower=0, overwrite_a=1, clean=0)
-            if info == 0 or ridge >= MOST_RIDGE:
+            if info == 0:
                 break
-            ridge = max(10.0 * ridge, SMALLEST_RIDGE)
+            if info < 0 or ridge >= most_ridge:
+                return None
+            ridge = min(max(10.0 * ridge, SMALLEST_RIDGE), most_ridge)
             mirror(S.T)
             S[diagonal, diagonal] = kept + ridge
+        if not np.isfinite(np.diag(S)).all():  # NaN passes for a pivot
+            return None
         factor = cls(S, scale, N, np.empty_like(N))
         for row, out in zip(N, factor.AN, strict=True):
             out[:] = factor.solve(row)
@@ -175,6 +186,5 @@ def schur_dense(engine: Engine, lin: Linearisation, damping: float, tolerance: f
         np.add.at(moved, pairs.block, e * at[:, None])
         b = (b.reshape(moved.shape) + moved) * everything.layout.free
         factor = Factor.of(schur_matrix(engine, damped, pairs, e), everything.layout)
-        found = factor.held(b.ravel()).reshape(moved.shape)
-    x = own_part(engine, layout, found)
-    return complete(engine, Damped.of(lin, damping), x, 0)
+        found = None if factor is None else factor.held(b.ravel()).reshape(moved.shape)
+    return complete(engine, Damped.of(lin, damping), own_part(engine, layout, found))

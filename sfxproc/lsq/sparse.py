@@ -41,7 +41,8 @@ from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.lm import LevenbergMarquardt
 from sfxproc.lsq.problem import F8, Array, Layout, Loss, Model, Point, gauge_rows
 from sfxproc.lsq.result import Iteration, Result
-from sfxproc.lsq.schur import Damped, Step, complete
+from sfxproc.lsq.schur import Damped, complete
+from sfxproc.lsq.step import Step
 from sfxproc.lsq.whole import own_part, whole, whole_layout
 
 try:
@@ -54,6 +55,8 @@ BYTES = 24  # a non-zero of the factor: two triangles of values and of places
 SMALLEST_DAMPING = 1e-6  # what single precision in E leaves in doubt
 
 Solve = Callable[[F8], F8]
+Factoriser = Callable[[F8], Solve | None]
+"""Of the values of a pattern, what solves; None where the matrix is not positive definite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +106,7 @@ class Pattern:
                 block = np.where(free[:, s] & free[:, t], lin.C[:, t, s], 0.0)
                 out[self.begin[first + s] + t - s] = block
         diagonal = (1.0 + damping) * out[self.begin[:-1]]
-        out[self.begin[:-1]] = np.where(diagonal > 0, diagonal, 1.0)
+        out[self.begin[:-1]] = np.where(diagonal != 0, diagonal, 1.0)
         return out
 
     def lower(self, values: Array) -> csc_matrix:
@@ -140,7 +143,7 @@ def below_diagonal(H: csc_matrix) -> int:
     return int(column_counts(by_column.indptr, by_column.indices, parent, order).sum())
 
 
-def factoriser(pattern: Pattern) -> Callable[[F8], Solve]:
+def factoriser(pattern: Pattern) -> Factoriser:
     """Of the values of a pattern, a factor that solves: by CHOLMOD where it is installed
     (`pip install 'sfxproc[cholmod]'`), else by SuperLU, which wants both triangles."""
     if cholmod is not None:
@@ -148,19 +151,28 @@ def factoriser(pattern: Pattern) -> Callable[[F8], Solve]:
         lower = csc_matrix((np.ones(len(pattern.row)), pattern.row, pattern.begin), (size, size))
         symbolic = cholmod.analyze(lower, ordering_method="natural")
 
-        def supernodal(values: F8) -> Solve:
+        def supernodal(values: F8) -> Solve | None:
             lower.data = values
-            return symbolic.cholesky(lower)  # type: ignore[no-any-return]
+            try:
+                factor: Solve = symbolic.cholesky(lower)
+            except cholmod.CholmodNotPositiveDefiniteError:
+                return None
+            return factor
 
         return supernodal
     both = pattern.both(np.arange(1.0, len(pattern.row) + 1.0))
     source = both.data.astype(np.int64) - 1
 
-    def superlu(values: F8) -> Solve:
+    def superlu(values: F8) -> Solve | None:
         H = csc_matrix((values[source], both.indices, both.indptr), shape=both.shape)
         options = {"SymmetricMode": True}
-        factor = splu(H, permc_spec="NATURAL", diag_pivot_thresh=0.0, options=options)
-        return factor.solve  # type: ignore[no-any-return]
+        try:
+            factor = splu(H, permc_spec="NATURAL", diag_pivot_thresh=0.0, options=options)
+        except RuntimeError:  # exactly singular
+            return None
+        in_order = np.array_equal(factor.perm_r, np.arange(len(factor.perm_r)))
+        solve: Solve | None = factor.solve
+        return solve if in_order and np.all(factor.U.diagonal() > 0.0) else None
 
     return superlu
 
@@ -170,7 +182,7 @@ class Structure:
     """What is worked out once per solve, on the first process."""
 
     pattern: Pattern
-    factor: Callable[[F8], Solve]
+    factor: Factoriser
 
     @classmethod
     def of(cls, layout: Layout) -> Structure:
@@ -178,10 +190,13 @@ class Structure:
         pattern = Pattern.of(layout)
         return cls(pattern, factoriser(pattern))
 
-    def local_step(self, lin: Linearisation, damping: float) -> F8:
-        """(n_local, p) the step of all local parameters; lin of the whole job."""
+    def local_step(self, lin: Linearisation, damping: float) -> F8 | None:
+        """(n_local, p) the step of all local parameters, None if there is no factor; lin of the
+        whole job."""
         layout, n_local_parameters = lin.layout, lin.g.size
         solve = self.factor(self.pattern.values(lin, damping))
+        if solve is None:
+            return None
         N = gauge_rows(layout.free, layout.component, layout.n_components, layout.gauge)
         b = np.zeros((len(N) + 1, layout.n_shared + n_local_parameters))
         b[0] = -np.concatenate([lin.q, (lin.g * layout.free).ravel()])
@@ -204,7 +219,7 @@ def sparse_step(
     found = None
     if structure is not None and everything is not None:
         found = structure.local_step(everything, damping)
-    return complete(engine, Damped.of(lin, damping), own_part(engine, lin.layout, found), 0)
+    return complete(engine, Damped.of(lin, damping), own_part(engine, lin.layout, found))
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,9 @@ def whole(engine: Engine, lin: Linearisation, layout: Layout | None) -> Linearis
     return replace(lin, layout=layout, C=C, g=g, e=e)
 
 
-def own_part(engine: Engine, layout: Layout, found: Array | None) -> Array:
-    """This process's rows of what the first one found for all local blocks."""
+def own_part(engine: Engine, layout: Layout, found: Array | None) -> Array | None:
+    """This process's rows of what the first one found for all local blocks; None if it found
+    nothing."""
     before = engine.sums.place(layout.n_local)
-    told: Array = engine.sums.told(found)
-    return told[before : before + layout.n_local]
+    told: Array | None = engine.sums.told(found)
+    return None if told is None else told[before : before + layout.n_local]

@@ -241,7 +241,7 @@ class BlockScaling:
         refused = False
         while len(self.rounds) < self.most_rounds and not self.converged:
             same_errors = self._take(found)
-            before, (mean, self.disagreement) = self.state, self._mean_step()
+            before, (mean, self.disagreement, solved) = self.state, self._mean_step()
             part, refused = 1.0, True
             while refused and len(self.rounds) < self.most_rounds:
                 self.state = before.with_arrays(shared=before["shared"] + part * mean)
@@ -258,7 +258,7 @@ class BlockScaling:
                 self.state = before
             else:
                 found = trial
-                at_rest = self.state.errors.refits == 0
+                at_rest = self.state.errors.refits == 0 and solved
                 self.converged = at_rest and moved <= self.settings.round_tolerance_sigma
         if not refused:
             self._take(found)
@@ -274,13 +274,15 @@ class BlockScaling:
             self.state = self.work.modelling.held(self.state)
         return same
 
-    def _mean_step(self) -> tuple[F8, float]:
-        """The step of the intensities, and the r.m.s. of what blocks differ from it, over σ."""
+    def _mean_step(self) -> tuple[F8, float, bool]:
+        """The step of the intensities, the r.m.s. of what blocks differ from it, over σ, and
+        whether all blocks solved for theirs."""
         found = self.stage("step")
         n = self.work.count("blocks") - len(found["failed"])
         mean = found["step"] / n
         variance = np.maximum(found["square"] / n - mean**2, 0.0)
-        return mean, rms(np.sqrt(variance * self.state["D"]))
+        differ = rms(np.sqrt(variance * self.state["D"]))
+        return mean, differ, int(found["solved"][0]) == n
 
     def _centre(self, refined: NDArray[np.bool_]) -> None:
         """Bring the mean ln G and B of the refined crystals of each set to zero."""

@@ -21,6 +21,7 @@ from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point, Result
 from sfxproc.lsq.components import components
 from sfxproc.lsq.rounds import refit_local, step_of_block
 from sfxproc.lsq.sampled import uncorrelated
+from sfxproc.lsq.step import Outcome
 from sfxproc.models.agreement import Agreement, agreement_of, moments
 from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.postrefine import PostrefineModel
@@ -313,15 +314,17 @@ def value_segment(work: Work, state: State, first: int, last: int) -> Arrays:
 
 
 def step_block(work: Work, state: State, first: int, last: int) -> Arrays:
-    """What the block takes for the step of the whole job, and its square for their spread."""
+    """What the block takes for the step of the whole job, its square for their spread, and whether
+    it was solved."""
     model = model_of(work, state, first, last)
     engine, layout = engine_at(model), model.layout
     parts = components(engine, layout.start, layout.shared, layout.n_shared)
     layout = replace(layout, component=parts.local, n_components=len(parts.sizes))
     lin = engine.linearise(model, state.point(first, last), work.loss)
     lin = replace(lin, layout=layout)
-    step = step_of_block(engine, lin, state["D"], state["q"], STEP_ACCURACY).shared
-    return {"step": step, "square": step * step}
+    step = step_of_block(engine, lin, state["D"], state["q"], STEP_ACCURACY)
+    solved = np.array([step.outcome is Outcome.SOLVED], dtype=np.int64)
+    return {"step": step.shared, "square": step.shared**2, "solved": solved}
 
 
 def merge_segment(work: Work, state: State, first: int, last: int) -> Arrays:
