@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from sfxproc.data import Floats
 from sfxproc.powder.cells import random_cells, x_from_cells
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.merit import merits
-from sfxproc.powder.optimise import SETTINGS, Settings, optimise, volume_scaled
+from sfxproc.powder.optimise import SETTINGS, Accept, Settings, optimise, volume_scaled
 from sfxproc.powder.references import references
 
 SYMBOLS = ["cP", "tP", "hP", "oP", "mP", "aP"]
@@ -47,6 +48,7 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument("--patterns", type=int, default=30)
     command.add_argument("--candidates", type=int, default=500)
     command.add_argument("--noise", type=float, default=0.0, help="in units of σ(q²)")
+    command.add_argument("--accept", choices=get_args(Accept), default="always")
     command.add_argument("--repeat", type=int, default=3)
     command.add_argument(
         "--give-up", nargs=2, type=float, action="append", metavar=("ITERATION", "NATS"), default=[]
@@ -133,7 +135,12 @@ def success(lattice: Lattice, limit: tuple[int, float], options: argparse.Namesp
     true one, or more. With a share r of such candidates, which cost t each, the cell is found
     within T with probability 1 − exp(−r T/t)."""
     forms = references(lattice.symbol).forms
-    settings = replace(SETTINGS[lattice.n_parameters], patience=limit[0], hopeless=limit[1])
+    settings = replace(
+        SETTINGS[lattice.n_parameters],
+        patience=limit[0],
+        hopeless=limit[1],
+        accept=options.accept,
+    )
     warm = np.random.default_rng(5)
     searched(lattice, forms, pattern(lattice, forms, warm)[0], settings, 2, warm)  # compiles
     hits, seconds = [], 0.0

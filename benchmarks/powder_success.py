@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from sfxproc.formats.structures import read_structure
 from sfxproc.powder.cells import fitting_lattices, primitive_cells, same_lattice
 from sfxproc.powder.indexing import N_LINES, IndexSettings, confidences, index, lines_of
 from sfxproc.powder.lattices import LATTICES
+from sfxproc.powder.optimise import Accept
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.powder.superstructures import sublattices
 from sfxproc.reduction import bravais_symbol, niggli_cell
@@ -70,6 +71,7 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument("--effort", type=float, default=1.0)
     command.add_argument("--no-early-stop", action="store_true")
     command.add_argument("--method", choices=["search", "svd"], default="search")
+    command.add_argument("--accept", choices=get_args(Accept), default="always")
     command.add_argument("--processes", type=int, default=1)
     command.add_argument("--out", type=Path, help="JSON lines of the answers; done ones are kept")
     command.set_defaults(run=run)
@@ -219,7 +221,9 @@ def answered(
     case = job[1]()
     if case is None:
         return None
-    settings = IndexSettings(effort=options.effort, early_stop=not options.no_early_stop)
+    settings = IndexSettings(
+        effort=options.effort, early_stop=not options.no_early_stop, accept=options.accept
+    )
     begin = time.process_time()
     best = _method(options.method)(case.lines, settings)
     spent = time.process_time() - begin

@@ -21,10 +21,10 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from numba import njit
 
 from sfxproc.data import Floats
 from sfxproc.kernels import powder as kernels
+from sfxproc.kernels.compiled import compiled
 from sfxproc.kernels.powder import (
     add_row,
     assign,
@@ -101,7 +101,7 @@ def search(lines: Lines, task: Task, settings: IndexSettings, n_tasks: int) -> d
     return best_of(reference, x[best], lines, few, settings)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def trials(reference, lines, rounds, starts, seed, first, out, information):  # type: ignore[no-untyped-def]
     """Improve the cells `starts` (c, p), numbered from `first`, by at most so many rounds: out
     (c, p) and its information (c,) in nats, −1 where the start is no cell."""

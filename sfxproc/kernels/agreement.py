@@ -25,9 +25,9 @@ the variance of a half set's mean.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sfxproc.kernels.arrow import rho_and_weight
+from sfxproc.kernels.compiled import compiled
 from sfxproc.kernels.scale import TOLD, longest, modelled, variance_of
 
 CLIP = 3.0
@@ -44,7 +44,7 @@ N, CHI2, EXPECTED_CHI2, N_OUTLIERS, CC, CC_EXPECTED, SIGNAL, SIGNAL_SIGMA, DELTA
 )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def weighed(  # type: ignore[no-untyped-def]
     ln_g, B, h, I, s2, P, x, b, gain, c2, loss, k, work, f, y, d, psi, w
 ):
@@ -58,7 +58,7 @@ def weighed(  # type: ignore[no-untyped-def]
             w[j] = 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def moments(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, half, loss, k, out
 ):
@@ -84,13 +84,13 @@ def moments(  # type: ignore[no-untyped-def]
                 out[3, h[j]] += 1.0
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def half_set_variance(W, E, Q, n):  # type: ignore[no-untyped-def]
     """v of a reflection."""
     return 2.0 * max(Q - E * E / W, 0.0) / ((n - 1.0) * W)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def cc_half(n, sum_y, sum_y2, sum_v):  # type: ignore[no-untyped-def]
     """CC½ from N, Σy, Σy², Σv."""
     a = (sum_y2 - sum_y * sum_y / n) / (n - 1.0)
@@ -98,13 +98,13 @@ def cc_half(n, sum_y, sum_y2, sum_v):  # type: ignore[no-untyped-def]
     return (a - 0.5 * e) / (a + 0.5 * e)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def clipped(q):  # type: ignore[no-untyped-def]
     """q within ±CLIP."""
     return min(max(q, -CLIP), CLIP)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def own_scale(x, m, b, t2, gain, c2):  # type: ignore[no-untyped-def]
     """k and σ_k/k of one crystal against the means of shells; 0 and ∞ if it shows nothing.
 
@@ -141,7 +141,7 @@ def own_scale(x, m, b, t2, gain, c2):  # type: ignore[no-untyped-def]
     return k, error
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def signal(judged, gain, c2, own):  # type: ignore[no-untyped-def]
     """CC, what it should be, the signal and its σ of one crystal, into `own`.
 
@@ -176,7 +176,7 @@ def signal(judged, gain, c2, own):  # type: ignore[no-untyped-def]
         own[SIGNAL_SIGMA] = np.sqrt(error2 + k_error * k_error)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def without_own(  # type: ignore[no-untyped-def]
     h, I, x, f, w, merged, sums, shell, centre, slopes, others, change
 ):
@@ -231,7 +231,7 @@ def without_own(  # type: ignore[no-untyped-def]
     return n, delta, squares
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def agreement(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, half, loss, k,
     share, sums, shell, mean, variance, centre, totals, slopes, out,

@@ -17,10 +17,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from sfxproc.kernels.compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_crystal(first, last, row, z, setting, sign, total, number):  # type: ignore[no-untyped-def]
     """Add (sign 1) or take off (−1) observations first … last − 1 in a setting."""
     for i in range(first, last):
@@ -29,7 +30,7 @@ def add_crystal(first, last, row, z, setting, sign, total, number):  # type: ign
         number[h] += sign
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def settle(start, row, z, shrinkage, setting, total, number):  # type: ignore[no-untyped-def]
     """Put each crystal in turn into the setting (n_crystals,) that agrees best with the merge of
     the others, which total and number (n_reflections,) follow. Equal ones: stay.
@@ -57,7 +58,7 @@ def settle(start, row, z, shrinkage, setting, total, number):  # type: ignore[no
     return moved, objective
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def agreements(start, row, z, shrinkage, own, total, number, setting, cc, margin):  # type: ignore[no-untyped-def]
     """Write each crystal's best setting (n_crystals,), its correlations cc (n_crystals, 2) in the
     best and the next best one, and its margin (n_crystals,) in standard errors.
@@ -103,7 +104,7 @@ def agreements(start, row, z, shrinkage, own, total, number, setting, cc, margin
             add_crystal(first, last, row, z, own[crystal], 1.0, total, number)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def group_ranks(start, order, size, z):  # type: ignore[no-untyped-def]
     """Replace intensities z (n,) by their ranks within groups of observations of one crystal and
     about one resolution: (2 r + 1)/n − 1, r = 0 … n − 1, hence in (−1, 1) with mean 0.

@@ -20,14 +20,14 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from sfxproc.kernels.compiled import compiled
 from sfxproc.kernels.splitmix64 import FIRST, GOLDEN, mixed
 
 NO_LOSS, HUBER, CAUCHY = 0, 1, 2
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def rho_and_weight(d, loss, k):  # type: ignore[no-untyped-def]
     """ρ(d) and the weight that makes weighted least squares descend it."""
     if loss == HUBER and abs(d) > k:
@@ -38,7 +38,7 @@ def rho_and_weight(d, loss, k):  # type: ignore[no-untyped-def]
     return d * d, 1.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sum_rho(d, loss, k):  # type: ignore[no-untyped-def]
     """Σ ρ(dᵢ)."""
     total = 0.0
@@ -47,7 +47,7 @@ def sum_rho(d, loss, k):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def rho_by_block(start, first, last, d, loss, k, out):  # type: ignore[no-untyped-def]
     """out[m] = Σ ρ(dᵢ) over the rows of local blocks first … last−1, of which d holds the rows."""
     base = start[first]
@@ -55,7 +55,7 @@ def rho_by_block(start, first, last, d, loss, k, out):  # type: ignore[no-untype
         out[m] = sum_rho(d[start[m] - base : start[m + 1] - base], loss, k)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def dot_by_chunk(chunk, a, b, out):  # type: ignore[no-untyped-def]
     """out[c, k] = Σ_{m in chunk c} a[m, k]·b[m, k], in order of m."""
     for c in range(len(chunk) - 1):
@@ -66,7 +66,7 @@ def dot_by_chunk(chunk, a, b, out):  # type: ignore[no-untyped-def]
                 out[c, k] += a[m, k] * b[m, k]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sum_by_component(chunk, component, a, out):  # type: ignore[no-untyped-def]
     """out[c, component[m], k] += a[m, k] over the blocks m of chunk c; negative is no component."""
     for c in range(len(chunk) - 1):
@@ -76,7 +76,7 @@ def sum_by_component(chunk, component, a, out):  # type: ignore[no-untyped-def]
                     out[c, component[m], k] += a[m, k]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def invert_blocks(blocks, free, smallest, out):  # type: ignore[no-untyped-def]
     """out[m] = inverse of blocks[m] over its free parameters, zero elsewhere, by Cholesky.
 
@@ -120,7 +120,7 @@ def invert_blocks(blocks, free, smallest, out):  # type: ignore[no-untyped-def]
                 out[m, s, t] = x[t] * scale[s] * scale[t]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def random_bit(seed, block, row):  # type: ignore[no-untyped-def]
     """A bit that looks random, of three numbers."""
     z = np.uint64(seed) * GOLDEN + np.uint64(block) * FIRST + np.uint64(row)
@@ -142,7 +142,7 @@ class ArrowKernels(NamedTuple):
 def arrow_kernels(p: int) -> ArrowKernels:
     """Kernels for local blocks of p parameters."""
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def accumulate(  # type: ignore[no-untyped-def]
         start, shared, first, last, r, d, a, c, loss, k, C, g, e, D, q
     ):
@@ -181,7 +181,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
                     C[m, t, s] = block[s, t]
         return objective, chi2
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def scatter(start, shared, first, last, e, v, t):  # type: ignore[no-untyped-def]
         """t[h] += eᵢ·v_m over the rows of blocks first … last−1."""
         for m in range(first, last):
@@ -191,7 +191,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
                     total += e[i, s] * v[m, s]
                 t[shared[i]] += total
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def gather(start, shared, first, last, e, u, out):  # type: ignore[no-untyped-def]
         """out[m] = Σᵢ eᵢ u[h] over the rows of blocks first … last−1."""
         total = np.empty(p)
@@ -204,7 +204,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
             for s in range(p):
                 out[m, s] = total[s]
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def outer(start, shared, first, last, e, u, out):  # type: ignore[no-untyped-def]
         """out[m] = Σᵢ eᵢ eᵢᵀ u[h] over the rows of blocks first … last−1."""
         for m in range(first, last):
@@ -215,7 +215,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
                     for t in range(p):
                         out[m, s, t] += e[i, s] * e[i, t] * uh
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def noise(  # type: ignore[no-untyped-def]
         start, shared, first, last, d, a, c, loss, k, prior, seed, before, g, q
     ):
@@ -239,7 +239,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
                 for s in range(p):
                     g[m, s] += v * a[j, s]
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def spread(start, shared, first, last, e, V, t):  # type: ignore[no-untyped-def]
         """t[h] += eᵢᵀ V_m eᵢ over the rows of blocks first … last−1."""
         for m in range(first, last):

@@ -6,10 +6,10 @@ that labels do not depend on the order of the unions.
 
 from __future__ import annotations
 
-from numba import njit
+from sfxproc.kernels.compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find(parent, h):  # type: ignore[no-untyped-def]
     """The root of h, halving the path to it."""
     while parent[h] != h:
@@ -18,7 +18,7 @@ def find(parent, h):  # type: ignore[no-untyped-def]
     return h
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unite(parent, a, b):  # type: ignore[no-untyped-def]
     """Join the trees of a and b under the smaller root."""
     a = find(parent, a)
@@ -29,7 +29,7 @@ def unite(parent, a, b):  # type: ignore[no-untyped-def]
         parent[a] = b
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def join_blocks(start, shared, parent):  # type: ignore[no-untyped-def]
     """Unite all shared parameters that a block holds, for every block."""
     for m in range(len(start) - 1):
@@ -37,14 +37,14 @@ def join_blocks(start, shared, parent):  # type: ignore[no-untyped-def]
             unite(parent, shared[start[m]], shared[i])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def join_labels(label, parent):  # type: ignore[no-untyped-def]
     """Unite each shared parameter with its label."""
     for h in range(len(label)):
         unite(parent, h, label[h])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def flatten(parent):  # type: ignore[no-untyped-def]
     """Point every shared parameter straight at its root."""
     for h in range(len(parent)):

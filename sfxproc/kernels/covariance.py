@@ -7,10 +7,10 @@ hold their lower triangle unless said otherwise.
 
 from __future__ import annotations
 
-from numba import njit
+from sfxproc.kernels.compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def subtract_pairs(begin, block, e, inverse_D, first, last, S):  # type: ignore[no-untyped-def]
     """S −= Σ_h e_a e_bᵀ / D_h over pairs of rows of h, for blocks first … last−1 of S's rows.
 
@@ -33,7 +33,7 @@ def subtract_pairs(begin, block, e, inverse_D, first, last, S):  # type: ignore[
                         S[m * p + s, block[b] * p + t] -= w * e[a, s] * e[b, t]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def quadratic_forms(begin, block, e, inverse_D, V, first, last, out):  # type: ignore[no-untyped-def]
     """out[h] = Σ_ab e_aᵀ V_ab e_b / D_h² for h = first … last−1; V holds both triangles."""
     p = e.shape[1]
@@ -49,7 +49,7 @@ def quadratic_forms(begin, block, e, inverse_D, V, first, last, out):  # type: i
         out[h] = total * inverse_D[h] ** 2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def mirror(S):  # type: ignore[no-untyped-def]
     """Copy the lower triangle into the upper one, tile by tile."""
     n = len(S)

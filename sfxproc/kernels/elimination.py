@@ -10,10 +10,11 @@ SIAM J. Matrix Anal. Appl. 15 (1994) 1075).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sfxproc.kernels.compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def elimination_tree(begin, column):  # type: ignore[no-untyped-def]
     """parent (n,) of each column, −1 at a root. Row i of the strictly lower triangle has its
     entries in column[begin[i]:begin[i + 1]]."""
@@ -32,7 +33,7 @@ def elimination_tree(begin, column):  # type: ignore[no-untyped-def]
     return parent
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def postorder(parent):  # type: ignore[no-untyped-def]
     """The nodes of a forest, children before their parents and subtrees in one piece."""
     n = len(parent)
@@ -64,7 +65,7 @@ def postorder(parent):  # type: ignore[no-untyped-def]
     return order
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def column_counts(begin, row, parent, order):  # type: ignore[no-untyped-def]
     """(n,) non-zeros of each column of L below the diagonal. Column j of the strictly lower
     triangle has its entries in row[begin[j]:begin[j + 1]]; order is a postorder."""

@@ -8,7 +8,8 @@ arguments beyond ±700 are taken as ±700. About a tenth of the time of the scal
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sfxproc.kernels.compiled import compiled
 
 LOG2_E = 1.4426950408889634
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
@@ -16,7 +17,7 @@ ROUND = 6755399441055744.0  # 1.5·2⁵²: adding it leaves the nearest integer 
 LARGEST = 700.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def exponential(x, work, out):  # type: ignore[no-untyped-def]
     """out = exp(x); work is scratch of the same length. None of them may overlap."""
     bits = work.view(np.int64)

@@ -10,14 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sfxproc.kernels.compiled import compiled
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def s_squared(hkl: Ints, metric: Floats, out: Floats) -> None:
     """Write s² of every row of hkl (n, 3) into out (n,); metric (3, 3) is G* in Å⁻²."""
     g00, g11, g22 = metric[0, 0], metric[1, 1], metric[2, 2]
@@ -28,7 +29,7 @@ def s_squared(hkl: Ints, metric: Floats, out: Floats) -> None:
         out[i] = 0.25 * (squares + 2.0 * (h * k * g01 + h * el * g02 + k * el * g12))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def friedel_codes(hkl: Ints, asu: Ints, rotations: Ints, out: Ints) -> None:
     """Write 0 (centric), 1 (I(+)) or 2 (I(−)) for every row of hkl (n, 3) into out (n,).
 

@@ -7,10 +7,10 @@ numbers, whatever the size of the matrix.
 
 from __future__ import annotations
 
-from numba import njit
+from sfxproc.kernels.compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_couplings_dense(start, shared, e, H):  # type: ignore[no-untyped-def]
     """H[(m, s), h] and H[h, (m, s)] += eᵢ[s]; H (n, n) holds the local parameters first."""
     p = e.shape[1]
@@ -23,7 +23,7 @@ def add_couplings_dense(start, shared, e, H):  # type: ignore[no-untyped-def]
                 H[column, m * p + s] += e[i, s]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_couplings_sparse(start, place, e, free, values):  # type: ignore[no-untyped-def]
     """values[place[i] + s] += eᵢ[s] for the free parameters s of the row's block."""
     for m in range(len(start) - 1):

@@ -25,7 +25,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from sfxproc.kernels.compiled import compiled
 
 LN_G, B, THETA_1, THETA_2, LN_SIZE = range(5)
 N_LOCAL = 5  # and then strains and κ, as many as there are
@@ -36,7 +38,7 @@ PROFILE_TYPE: Any = types.FunctionType(_FOUR(types.float64, types.float64, types
 SMALLEST_ANGLE = 1e-6  # rad; below, series
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def rotation_of(theta_1, theta_2, axes, turn, about):  # type: ignore[no-untyped-def]
     """turn (3, 3) = R(θ₁ e₁ + θ₂ e₂) and about[j] = J(θ) eⱼ, with the orthonormal axes (2, 3)."""
     v = np.empty(3)
@@ -71,7 +73,7 @@ def rotation_of(theta_1, theta_2, axes, turn, about):  # type: ignore[no-untyped
 
 @cache
 def partiality_kernel() -> Callable[..., Any]:
-    """`fill_partialities`, compiled: one machine code for all models, kept in numba's cache. When
+    """`fill_partialities`, compiled: one machine code for all models, kept on disk. When
     first asked for, not when imported, as many ranks may import at once."""
     f8 = types.float64
     signature = types.void(
@@ -79,10 +81,7 @@ def partiality_kernel() -> Callable[..., Any]:
         types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1], f8[::1], f8[::1], f8[::1],
         f8[:, :, ::1], f8[::1], f8[:, ::1],
     )  # fmt: skip
-    compiled: Callable[..., Any] = njit(signature, cache=True, nogil=True, error_model="numpy")(
-        fill_partialities
-    )
-    return compiled
+    return compiled(signature=signature, error_model="numpy")(fill_partialities)
 
 
 def fill_partialities(  # type: ignore[no-untyped-def]
@@ -172,7 +171,7 @@ def fill_partialities(  # type: ignore[no-untyped-def]
                 relative[j, 3 + n_strains] = by_k / p
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def product(a, b, out):  # type: ignore[no-untyped-def]
     """out = a b, all (3, 3)."""
     for i in range(3):
@@ -180,7 +179,7 @@ def product(a, b, out):  # type: ignore[no-untyped-def]
             out[i, j] = a[i, 0] * b[0, j] + a[i, 1] * b[1, j] + a[i, 2] * b[2, j]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def extend_rows(a, relative):  # type: ignore[no-untyped-def]
     """a[:, 2:] = ∂r/∂(θ₁, θ₂, ln r₀, …) from a[:, 0] = ∂r/∂ ln G, which is ∂r/∂ ln P too."""
     for i in range(len(a)):

@@ -31,9 +31,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sfxproc.kernels.compiled import compiled
 from sfxproc.kernels.splitmix64 import GOLDEN, mixed
 
 Floats = NDArray[np.floating[Any]]
@@ -136,7 +136,7 @@ def reference_lines(forms: Floats, basis: Floats) -> Reference:
     return Reference(padded, columns, rows, tuple(range(forms.shape[1])))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def stream(seed, candidate, iteration):  # type: ignore[no-untyped-def]
     """The state from which the random numbers of an iteration of a candidate follow."""
     z = mixed(np.uint64(seed) + GOLDEN)
@@ -144,13 +144,13 @@ def stream(seed, candidate, iteration):  # type: ignore[no-untyped-def]
     return mixed((z ^ np.uint64(iteration)) + GOLDEN)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unit(z):  # type: ignore[no-untyped-def]
     """A number in [0, 1) of 64 random bits."""
     return np.float64(z >> np.uint64(11)) * 2.0**-53
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def workspace(n_reference, n_lines):  # type: ignore[no-untyped-def]
     """Scratch arrays of `assign`."""
     q = np.zeros(n_reference, np.float32)
@@ -159,7 +159,7 @@ def workspace(n_reference, n_lines):  # type: ignore[no-untyped-def]
     return q, q.view(np.int32), keys, low, high
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def draw(state, tickets, subset, chosen):  # type: ignore[no-untyped-def]
     """Numbers of `subset` different lines into `chosen`; the state behind the last draw."""
     n = 0
@@ -179,7 +179,7 @@ def draw(state, tickets, subset, chosen):  # type: ignore[no-untyped-def]
     return state
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def information_of(lines, count, delta):  # type: ignore[no-untyped-def]
     """I of the module's equations, nats, of one cell."""
     n = len(delta)
@@ -193,7 +193,7 @@ def information_of(lines, count, delta):  # type: ignore[no-untyped-def]
     return total - np.log(product)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def dot(a, b, each):  # type: ignore[no-untyped-def]
     """Σ a b over the parameters, in their order."""
     total = a[0] * b[0]
@@ -202,7 +202,7 @@ def dot(a, b, each):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def determinant(basis, x, each):  # type: ignore[no-untyped-def]
     """Of the reciprocal metric, Å⁻⁶; 0 if it is not positive definite."""
     hh, kk, ll = dot(basis[0], x, each), dot(basis[1], x, each), dot(basis[2], x, each)
@@ -216,7 +216,7 @@ def determinant(basis, x, each):  # type: ignore[no-untyped-def]
     return det if hh > 0.0 and minor > 0.0 and det > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-def]
     """Nearest calculated line near[k] of each observed line and delta[k] = q²_k − q²_near.
 
@@ -282,7 +282,7 @@ def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-d
     return np.int64(kept) - beyond
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def solve(A, x, each):  # type: ignore[no-untyped-def]
     """x becomes x + A⁻¹ b by Cholesky's method; A (p, p + 1) holds the lower triangle and b
     as its last column, and is overwritten. What the rows do not fix stays."""
@@ -310,7 +310,7 @@ def solve(A, x, each):  # type: ignore[no-untyped-def]
         x[s] += A[s, p]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_row(A, form, w, residual, each):  # type: ignore[no-untyped-def]
     """Add w f fᵀ and w f r to the normal equations."""
     p = len(each)
@@ -321,7 +321,7 @@ def add_row(A, form, w, residual, each):  # type: ignore[no-untyped-def]
             A[s, t] += v * form[t]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def search(  # type: ignore[no-untyped-def]
     reference, lines, rules, starts, seed, first, out, information, iterations
 ):
@@ -382,7 +382,7 @@ def search(  # type: ignore[no-untyped-def]
         iterations[c] = spent
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def explain(reference, lines, x, near, delta, count):  # type: ignore[no-untyped-def]
     """`assign` for cells x (c, p): near (c, n), delta (c, n) and count (c,)."""
     work = workspace(reference.columns.shape[1], len(lines.q2))

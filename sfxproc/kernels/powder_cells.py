@@ -16,12 +16,13 @@ which tells quickly most of those that do not.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sfxproc.kernels.compiled import compiled
 
 # ---- the metric ----------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def direct_metric(basis, x, out):  # type: ignore[no-untyped-def]
     """The inverse of G* into out (3, 3), for basis (p, 3, 3) and x (p,); returns det G*, 0 if G*
     is not finite and positive definite: out is not set then."""
@@ -43,7 +44,7 @@ def direct_metric(basis, x, out):  # type: ignore[no-untyped-def]
     return det
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def determinants(basis, x, out):  # type: ignore[no-untyped-def]
     """det G* of cells x (c, p) into out (c,), 0 of what is no cell; basis (p, 3, 3)."""
     work = np.empty((3, 3))
@@ -51,7 +52,7 @@ def determinants(basis, x, out):  # type: ignore[no-untyped-def]
         out[i] = direct_metric(basis, x[i], work)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def shortest(basis, x, vectors):  # type: ignore[no-untyped-def]
     """Length of the shortest of the vectors (n, 3) in the cell x (p,); NaN if it is none."""
     metric = np.empty((3, 3))
@@ -67,7 +68,7 @@ def shortest(basis, x, vectors):  # type: ignore[no-untyped-def]
     return np.sqrt(least)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def nearly_symmetric(metric, axes, turns, length, angle, out):  # type: ignore[no-untyped-def]
     """Which of the n axes (n, 3, 3), in columns, may fit a symmetry within p = length, ω = angle in
     rad: out (n,). metric (3, 3); turns (9, 9) is the right factor that makes of G, as a row, N."""
@@ -98,7 +99,7 @@ def nearly_symmetric(metric, axes, turns, length, angle, out):  # type: ignore[n
 # ---- lines of a cell -----------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def lines_within(basis, primitive, x, q, most, mix):  # type: ignore[no-untyped-def]
     """The lines of the cell x (p,) up to |q|, in no order: hkl (m, 3); forms f (m, p); key (m,),
     Σ f_i mix_i without regard to overflow; count (m,) how many allowed h share the line.
@@ -155,7 +156,7 @@ def lines_within(basis, primitive, x, q, most, mix):  # type: ignore[no-untyped-
     return hkl[:n].copy(), forms[:n].copy(), key[:n].copy(), count[:n].copy()
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def points_within(g, bound, primitive, q2):  # type: ignore[no-untyped-def]
     """Allowed h (n, 3) of h ≥ 0, without 000, of q² = Σ g (h², k², l², hk, hl, kl) up to q2, in
     the order of h, k, l; |h| up to bound (3,)."""

@@ -16,7 +16,8 @@ and what the parameters cost is −½ ln det(S² Σ w f fᵀ/2π + u 1), S the s
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sfxproc.kernels.compiled import compiled
 
 BINS = 256
 RIDGE = 1e-9  # relative; what the rows do not fix stays
@@ -26,7 +27,7 @@ NEGLIGIBLE = 40.0  # exp(−40) of the greatest term is below its rounding
 # ---- least squares -------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def bins(q2):  # type: ignore[no-untyped-def]
     """How many of q2 (n,), ascending, lie below each of BINS equal bins up to the last."""
     below = np.zeros(BINS + 1, np.int64)
@@ -35,7 +36,7 @@ def bins(q2):  # type: ignore[no-untyped-def]
     return below
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def nearest(calculated, q2, below, near, delta):  # type: ignore[no-untyped-def]
     """Number near[k] of the calculated line (m,), in any order, nearest to each of q2 (n,),
     ascending, and delta[k] = q²_k − q²_near; of two as near the lower one. below : `bins`. m > 0.
@@ -75,7 +76,7 @@ def nearest(calculated, q2, below, near, delta):  # type: ignore[no-untyped-def]
         delta[k] = q2[k] - calculated[near[k]]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def cholesky(A):  # type: ignore[no-untyped-def]
     """The lower triangle of A (p, p) becomes that of its factor."""
     for i in range(len(A)):
@@ -86,7 +87,7 @@ def cholesky(A):  # type: ignore[no-untyped-def]
             A[i, j] = np.sqrt(max(v, 1e-300)) if i == j else v / A[j, j]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def curvature(rows, weight, A):  # type: ignore[no-untyped-def]
     """The lower triangle of Σ w f fᵀ into A (p, p), of rows f (n, p) and weight w (n,)."""
     A[:] = 0.0
@@ -97,7 +98,7 @@ def curvature(rows, weight, A):  # type: ignore[no-untyped-def]
                 A[i, j] += v * rows[k, j]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def least_squares(rows, weight, delta, step, variance):  # type: ignore[no-untyped-def]
     """step (p,) that makes Σ w (Δ − f·step)² least, and the variances (p,) of its elements; rows f
     (n, p), weight w and delta Δ (n,)."""
@@ -131,7 +132,7 @@ def least_squares(rows, weight, delta, step, variance):  # type: ignore[no-untyp
             variance[j] += (L[i, j] / size[j]) ** 2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def refine(forms, q2, sigma, scales, at, normal, rounds, x):  # type: ignore[no-untyped-def]
     """Improve x (p,) of the lines with forms (m, p) on the observed ones q2, sigma (n,).
 
@@ -171,7 +172,7 @@ def refine(forms, q2, sigma, scales, at, normal, rounds, x):  # type: ignore[no-
 # ---- evidence ------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def ratios(calculated, q2, sigma, neighbours, alpha, n_alpha, out):  # type: ignore[no-untyped-def]
     """r into out (s, n), of q2 (n,) with sigma (s, n), from the calculated lines (m,), both
     ascending: `neighbours` of them on either side. alpha, n_alpha : α_0, n_0; N is n at least."""
@@ -208,7 +209,7 @@ def ratios(calculated, q2, sigma, neighbours, alpha, n_alpha, out):  # type: ign
             out[s, k] = total / (np.sqrt(2.0 * np.pi) * sigma[s, k] * density)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def occam(rows, weight, span, unfixed, out):  # type: ignore[no-untyped-def]
     """−½ ln det(S² Σ w f fᵀ/2π + u 1) into out (c,), of rows f (c, n, p), or (1, n, p) for all,
     and weight w (c, n); span : S.  unfixed : u."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sfxproc.kernels.compiled import compiled
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def predict_still(
     A: Floats,
     s0: Floats,

@@ -26,9 +26,9 @@ d = r. On [y, e] where V is quadratic, with Δ = γ² − 4 b c² and M = 2b + �
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sfxproc.kernels.arrow import rho_and_weight
+from sfxproc.kernels.compiled import compiled
 from sfxproc.kernels.exponential import exponential
 
 TOLD = 0.1  # partiality from which on an observation tells how well the data agree
@@ -44,14 +44,14 @@ W1, W2, W3, W4, W5, W6 = (
 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def variance_of(y, b, gain, c2):  # type: ignore[no-untyped-def]
     """V(y)."""
     t = max(y, 0.0)
     return b + t * (gain + c2 * t)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def positive_part(x, y, e, b, gain, c2):  # type: ignore[no-untyped-def]
     """∫_y^e (x − t)/V(t) dt for 0 ≤ y, e."""
     v = b + y * (gain + c2 * y)
@@ -83,7 +83,7 @@ def positive_part(x, y, e, b, gain, c2):  # type: ignore[no-untyped-def]
     return -0.5 * log_ratio / c2 + (x + 0.5 * gain / c2) * integral
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def deviance(x, y, b, gain, c2):  # type: ignore[no-untyped-def]
     """d² of an observation x that should be y."""
     if x < 0.0 and y < 0.0:
@@ -97,7 +97,7 @@ def deviance(x, y, b, gain, c2):  # type: ignore[no-untyped-def]
     return 2.0 * max(half, 0.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def deviance_residuals(x, y, b, gain, c2, d):  # type: ignore[no-untyped-def]
     """d of observations x that should be y.
 
@@ -125,7 +125,7 @@ def deviance_residuals(x, y, b, gain, c2, d):  # type: ignore[no-untyped-def]
             d[i] = np.sqrt(deviance(np.float64(x[i]), y[i], np.float64(b[i]), gain, c2))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def scale_factors(ln_g, b, s2, P, h, f, work):  # type: ignore[no-untyped-def]
     """f = ∂y/∂I = P·exp(ln G − 2 B s²) of one crystal's rows; an empty P means full intensities.
 
@@ -140,7 +140,7 @@ def scale_factors(ln_g, b, s2, P, h, f, work):  # type: ignore[no-untyped-def]
             f[i] *= P[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def longest(start, first, last):  # type: ignore[no-untyped-def]
     """Most rows of any of blocks first … last−1."""
     n = 0
@@ -149,7 +149,7 @@ def longest(start, first, last):  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def rows(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, r, d, a, c
 ):
@@ -180,7 +180,7 @@ def rows(  # type: ignore[no-untyped-def]
             a[j + k, 1] = 2.0 * s2[h[k]] * y[k] * w[k]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def deviances(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, d
 ):
@@ -197,7 +197,7 @@ def deviances(  # type: ignore[no-untyped-def]
         deviance_residuals(observed[i : i + n], y, background[i : i + n], gain, c2, d[j : j + n])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def crystal_ratios(start, shared, first, last, observed, P, expected, out):  # type: ignore[no-untyped-def]
     """out[m] = Σ I_obs / Σ P·expected[h] of each crystal, a start value of G; NaN if not > 0."""
     for m in range(first, last):
@@ -210,7 +210,7 @@ def crystal_ratios(start, shared, first, last, observed, P, expected, out):  # t
         out[m] = above / below if above > 0.0 and below > 0.0 else np.nan
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def reflection_sums(start, shared, first, last, local, s2, P, observed, out):  # type: ignore[no-untyped-def]
     """out (3, n_shared) += Σ I_obs, Σ f, and the number of crystals that hold the reflection.
 
@@ -233,7 +233,7 @@ def reflection_sums(start, shared, first, last, local, s2, P, observed, out):  #
             before = h
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def log_sums(start, shared, first, last, local, s2, P, observed, background, out):  # type: ignore[no-untyped-def]
     """out (2, n_shared) += Σ ln(max(I_obs, √b)/f) and the number of observations."""
     n = longest(start, first, last)
@@ -247,7 +247,7 @@ def log_sums(start, shared, first, last, local, s2, P, observed, background, out
             out[1, h] += 1.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def overlaps(start, shared, first, last, n_crystals, out):  # type: ignore[no-untyped-def]
     """out[m] = number of reflections of crystal m that other crystals hold too."""
     for m in range(first, last):
@@ -261,7 +261,7 @@ def overlaps(start, shared, first, last, n_crystals, out):  # type: ignore[no-un
         out[m] = n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def gain_sums(observed, variance, signal, out):  # type: ignore[no-untyped-def]
     """out (6,) += n, Σw, ΣwI, ΣwI², Σwσ², ΣwIσ² with w = 1/σ⁴, over I > signal·σ."""
     for i in range(len(observed)):
@@ -277,7 +277,7 @@ def gain_sums(observed, variance, signal, out):  # type: ignore[no-untyped-def]
             out[5] += w * x * v
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def modelled(ln_g, b_factor, h, I, s2, P, x, b, gain, c2, work, f, y, d):  # type: ignore[no-untyped-def]
     """Factors f, models y = f·I and deviance residuals d of one crystal's rows."""
     scale_factors(ln_g, b_factor, s2, P, h, f, work)
@@ -286,7 +286,7 @@ def modelled(ln_g, b_factor, h, I, s2, P, x, b, gain, c2, work, f, y, d):  # typ
     deviance_residuals(x, y, b, gain, c2, d)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def weighted_sums(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, half, loss, k,
     weight, weighted, number,
@@ -317,7 +317,7 @@ def weighted_sums(  # type: ignore[no-untyped-def]
                 number[t, h[j]] += 1.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def deviations(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, s2, P, observed, mean, half, i_sum, d_sum, cc
 ):

@@ -8,13 +8,13 @@ with V and the robust weight ψ of `kernels.scale` and `kernels.arrow`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sfxproc.kernels.arrow import rho_and_weight
+from sfxproc.kernels.compiled import compiled
 from sfxproc.kernels.scale import longest, modelled, variance_of
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def scaled_rows(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, loss, k, out
 ):

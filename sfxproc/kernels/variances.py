@@ -14,12 +14,12 @@ rest). Large r² count as what normal deviates of the present V could just be.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from sfxproc.kernels.compiled import compiled
 from sfxproc.kernels.scale import longest, scale_factors, variance_of
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def chi2_of_scatter(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, cap
 ):
@@ -45,7 +45,7 @@ def chi2_of_scatter(  # type: ignore[no-untyped-def]
     return chi2, slope
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def variance_sums(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, v, share, most, out
 ):
@@ -80,7 +80,7 @@ def variance_sums(  # type: ignore[no-untyped-def]
             out[9] += e
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def ln_variances(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2
 ):
@@ -97,7 +97,7 @@ def ln_variances(  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def pulls(  # type: ignore[no-untyped-def]
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2, share, most,
     per_decade, lowest, by_intensity, by_partiality,

@@ -14,7 +14,7 @@ for a spectrum that is narrow, so that r moves in proportion to k.
 
 A profile is a compiled function of three numbers, for loops over reflections to take as an
 argument. Such a loop wants PROFILE_TYPE in its signature: the same machine code then serves all
-models and is kept in numba's cache, while a loop compiled for each profile never finds its own.
+models and is kept on disk, while a loop compiled for each profile never finds its own.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import ArrayLike, NDArray
 
+from sfxproc.kernels.compiled import compiled
 from sfxproc.kernels.postrefine import PROFILE_TYPE as PROFILE_TYPE
 
 Floats = NDArray[np.floating[Any]]
@@ -81,7 +82,7 @@ def by_differences(value: Callable[[float, float, float], float]) -> Profile:
     """The profile of a compiled value(r, R, w) -> P, its derivatives by central differences.
 
     They are good to about 1e-8 of the greatest. Seven values each time, and compiled anew in
-    every process, as numba's cache does not know functions made in functions: for trying out.
+    every process, as a function made of another one does not find its code again: for trying out.
     """
 
     @njit(nogil=True, error_model="numpy")
@@ -112,7 +113,7 @@ def _compiled_loop() -> Callable[..., None]:
     """Compiled when first called, not when imported: many ranks may import at once."""
     row = types.float64[::1]
     signature = types.void(PROFILE_TYPE, row, row, row, types.float64[:, ::1])
-    return cast(Callable[..., None], njit(signature, cache=True, nogil=True)(_loop))
+    return compiled(signature=signature)(_loop)
 
 
 def _loop(profile, r, R, w, out):  # type: ignore[no-untyped-def]

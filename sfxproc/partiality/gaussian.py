@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import njit
-
+from sfxproc.kernels.compiled import compiled
 from sfxproc.partiality.base import NEGLIGIBLE, Partiality
 
 SHARPNESS = 2.0 * math.log(2.0)
 REACH = math.sqrt(-math.log(NEGLIGIBLE) / SHARPNESS)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def profile(r, R, w):  # type: ignore[no-untyped-def]
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹."""
     x = r / R

@@ -14,15 +14,15 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from sfxproc.kernels.compiled import compiled
 from sfxproc.partiality.base import NEGLIGIBLE, Partiality
 
 SHARE = 1.0 / (4.0 * math.log(2.0))  # of R² in the variance
 REACH = math.sqrt(-2.0 * math.log(NEGLIGIBLE))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def profile(r, R, w):  # type: ignore[no-untyped-def]
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹."""
     slope = r / (SHARE * R * R + w * w)

@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from sfxproc.kernels.compiled import compiled
 from sfxproc.partiality.base import NEGLIGIBLE, Partiality
 
 REACH = float(np.sqrt(0.5 * (1.0 / NEGLIGIBLE - 1.0)))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def profile(r, R, w):  # type: ignore[no-untyped-def]
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹."""
     x = r / R

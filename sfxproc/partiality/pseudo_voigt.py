@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import njit
-
+from sfxproc.kernels.compiled import compiled
 from sfxproc.partiality import gaussian, lorentzian
 from sfxproc.partiality.base import NEGLIGIBLE, Partiality
 
@@ -29,7 +28,7 @@ def pseudo_voigt(nu: float) -> Partiality:
     g = area / (area + 1.0 - nu)
     h = 1.0 - g
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def profile(r, R, w):  # type: ignore[no-untyped-def]
         p1, by_r1, by_R1, _ = sharp(r, R, w)
         p2, by_r2, by_R2, _ = soft(r, R, w)

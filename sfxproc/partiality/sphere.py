@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from sfxproc.kernels.compiled import compiled
 from sfxproc.partiality.base import Partiality
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def profile(r, R, w):  # type: ignore[no-untyped-def]
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹; all zero from the surface on."""
     x = r / R

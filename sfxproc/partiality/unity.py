@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from sfxproc.kernels.compiled import compiled
 from sfxproc.partiality.base import Partiality
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def profile(r, R, w):  # type: ignore[no-untyped-def]
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹."""
     return (1.0 if abs(r) <= R else 0.0), 0.0, 0.0, 0.0

@@ -33,8 +33,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import njit
-
+from sfxproc.kernels.compiled import compiled
 from sfxproc.partiality import sphere
 from sfxproc.partiality.base import Partiality
 
@@ -52,7 +51,7 @@ WEIGHTS = (0.36268378337836198, 0.31370664587788729, 0.22238103445337447, 0.1012
 solid = sphere.profile
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _normal(z):  # type: ignore[no-untyped-def]
     """∫₀ᶻ φ and φ(z), z being no further than CUT."""
     if abs(z) >= CUT:  # most of the time: no erf then
@@ -60,7 +59,7 @@ def _normal(z):  # type: ignore[no-untyped-def]
     return 0.5 * math.erf(z * ROOT_HALF), DENSITY * math.exp(-0.5 * z * z)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _closed(r, R, w):  # type: ignore[no-untyped-def]
     """(K0, K1, K2, Kz) for 0 ≤ r < R + CUT w."""
     low, high = max(-(R + r) / w, -CUT), min((R - r) / w, CUT)
@@ -72,7 +71,7 @@ def _closed(r, R, w):  # type: ignore[no-untyped-def]
     return m0, k1, (r * k1 + w * kz) / R, kz
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _quadrature(r, R, w):  # type: ignore[no-untyped-def]
     """(K0, K1, K2, Kz) w/R for 0 ≤ r < R + CUT w."""
     low, high = max((r - CUT * w) / R, -1.0), min((r + CUT * w) / R, 1.0)
@@ -90,7 +89,7 @@ def _quadrature(r, R, w):  # type: ignore[no-untyped-def]
     return k0, k1, k2, kz
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def profile(r, R, w):  # type: ignore[no-untyped-def]
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹; all zero where no part is inside."""
     if w < SHARP * R:

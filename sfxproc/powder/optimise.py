@@ -23,6 +23,8 @@ from sfxproc.kernels import powder as kernels
 MOST_LINES = 64
 N_SHAPES = 64  # that K is the mean of
 
+Accept = Literal["always", "mala"]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,7 +39,7 @@ class Settings:
 
     iterations: int = 60
     subset: int = 8
-    accept: Literal["always", "mala"] = "always"
+    accept: Accept = "always"
     patience: int = 0
     hopeless: float = 0.0
     least_fill: float = 0.9

@@ -10,7 +10,7 @@ of lattices is done, high symmetry first, and then the rest of all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from sfxproc.data import Floats
 from sfxproc.powder.generators import GENERATORS, from_volumes
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.merit import merits
-from sfxproc.powder.optimise import SETTINGS, distinct, optimise
+from sfxproc.powder.optimise import SETTINGS, Accept, distinct, optimise
 from sfxproc.powder.ranking import Cell, Lines, assessed
 from sfxproc.powder.references import References, references
 
@@ -45,7 +45,8 @@ class IndexSettings:
     n_lines : the search is made with the first of them; cells are weighed with all that are
     given.  n_ranked : cells in the answer.  early_stop : end as soon as a cell is beyond doubt, and
     so it is beside those of the class below.
-    min_volume_A3, max_volume_A3 : of the conventional cell; 0: no bound.
+    min_volume_A3, max_volume_A3 : of the conventional cell; 0: no bound.  accept : which steps of a
+    candidate are taken (`optimise.Settings`).
     """
 
     lattices: tuple[str, ...] = tuple(LATTICES)
@@ -57,6 +58,7 @@ class IndexSettings:
     min_volume_A3: float = 0.0
     max_volume_A3: float = 0.0
     generators: tuple[str, ...] = ("volumes", "zones")
+    accept: Accept = "always"
 
     def allows(self, volume_A3: float) -> bool:
         """Whether a cell of this volume is wanted."""
@@ -98,7 +100,8 @@ def search(lines: Lines, task: Task, settings: IndexSettings) -> dict[str, Float
     lattice = LATTICES[task.lattice]
     number = list(LATTICES).index(task.lattice)
     reference = references(lattice.symbol)
-    rules, size = SETTINGS[lattice.n_parameters], SIZES[lattice.n_parameters]
+    rules = replace(SETTINGS[lattice.n_parameters], accept=settings.accept)
+    size = SIZES[lattice.n_parameters]
     rng = np.random.default_rng([settings.seed, number, task.batch])
     generator = GENERATORS[settings.generators[task.batch % len(settings.generators)]]
     few = lines.first(round(generator.n_lines * settings.n_lines))

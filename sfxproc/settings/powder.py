@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, field
 
 from sfxproc.config import Count, NotNegative, Positive, Whole
+from sfxproc.powder.optimise import Accept
 from sfxproc.powder.search import IndexSettings
 from sfxproc.settings.sections import Section
 from sfxproc.simulate.powder import PowderSettings
@@ -35,6 +36,7 @@ class Search(Section, frozen=True):
     effort: Positive = 1.0
     n_lines: LineCount = 20
     n_cells: Count = 20
+    accept: Accept = "always"
     early_stop: bool = True
     outliers: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
     min_volume_A3: NotNegative = 0.0
@@ -57,6 +59,7 @@ class Search(Section, frozen=True):
             n_lines=self.n_lines,
             n_ranked=max(self.n_cells, IndexSettings.n_ranked),
             early_stop=self.early_stop,
+            accept=self.accept,
             seed=self.seed,
             min_volume_A3=self.min_volume_A3,
             max_volume_A3=self.max_volume_A3,

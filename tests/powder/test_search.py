@@ -51,6 +51,16 @@ def test_waves_hold_each_task_once_and_go_down_in_symmetry_twice() -> None:
     assert all(wave for wave in twice)
 
 
+def test_steps_that_are_refused_lead_elsewhere() -> None:
+    """With "mala" the cell is found too, by other candidates."""
+    lines = pattern("mP", MONOCLINIC)
+    always, mala = (
+        search(lines, Task("mP", 0), IndexSettings(accept=accept)) for accept in ("always", "mala")
+    )
+    assert same_lattice(cells_from_x(LATTICES["mP"], mala["x"])[0], MONOCLINIC)
+    assert mala["x"].tobytes() != always["x"].tobytes()
+
+
 def test_a_task_finds_the_cell() -> None:
     found = search(pattern("mP", MONOCLINIC), Task("mP", 0), SETTINGS)
     assert list(LATTICES)[int(found["lattice"])] == "mP"
