@@ -19,7 +19,7 @@ from sfxproc.jobs.compare_truth import true_and_ideal
 from sfxproc.jobs.postrefine_config import PostrefineConfig
 from sfxproc.jobs.settings import Symmetry
 from sfxproc.merging.compare_truth import compare_with_truth
-from sfxproc.models.postrefine import Geometry, PostrefineModel, PostrefineSettings, axes_of
+from sfxproc.models.postrefine import Geometry, PostrefineSettings, axes_of
 from sfxproc.partiality import PARTIALITIES
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 from sfxproc.symmetry import reflections, space_group, unique_keys
@@ -110,7 +110,6 @@ def measured(data: Data, name: str, model: str) -> Figures:
     cpu_s = time.process_time() - began
     assert found is not None
     score, result = found
-    assert isinstance(result.model, PostrefineModel)
     columns = data.made.truth.columns()
     settings = data.made.truth.settings
     group = space_group(settings.space_group)

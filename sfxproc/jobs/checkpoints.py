@@ -28,6 +28,7 @@ from sfxproc.jobs.settings import Output
 from sfxproc.jobs.status import STOPPED, write_progress
 from sfxproc.lsq import Engine, Model, Point
 from sfxproc.lsq.lm import State
+from sfxproc.lsq.problem import ModelT
 from sfxproc.lsq.result import iterations_of, table_of
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
@@ -231,7 +232,7 @@ def _shown(value: Any) -> str:
 # ---- states of the solver --------------------------------------------------------------------
 
 
-def arrays_of(state: State, engine: Engine) -> dict[str, NDArray[Any]] | None:
+def arrays_of(state: State[Model], engine: Engine) -> dict[str, NDArray[Any]] | None:
     """A state but for its model as arrays, on the first rank; None elsewhere. Called on all.
 
     Local parameters of all ranks lie end to end, so that it fits any number of ranks.
@@ -249,7 +250,7 @@ def arrays_of(state: State, engine: Engine) -> dict[str, NDArray[Any]] | None:
     }
 
 
-def state_of(arrays: Arrays, model: Model, engine: Engine) -> State:
+def state_of(arrays: Arrays, model: ModelT, engine: Engine) -> State[ModelT]:
     """The state of this rank's share that `arrays_of` made these of. model : as adapted then."""
     n_local = model.layout.n_local
     before = engine.sums.place(n_local)

@@ -27,8 +27,9 @@ I1 = NDArray[np.int8]
 
 
 def concluded(
-    job: ScaleJob, judging: Judging, n_overlaps: NDArray[np.int64], engine: Engine, result: Result,
-    n_rows: NDArray[np.int64], more: Mapping[str, NDArray[Any]] | None = None,
+    job: ScaleJob, judging: Judging, n_overlaps: NDArray[np.int64], engine: Engine,
+    result: Result[steps.CrystalModel], n_rows: NDArray[np.int64],
+    more: Mapping[str, NDArray[Any]] | None = None,
 ) -> Scaled:  # fmt: skip
     """Everything that a solved job has to tell. n_rows : (n_own,) observations of each crystal when
     it was set up. more : columns of frames.h5, of all crystals."""
@@ -110,15 +111,14 @@ def group_masks(job: ScaleJob, data: Dataset) -> dict[str, NDArray[np.bool_]]:
 
 
 def with_halves_apart(
-    job: ScaleJob, engine: Engine, result: Result, solution: steps.Solution, half: I1,
-    merged: Merged,
+    job: ScaleJob, engine: Engine, result: Result[steps.CrystalModel], solution: steps.Solution,
+    half: I1, merged: Merged,
 ) -> Merged:  # fmt: skip
     """The merge with half sets that were refined each by itself."""
     loss = steps.loss_of(job.config)
     intensity, sigma = np.empty((2, 2, len(merged.reflections)))
     for side in (0, 1):
         job.log(f"half set {side + 1} refined by itself")
-        assert isinstance(result.model, steps.MODELS)
         others = half != side
         model = result.model.without(others)
         model = model.with_errors(replace(model.errors, refits=0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from sfxproc.jobs.scale_reference import reference_scales
 from sfxproc.jobs.selection import Inventory
 from sfxproc.jobs.settings import Merging, Start
 from sfxproc.jobs.status import write_progress
-from sfxproc.lsq import SOLVERS, Engine, Iteration, LevenbergMarquardt, Loss, Point, Result
+from sfxproc.lsq import SOLVERS, Engine, Iteration, LevenbergMarquardt, Loss, Model, Point, Result
 from sfxproc.lsq.covariance import Covariance, exact
 from sfxproc.lsq.lm import State
 from sfxproc.lsq.sampled import sampled
@@ -43,7 +43,21 @@ InventoryT = TypeVar("InventoryT", bound=Inventory)
 EXACT_PARAMETERS = 2000  # of crystals; beyond this covariances are sampled
 STRATA = 20  # shells of equal numbers of reflections, for calibrating sampled variances
 
-MODELS = (ScaleModel, PostrefineModel)
+CrystalModel = ScaleModel | PostrefineModel
+
+
+class WithErrors(Model, Protocol):
+    """A model whose error model can be exchanged."""
+
+    @property
+    def errors(self) -> ErrorModel:
+        """The error model."""
+
+    def with_errors(self, errors: ErrorModel) -> Self:
+        """The model with another one."""
+
+
+CrystalModelT = TypeVar("CrystalModelT", bound=WithErrors)
 
 SOLVE = "lm"  # key of the solver's state in the checkpoint
 
@@ -201,13 +215,13 @@ def with_fixed(
 
 def solve(
     engine: Engine,
-    model: ScaleModel | PostrefineModel,
+    model: CrystalModelT,
     start: Point,
     config: ScaleConfig,
     checkpoint: JobCheckpoint,
     log: Log,
     key: str = SOLVE,
-) -> Result:
+) -> Result[CrystalModelT]:
     """Refine all crystals and intensities together, from where a checkpoint has them if it does.
 
     key : of the solve, in the checkpoint. Raises Stopped if a signal asked for it; only
@@ -223,7 +237,7 @@ def solve(
     if isinstance(solver, LevenbergMarquardt):
         state = kept_state(engine, model, checkpoint, log, key)
 
-        def keep(state: State) -> None:
+        def keep(state: State[CrystalModelT]) -> None:
             if checkpoint.asked():
                 keep_state(engine, state, checkpoint, key)
                 if stop_wanted(checkpoint.comm):
@@ -258,9 +272,10 @@ def teller(checkpoint: JobCheckpoint, log: Log) -> Callable[[Iteration], None]:
     return tell
 
 
-def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint, key: str) -> None:
+def keep_state(
+    engine: Engine, state: State[WithErrors], checkpoint: JobCheckpoint, key: str
+) -> None:
     """Keep where the solve stands, its error model too. On all ranks."""
-    assert isinstance(state.model, ScaleModel | PostrefineModel)
     arrays = arrays_of(state, engine)
     if arrays is not None:
         arrays["errors"] = np.array(astuple(state.model.errors), dtype=np.float64)
@@ -269,11 +284,11 @@ def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint, key: str
 
 def kept_state(
     engine: Engine,
-    model: ScaleModel | PostrefineModel,
+    model: CrystalModelT,
     checkpoint: JobCheckpoint,
     log: Log,
     key: str,
-) -> State | None:
+) -> State[CrystalModelT] | None:
     """Where an earlier run of the job kept that its solve stood; None if it did not."""
     arrays = checkpoint.load(key, log)
     if arrays is None:
@@ -306,11 +321,10 @@ class Solution:
 
 
 def in_gauge(
-    engine: Engine, result: Result, data: Dataset, reference: ReferenceSet | None,
-    config: ScaleConfig,
+    engine: Engine, result: Result[CrystalModel], data: Dataset,
+    reference: ReferenceSet | None, config: ScaleConfig,
 ) -> Solution:  # fmt: skip
     """The solution with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
-    assert isinstance(result.model, MODELS)
     model = result.model.at(result.point)
     point = model.centred(result.point)
     if reference is not None:
@@ -325,7 +339,7 @@ def in_gauge(
 
 def covariance_of(
     engine: Engine,
-    model: ScaleModel | PostrefineModel,
+    model: CrystalModel,
     point: Point,
     s2: F8,
     config: ScaleConfig,

@@ -23,7 +23,7 @@ from scipy.linalg import get_lapack_funcs
 from sfxproc.errors import DataError
 from sfxproc.kernels.covariance import mirror, subtract_pairs
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import F8, Array, Layout, gauge_rows
+from sfxproc.lsq.problem import F8, Array, Layout, Point, gauge_rows
 from sfxproc.lsq.schur import Damped, complete
 from sfxproc.lsq.step import Step
 from sfxproc.lsq.whole import own_part, whole, whole_layout
@@ -170,7 +170,9 @@ class Factor:
         return V
 
 
-def schur_dense(engine: Engine, lin: Linearisation, damping: float, tolerance: float) -> Step:
+def schur_dense(
+    engine: Engine, lin: Linearisation, damping: float, tolerance: float
+) -> Step[Point]:
     """Solve the damped normal equations by a dense factor of the Schur complement."""
     layout = lin.layout
     everything = whole(engine, lin, whole_layout(engine, layout))

@@ -10,7 +10,7 @@ from sfxproc.lsq.dense import dense
 from sfxproc.lsq.engine import Engine
 from sfxproc.lsq.lbfgs import Lbfgs
 from sfxproc.lsq.lm import LevenbergMarquardt
-from sfxproc.lsq.problem import Model, Point
+from sfxproc.lsq.problem import ModelT, Point
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import schur_cg
 from sfxproc.lsq.schur_dense import schur_dense
@@ -23,10 +23,10 @@ class Solver(Protocol):
     def solve(
         self,
         engine: Engine,
-        model: Model,
+        model: ModelT,
         start: Point,
         progress: Callable[[Iteration], None] = ...,
-    ) -> Result:
+    ) -> Result[ModelT]:
         """Minimise from a starting point; progress is told of each iteration."""
 
 

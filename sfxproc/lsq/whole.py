@@ -39,7 +39,7 @@ def whole(engine: Engine, lin: Linearisation, layout: Layout | None) -> Linearis
     C, g, e = (engine.sums.gathered(part) for part in (lin.C, lin.g, lin.e))
     if layout is None or C is None or g is None or e is None:
         return None
-    return replace(lin, layout=layout, C=C, g=g, e=e)
+    return replace(lin, layout=layout, C=C, g=g).with_e(e)
 
 
 def own_part(engine: Engine, layout: Layout, found: Array | None) -> Array | None:

@@ -91,9 +91,9 @@ def test_a_sparse_step_equals_the_dense_step(
     structure = Structure.of(whole_layout(engine, lin.layout))
     step = sparse_step(structure, engine, lin, damping, 0.0)
     twin = dense(engine, lin, max(damping, SMALLEST_DAMPING), 0.0)
-    size = np.abs(twin.shared).max()
-    np.testing.assert_allclose(step.local, twin.local, rtol=1e-7, atol=1e-7 * size)
-    np.testing.assert_allclose(step.shared, twin.shared, rtol=1e-7, atol=1e-7 * size)
+    size = np.abs(twin.delta.shared).max()
+    np.testing.assert_allclose(step.delta.local, twin.delta.local, rtol=1e-7, atol=1e-7 * size)
+    np.testing.assert_allclose(step.delta.shared, twin.delta.shared, rtol=1e-7, atol=1e-7 * size)
     assert step.predicted == pytest.approx(twin.predicted, rel=1e-7)
 
 
