@@ -6,15 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from sfxproc.lsq.dense import dense
+from sfxproc.lsq.compared.dense import dense
+from sfxproc.lsq.compared.lbfgs import Lbfgs
+from sfxproc.lsq.compared.sparse import SparseCholesky
 from sfxproc.lsq.engine import Engine
-from sfxproc.lsq.lbfgs import Lbfgs
 from sfxproc.lsq.lm import LevenbergMarquardt
 from sfxproc.lsq.problem import ModelT, Point
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import schur_cg
 from sfxproc.lsq.schur_dense import schur_dense
-from sfxproc.lsq.sparse import SparseCholesky
 
 
 class Solver(Protocol):

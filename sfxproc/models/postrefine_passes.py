@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sfxproc.kernels.postrefine import LN_SIZE, THETA_1, THETA_2
 from sfxproc.kernels.variances import ln_variances
 from sfxproc.lsq import Engine, Iteration, Loss, Point, Result
-from sfxproc.lsq.alternating import alternating
+from sfxproc.lsq.compared.alternating import alternating
 from sfxproc.lsq.problem import Layout
 from sfxproc.models.postrefine import PostrefineModel, cells_to_mean, second_chance
 from sfxproc.models.scale import LN_G, B

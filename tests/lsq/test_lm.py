@@ -18,7 +18,7 @@ from sfxproc.lsq import (
     Point,
     Result,
 )
-from sfxproc.lsq.dense import dense
+from sfxproc.lsq.compared.dense import dense
 from tests.problems import LampData, LampModel, lamp_data, lamp_problem, on_ranks
 
 PRECISE: dict[str, Any] = {"cg_tolerance": 1e-6, "tolerance": 1e-15}

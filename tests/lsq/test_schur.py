@@ -12,7 +12,7 @@ from scipy.linalg import null_space
 
 from sfxproc.errors import DataError
 from sfxproc.lsq import SOLVERS, Engine, Linearisation, Loss, Point
-from sfxproc.lsq.dense import dense, normal_matrix
+from sfxproc.lsq.compared.dense import dense, normal_matrix
 from sfxproc.lsq.lm import StepMethod
 from sfxproc.lsq.schur import schur_cg
 from sfxproc.lsq.schur_dense import schur_dense

@@ -10,7 +10,7 @@ import pytest
 
 from sfxproc.kernels import scale_numpy
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
-from sfxproc.lsq.dense import normal_matrix
+from sfxproc.lsq.compared.dense import normal_matrix
 from sfxproc.lsq.engine import LOSSES
 from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.scale import ScaleModel

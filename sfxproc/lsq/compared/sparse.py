@@ -42,8 +42,8 @@ from sfxproc.lsq.lm import LevenbergMarquardt
 from sfxproc.lsq.problem import F8, Array, Layout, Loss, ModelT, Point, gauge_rows
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import Damped, complete
+from sfxproc.lsq.schur_dense import own_part, whole, whole_layout
 from sfxproc.lsq.step import Step
-from sfxproc.lsq.whole import own_part, whole, whole_layout
 
 try:
     from sksparse import cholmod

@@ -17,9 +17,8 @@ from sfxproc.kernels.normal import add_couplings_dense
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import F8, Point
 from sfxproc.lsq.schur import Damped, complete
-from sfxproc.lsq.schur_dense import Factor
+from sfxproc.lsq.schur_dense import Factor, own_part, whole, whole_layout
 from sfxproc.lsq.step import Step
-from sfxproc.lsq.whole import own_part, whole, whole_layout
 
 MOST_BYTES = 4_000_000_000
 
