@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.runs import Figures, machine, number, table, told
 from sfxproc.commands.compare_truth import true_and_ideal
 from sfxproc.merging.compare_truth import compare_with_truth
-from sfxproc.models.postrefine import Geometry, PostrefineModel, PostrefineSettings, axes_of
+from sfxproc.models.postrefine import Geometry, PostrefineSettings, axes_of
 from sfxproc.partiality import PARTIALITIES
 from sfxproc.refine.choose_partiality import Sample, fit_of
 from sfxproc.settings.postrefine import PostrefineConfig
@@ -110,7 +110,6 @@ def measured(data: Data, name: str, model: str) -> Figures:
     cpu_s = time.process_time() - began
     assert found is not None
     score, result = found
-    assert isinstance(result.model, PostrefineModel)
     columns = data.made.truth.columns()
     settings = data.made.truth.settings
     group = space_group(settings.space_group)

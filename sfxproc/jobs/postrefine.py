@@ -100,7 +100,6 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
         result = solve_kept(
             engine, together, begin, config, job.checkpoint, job.log, "merging-again"
         )
-    assert isinstance(result.model, PostrefineModel)
     own = moved_columns(result.model.geometry, result.point)
     more = {name: job.comm.allgather_rows(column) for name, column in own.items()}
     found = concluded(job, judging, n_overlaps, engine, result, n_rows, more)
@@ -123,7 +122,7 @@ def set_up(
     )  # fmt: skip
     del shown
     data, n_overlaps = with_fixed(job, data, problem)
-    scaled: Result | ScaleProblem = problem
+    scaled: Result[ScaleModel] | ScaleProblem = problem
     point = problem.start
     if scaled_first:
         job.log("scaling with the orientations as recorded")
@@ -133,7 +132,6 @@ def set_up(
             engine, problem.model, problem.start, rough, job.checkpoint, job.log, "scaling"
         )
         point = scaled.point
-    assert isinstance(scaled.model, ScaleModel)
     begin = extended(point, size, geometry)
     together = postrefine_model(
         scaled.model, geometry, model, begin, settings_of(config.postrefine)
@@ -149,12 +147,12 @@ STRATEGIES: dict[str, Callable[[ScaleJob, PostrefineConfig], Scaled | None]] = {
 
 def refined(
     job: ScaleJob, config: PostrefineConfig, engine: Engine, model: PostrefineModel, start: Point,
-    data: Dataset, judging: Callable[[Result], NDArray[np.bool_]],
-) -> Result:  # fmt: skip
+    data: Dataset, judging: Callable[[Result[PostrefineModel]], NDArray[np.bool_]],
+) -> Result[PostrefineModel]:  # fmt: skip
     """The scheme that the settings ask for."""
     wanted = config.postrefine
 
-    def solve(some: PostrefineModel, point: Point, key: str) -> Result:
+    def solve(some: PostrefineModel, point: Point, key: str) -> Result[PostrefineModel]:
         return solve_kept(engine, some, point, config, job.checkpoint, job.log, key)
 
     way = Refinement(

@@ -22,8 +22,15 @@ from sfxproc.kernels.covariance import quadratic_forms
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import F8
 from sfxproc.lsq.schur import Damped
-from sfxproc.lsq.schur_dense import MOST_RIDGE_OF_COVARIANCE, Factor, Pairs, schur_matrix
-from sfxproc.lsq.whole import own_part, whole, whole_layout
+from sfxproc.lsq.schur_dense import (
+    MOST_RIDGE_OF_COVARIANCE,
+    Factor,
+    Pairs,
+    own_part,
+    schur_matrix,
+    whole,
+    whole_layout,
+)
 
 SLICES = 64  # of the shared parameters, spread over threads
 LEAST_LEFT = 1e-12  # of a curvature: where elimination leaves less, the data determine nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -28,23 +28,54 @@ LOSSES = {"none": NO_LOSS, "huber": HUBER, "cauchy": CAUCHY}
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
+class Lent:
+    """Memory that its owner lends until it needs it again."""
+
+    _array: Array | None
+
+    @property
+    def array(self) -> Array:
+        """What it holds. Raises RuntimeError once it was taken back."""
+        if self._array is None:
+            raise RuntimeError(
+                "This linearisation is spent: the engine's next one took the memory of its "
+                "couplings. Use the newer one, or another engine."
+            )
+        return self._array
+
+    def take_back(self) -> None:
+        """Let nobody use it any longer."""
+        self._array = None
+
+
 @dataclass(frozen=True, eq=False)
 class Linearisation:
     """Normal equations at a point, by block (see `kernels.arrow` for the letters).
 
     C (n_local, p, p), g (n_local, p), e (n_rows, p): of this process; priors are in C and g.
     D (n_shared,), q (n_shared,): summed over all processes. objective = ½ Σ ρ + ½ priors;
-    chi2 = Σ r², without priors. e lies in memory that the engine's next linearisation overwrites.
+    chi2 = Σ r², without priors. e is large: the engine lends its memory (couplings) until its
+    next linearisation, and asking for it later raises RuntimeError.
     """
 
     layout: Layout
     C: F8
     g: F8
-    e: Array
+    couplings: Lent
     D: F8
     q: F8
     objective: float
     chi2: float
+
+    @property
+    def e(self) -> Array:
+        """(n_rows, p) couplings of the rows."""
+        return self.couplings.array
+
+    def with_e(self, e: Array) -> Linearisation:
+        """With other couplings, in memory of their own."""
+        return replace(self, couplings=Lent(e))
 
 
 @dataclass(eq=False)
@@ -57,6 +88,7 @@ class Engine:
     _workspace: dict[str, Array] = field(default_factory=dict, repr=False)
     _pool: ThreadPoolExecutor | None = field(default=None, repr=False)
     _product: tuple[Array, float, Array] | None = field(default=None, repr=False)
+    _lent: Lent = field(default_factory=lambda: Lent(None), repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def map(self, work: Callable[[int], T], count: int) -> list[T]:
@@ -116,7 +148,9 @@ class Engine:
         skip = objective is not None and loss.kind == "none"
         n, p = layout.n_local, len(layout.parameters)
         C, g = np.zeros((n, p, p)), np.zeros((n, p))
+        self._lent.take_back()
         e = self.buffer("e", (layout.n_rows, p), self.storage)
+        self._lent = Lent(e)
         per_chunk = np.zeros((len(layout.chunk) - 1, 2))
         accumulate = arrow_kernels(p).accumulate
 
@@ -138,7 +172,7 @@ class Engine:
         C[:, range(p), range(p)] += layout.prior_weight
         if objective is None:
             objective = 0.5 * (rho + self._prior(layout, pull))
-        return Linearisation(layout, C, g, e, D, q, objective, chi2)
+        return Linearisation(layout, C, g, self._lent, D, q, objective, chi2)
 
     def objective(self, model: Model, point: Point, loss: Loss) -> float:
         """½ Σ ρ(d) + ½ priors."""

@@ -15,26 +15,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, isfinite
+from typing import Generic, cast
 
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import Loss, Model, Point
+from sfxproc.lsq.problem import Loss, ModelT, ModelT_co, Point
 from sfxproc.lsq.result import Iteration, Result, counts
 from sfxproc.lsq.schur import schur_cg
-from sfxproc.lsq.step import Outcome, Step
+from sfxproc.lsq.step import L, Outcome, P, Problem, Step
 
-StepMethod = Callable[[Engine, Linearisation, float, float], Step]
+StepMethod = Callable[[Engine, Linearisation, float, float], Step[Point]]
 """A damped step: of an engine, a linearisation, a damping value and a tolerance."""
 
 MIN_DAMPING, MAX_DAMPING = 1e-12, 1e12
 FREE = 1.0  # damping up to which a step is about as long as the problem wants it
 NEGLIGIBLE = 1e-4  # decrease of ½ χ²: the whole step is then within 0.015 of its joint sigma
 STALLED = 10  # iterations that together lower the objective by next to nothing: at a kink
+NOT_FINITE = "Stopped: the objective is not a finite number."
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class State(Generic[ModelT_co]):
     """Where a solve stands between two iterations: all that the next ones depend on.
 
     model : with its error model as adapted so far. known : the objective at the point where it
@@ -45,10 +47,69 @@ class State:
     point: Point
     damping: float
     growth: float
-    model: Model
+    model: ModelT_co
     known: float | None = None
     iterations: tuple[Iteration, ...] = ()
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class ModelProblem(Generic[ModelT]):
+    """A model, an engine that evaluates it, and a way to solve for steps, as one problem."""
+
+    engine: Engine
+    model: ModelT
+    loss: Loss
+    method: StepMethod
+    accuracy: float
+
+    def linearise(self, point: Point, objective: float | None = None) -> Linearisation:
+        """Normal equations at a point."""
+        return self.engine.linearise(self.model, point, self.loss, objective)
+
+    def step(self, lin: Linearisation, damping: float) -> Step[Point]:
+        """The damped step."""
+        return self.method(self.engine, lin, damping, self.accuracy)
+
+    def retract(self, point: Point, delta: Point) -> Point:
+        """The model's own update."""
+        return self.model.retract(point, delta.local, delta.shared)
+
+    def objective(self, point: Point) -> float:
+        """½ Σ ρ(d) + ½ priors."""
+        return self.engine.objective(self.model, point, self.loss)
+
+    def refreshed(self, point: Point) -> ModelProblem[ModelT]:
+        """With the error model adapted."""
+        adapted = self.model.refreshed(point)
+        return self if adapted is self.model else replace(self, model=adapted)
+
+
+@dataclass(frozen=True, eq=False)
+class Standing(Generic[P, L]):
+    """Where a descent stands: the fields of a `State`, of any problem. seconds : until it began."""
+
+    problem: Problem[P, L]
+    point: P
+    damping: float
+    growth: float
+    known: float | None
+    iterations: tuple[Iteration, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ended(Generic[P, L]):
+    """How a descent ended. lin : the last linearisation. objective : the lowest met, at point."""
+
+    problem: Problem[P, L]
+    point: P
+    lin: L
+    objective: float
+    converged: bool
+    termination: str
+    iterations: tuple[Iteration, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -70,13 +131,13 @@ class LevenbergMarquardt:
     def solve(
         self,
         engine: Engine,
-        model: Model,
+        model: ModelT,
         start: Point,
         progress: Callable[[Iteration], None] = lambda _: None,
         *,
-        state: State | None = None,
-        keep: Callable[[State], None] = lambda _: None,
-    ) -> Result:
+        state: State[ModelT] | None = None,
+        keep: Callable[[State[ModelT]], None] = lambda _: None,
+    ) -> Result[ModelT]:
         """Minimise from a starting point. The result's point is the best one met.
 
         keep : told where the solve stands after each iteration but the last. state : one of
@@ -84,29 +145,58 @@ class LevenbergMarquardt:
         """
         if state is None:
             state = State(start, self.damping, 2.0, model.refreshed(start))
-        began = time.monotonic() - state.seconds
-        point, damping, growth = state.point, state.damping, state.growth
-        model, known = state.model, state.known
-        lin = engine.linearise(model, point, self.loss, known)
-        iterations = list(state.iterations)
+
+        def model_of(problem: Problem[Point, Linearisation]) -> ModelT:
+            return cast(ModelProblem[ModelT], problem).model  # refreshed, it still is one
+
+        def kept(at: Standing[Point, Linearisation]) -> None:
+            keep(
+                State(
+                    at.point, at.damping, at.growth, model_of(at.problem), at.known, at.iterations,
+                    at.seconds,
+                )
+            )  # fmt: skip
+
+        problem = ModelProblem(engine, state.model, self.loss, self.step, self.cg_tolerance)
+        begin = Standing[Point, Linearisation](
+            problem, state.point, state.damping, state.growth, state.known, state.iterations,
+            state.seconds,
+        )  # fmt: skip
+        end = self.minimise(begin, progress, kept)
+        return Result(
+            end.point, model_of(end.problem), end.converged, end.termination, end.objective,
+            end.lin.chi2, *counts(engine, end.lin), end.iterations, end.seconds,
+        )  # fmt: skip
+
+    def minimise(
+        self,
+        begin: Standing[P, L],
+        progress: Callable[[Iteration], None] = lambda _: None,
+        keep: Callable[[Standing[P, L]], None] = lambda _: None,
+    ) -> Ended[P, L]:
+        """Descend from where a problem stands, any problem, until converged or stopped."""
+        began = time.monotonic() - begin.seconds
+        point, damping, growth = begin.point, begin.damping, begin.growth
+        problem, known = begin.problem, begin.known
+        lin = problem.linearise(point, known)
+        iterations = list(begin.iterations)
         best = lin.objective
-        not_finite = "Stopped: the objective is not a finite number."
-        converged, termination = False, "" if isfinite(lin.objective) else not_finite
+        converged, termination = False, "" if isfinite(lin.objective) else NOT_FINITE
         while not termination:
             at = time.monotonic()
-            step = self.step(engine, lin, damping, self.cg_tolerance)
+            step = problem.step(lin, damping)
             little = max(self.tolerance * lin.objective, NEGLIGIBLE)
             solved = step.outcome is Outcome.SOLVED and step.predicted >= -little
             trial, objective, gain, accepted = point, lin.objective, 0.0, False
             if solved or step.predicted > 0.0:
-                trial = model.retract(point, step.local, step.shared)
-                objective = engine.objective(model, trial, self.loss)
+                trial = problem.retract(point, step.delta)
+                objective = problem.objective(trial)
                 gain = (lin.objective - objective) / step.predicted if step.predicted > 0 else 0.0
                 accepted = isfinite(objective) and bool(objective <= lin.objective)
             small = bool(step.predicted <= little)
             small = small and damping <= FREE  # what much damping shortened tells nothing
             tiny = small and solved
-            before, used = lin, damping
+            before_objective, before_chi2, used = lin.objective, lin.chi2, damping
             if accepted:
                 point, best, growth = trial, objective, 2.0
                 if small and not solved:  # less damping would fare no better
@@ -115,20 +205,21 @@ class LevenbergMarquardt:
                     shrink = max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3)
                     damping = max(damping * shrink, MIN_DAMPING)
                 if not tiny:  # nothing more is asked of the last point
-                    adapted = model.refreshed(point)
-                    known = objective if adapted is model else None
-                    model = adapted
-                    lin = engine.linearise(model, point, self.loss, known)
+                    adapted = problem.refreshed(point)
+                    known = objective if adapted is problem else None
+                    problem = adapted
+                    lin = problem.linearise(point, known)
                     best = lin.objective
             else:
                 damping, growth = damping * growth, growth * 2.0
             iterations.append(
                 Iteration(
-                    len(iterations) + 1, before.objective, before.chi2, used, gain,
+                    len(iterations) + 1, before_objective, before_chi2, used, gain,
                     step.predicted, step.cg_iterations, accepted, time.monotonic() - at,
                 )
             )  # fmt: skip
             progress(iterations[-1])
+            drop = _drop(iterations, lin.objective)
             if tiny:
                 converged = True
                 termination = (
@@ -136,34 +227,37 @@ class LevenbergMarquardt:
                     f"{step.predicted:.1e}."
                 )
             elif not isfinite(lin.objective):
-                termination = not_finite
-            elif solved and 0.0 <= _drop(iterations, lin.objective) <= little:
+                termination = NOT_FINITE
+            elif solved and 0.0 <= drop <= little:
                 converged = True
                 termination = (
-                    f"Converged: {STALLED} steps together lowered the objective by only "
-                    f"{_drop(iterations, lin.objective):.1e}."
+                    f"Converged: {STALLED} steps together lowered the objective by only {drop:.1e}."
                 )
-            elif damping > MAX_DAMPING:
-                termination = "Stopped: no step lowers the objective, however short."
-                if not solved:
-                    termination = (
-                        "Stopped: the normal equations cannot be solved, however much they are "
-                        f"damped (the last ended as {step.outcome.value})."
-                    )
-            elif len(iterations) >= self.max_iterations:
-                termination = (
-                    f"Stopped after {self.max_iterations} iterations, before convergence; raise "
-                    "solver.max_iterations to go on."
-                )
-                if not solved:
-                    termination += f" The last linear solve ended as {step.outcome.value}."
             else:
-                seconds = time.monotonic() - began
-                keep(State(point, damping, growth, model, known, tuple(iterations), seconds))
-        return Result(
-            point, model, converged, termination, best, lin.chi2, *counts(engine, lin),
-            tuple(iterations), time.monotonic() - began,
-        )  # fmt: skip
+                termination = self._stopped(len(iterations), damping, step.outcome, solved)
+                if not termination:
+                    seconds = time.monotonic() - began
+                    keep(Standing(problem, point, damping, growth, known, (*iterations,), seconds))
+        seconds = time.monotonic() - began
+        return Ended(problem, point, lin, best, converged, termination, tuple(iterations), seconds)
+
+    def _stopped(self, number: int, damping: float, outcome: Outcome, solved: bool) -> str:
+        """Why there is no iteration after this number, in words; empty if there is one."""
+        ended = outcome.value if outcome is not Outcome.SOLVED else "wrong"
+        if damping > MAX_DAMPING and solved:
+            return "Stopped: no step lowers the objective, however short."
+        if damping > MAX_DAMPING:
+            return (
+                "Stopped: the normal equations cannot be solved, however much they are damped "
+                f"(the last solve ended as {ended})."
+            )
+        if number < self.max_iterations:
+            return ""
+        told = "" if solved else f" The last linear solve ended as {ended}."
+        return (
+            f"Stopped after {self.max_iterations} iterations, before convergence; raise "
+            f"solver.max_iterations to go on.{told}"
+        )
 
 
 def _drop(iterations: list[Iteration], objective: float) -> float:

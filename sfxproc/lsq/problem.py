@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,10 @@ class Model(Protocol):
 
     def refreshed(self, point: Point) -> Self:
         """The model with its error model adapted to this point (itself where that is fixed)."""
+
+
+ModelT = TypeVar("ModelT", bound=Model)
+ModelT_co = TypeVar("ModelT_co", bound=Model, covariant=True)
 
 
 class Sums(Protocol):

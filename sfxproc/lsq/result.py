@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import F8, Model, Point
+from sfxproc.lsq.problem import F8, ModelT_co, Point
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def iterations_of(table: F8) -> tuple[Iteration, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class Result(Generic[ModelT_co]):
     """Where the solver ended, how it got there and why it stopped.
 
     model carries the weights of the last point; n_residuals and n_parameters are of the whole
@@ -52,7 +52,7 @@ class Result:
     """
 
     point: Point
-    model: Model
+    model: ModelT_co
     converged: bool
     termination: str
     objective: float

@@ -111,7 +111,9 @@ def local_objectives(engine: Engine, model: Model, point: Point, loss: Loss) -> 
     return np.asarray(0.5 * (out + np.sum(layout.prior_weight * pull * pull, axis=1)))
 
 
-def step_of_block(engine: Engine, lin: Linearisation, D: F8, q: F8, tolerance: float) -> Step:
+def step_of_block(
+    engine: Engine, lin: Linearisation, D: F8, q: F8, tolerance: float
+) -> Step[Point]:
     """What a block takes for the step of the whole job.
 
     lin : of the block, at the common point. D, q : (n_shared,) of the whole job. The step's local
@@ -119,5 +121,5 @@ def step_of_block(engine: Engine, lin: Linearisation, D: F8, q: F8, tolerance: f
     """
     ratio = np.sqrt(np.divide(D, lin.D, out=np.zeros_like(D), where=lin.D > 0.0))
     e = np.asarray(lin.e * ratio[lin.layout.shared][:, None], dtype=lin.e.dtype)
-    scaled = replace(lin, e=e, g=np.zeros_like(lin.g), D=D, q=q)
+    scaled = replace(lin.with_e(e), g=np.zeros_like(lin.g), D=D, q=q)
     return schur_cg(engine, scaled, 0.0, tolerance)

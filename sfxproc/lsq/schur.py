@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sfxproc.kernels.arrow import arrow_kernels, invert_blocks
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import F8, Array, Layout
+from sfxproc.lsq.problem import F8, Array, Layout, Point
 from sfxproc.lsq.step import Outcome, Step
 
 MAX_CG_ITERATIONS = 500
@@ -55,7 +55,7 @@ class Damped:
         return cls(lin, damping, C, inverse_D)
 
 
-def schur_cg(engine: Engine, lin: Linearisation, damping: float, tolerance: float) -> Step:
+def schur_cg(engine: Engine, lin: Linearisation, damping: float, tolerance: float) -> Step[Point]:
     """Solve the damped normal equations by projected, preconditioned conjugate gradients.
 
     tolerance : of the preconditioned residual relative to its start.
@@ -149,7 +149,7 @@ def complete(
     x: F8 | None,
     iterations: int = 0,
     outcome: Outcome = Outcome.SOLVED,
-) -> Step:
+) -> Step[Point]:
     """The shared part of a step from its local part, and its predicted decrease.
 
     x : None where there is no factor; then the step is none, and where it is not finite too. For x
@@ -165,12 +165,13 @@ def complete(
     predicted = 0.5 * (float(local) + engine.sums.agreed(shared))
     if not isfinite(predicted):
         return no_step(lin)
-    return Step(x, u, predicted, iterations, outcome)
+    return Step(Point(x, u), predicted, iterations, outcome)
 
 
-def no_step(lin: Linearisation) -> Step:
+def no_step(lin: Linearisation) -> Step[Point]:
     """The step that is none, because it could not be worked out."""
-    return Step(np.zeros_like(lin.g), np.zeros_like(lin.q), 0.0, 0, Outcome.INDEFINITE)
+    none = Point(np.zeros_like(lin.g), np.zeros_like(lin.q))
+    return Step(none, 0.0, outcome=Outcome.INDEFINITE)
 
 
 class Projection:

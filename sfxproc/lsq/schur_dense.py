@@ -11,11 +11,15 @@ diagonal; NᵀN changes nothing on the subspace and makes A regular),
 
 Memory 8 (n_local·p)² bytes on the first process; time (n_local·p)³/3 for the factor, and the sum
 of squared multiplicities for S. The same factor gives exact covariances (`lsq.covariance`).
+
+What cannot be divided is worked out on the first process alone, on a problem that is whole there:
+local parameters of all processes lie end to end, in the order of the processes, so that nothing
+depends on how many there are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import get_lapack_funcs
@@ -23,14 +27,49 @@ from scipy.linalg import get_lapack_funcs
 from sfxproc.errors import DataError
 from sfxproc.kernels.covariance import mirror, subtract_pairs
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import F8, Array, Layout, gauge_rows
+from sfxproc.lsq.problem import F8, Array, Layout, Point, gauge_rows
 from sfxproc.lsq.schur import Damped, complete
 from sfxproc.lsq.step import Step
-from sfxproc.lsq.whole import own_part, whole, whole_layout
 
 MOST_BYTES = 8 << 30
 SMALLEST_RIDGE, MOST_RIDGE = 1e-12, 1e-3
 MOST_RIDGE_OF_COVARIANCE = 1e-6  # what single precision leaves in doubt; σ is then ≥ 500 × larger
+
+
+def whole_layout(engine: Engine, layout: Layout) -> Layout | None:
+    """The structure of the whole job as one chunk on the first process, None elsewhere."""
+    parts = (
+        np.diff(layout.start), layout.shared, layout.free, layout.component,
+        layout.prior_centre, layout.prior_weight,
+    )  # fmt: skip
+    found = [g for part in parts if (g := engine.sums.gathered(part)) is not None]
+    if not found:
+        return None
+    rows, shared, free, component, centre, weight = found
+    return replace(
+        layout, start=np.concatenate([[0], np.cumsum(rows)]), shared=shared, free=free,
+        component=component, prior_centre=centre, prior_weight=weight,
+        chunk=np.array([0, len(rows)]),
+    )  # fmt: skip
+
+
+def whole(engine: Engine, lin: Linearisation, layout: Layout | None) -> Linearisation | None:
+    """The normal equations of the whole job on the first process, None elsewhere.
+
+    layout : what `whole_layout` gave on this process.
+    """
+    C, g, e = (engine.sums.gathered(part) for part in (lin.C, lin.g, lin.e))
+    if layout is None or C is None or g is None or e is None:
+        return None
+    return replace(lin, layout=layout, C=C, g=g).with_e(e)
+
+
+def own_part(engine: Engine, layout: Layout, found: Array | None) -> Array | None:
+    """This process's rows of what the first one found for all local blocks; None if it found
+    nothing."""
+    before = engine.sums.place(layout.n_local)
+    told: Array | None = engine.sums.told(found)
+    return None if told is None else told[before : before + layout.n_local]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +209,9 @@ class Factor:
         return V
 
 
-def schur_dense(engine: Engine, lin: Linearisation, damping: float, tolerance: float) -> Step:
+def schur_dense(
+    engine: Engine, lin: Linearisation, damping: float, tolerance: float
+) -> Step[Point]:
     """Solve the damped normal equations by a dense factor of the Schur complement."""
     layout = lin.layout
     everything = whole(engine, lin, whole_layout(engine, layout))

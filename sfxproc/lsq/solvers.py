@@ -6,15 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from sfxproc.lsq.dense import dense
+from sfxproc.lsq.compared.dense import dense
+from sfxproc.lsq.compared.lbfgs import Lbfgs
+from sfxproc.lsq.compared.sparse import SparseCholesky
 from sfxproc.lsq.engine import Engine
-from sfxproc.lsq.lbfgs import Lbfgs
 from sfxproc.lsq.lm import LevenbergMarquardt
-from sfxproc.lsq.problem import Model, Point
+from sfxproc.lsq.problem import ModelT, Point
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import schur_cg
 from sfxproc.lsq.schur_dense import schur_dense
-from sfxproc.lsq.sparse import SparseCholesky
 
 
 class Solver(Protocol):
@@ -23,10 +23,10 @@ class Solver(Protocol):
     def solve(
         self,
         engine: Engine,
-        model: Model,
+        model: ModelT,
         start: Point,
         progress: Callable[[Iteration], None] = ...,
-    ) -> Result:
+    ) -> Result[ModelT]:
         """Minimise from a starting point; progress is told of each iteration."""
 
 

@@ -1,11 +1,13 @@
-"""A step of all parameters, and whether the linear problem that it comes from was solved."""
+"""What a minimiser sees of a problem: points, linearisations, and steps that were solved or not."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Generic, Protocol, Self, TypeVar
 
-from sfxproc.lsq.problem import F8
+P = TypeVar("P")
+"""A point, or the difference of two."""
 
 
 class Outcome(Enum):
@@ -22,11 +24,44 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Step(Generic[P]):
     """A step and what the quadratic model promises of it: predicted = decrease of objective."""
 
-    local: F8
-    shared: F8
+    delta: P
     predicted: float
-    cg_iterations: int
+    cg_iterations: int = 0
     outcome: Outcome = Outcome.SOLVED
+
+
+class Linearised(Protocol):
+    """A problem linearised at a point."""
+
+    @property
+    def objective(self) -> float:
+        """The objective there."""
+
+    @property
+    def chi2(self) -> float:
+        """Σ r² there."""
+
+
+L = TypeVar("L", bound=Linearised)
+
+
+class Problem(Protocol[P, L]):
+    """What can be linearised, stepped, moved and valued."""
+
+    def linearise(self, point: P, objective: float | None = None) -> L:
+        """Linearise at a point. objective : its value there, if known."""
+
+    def step(self, lin: L, damping: float) -> Step[P]:
+        """Solve the damped normal equations."""
+
+    def retract(self, point: P, delta: P) -> P:
+        """The point reached by a step."""
+
+    def objective(self, point: P) -> float:
+        """What is minimised."""
+
+    def refreshed(self, point: P) -> Self:
+        """The problem with its weights adapted to this point (itself where these are fixed)."""

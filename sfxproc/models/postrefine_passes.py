@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from sfxproc.kernels.postrefine import LN_SIZE, THETA_1, THETA_2
 from sfxproc.kernels.variances import ln_variances
 from sfxproc.lsq import Engine, Iteration, Loss, Point, Result
-from sfxproc.lsq.alternating import alternating
+from sfxproc.lsq.compared.alternating import alternating
 from sfxproc.lsq.problem import Layout
 from sfxproc.models.postrefine import PostrefineModel, cells_to_mean, second_chance
 from sfxproc.models.scale import LN_G, B
 
 F8 = NDArray[np.float64]
-Solve = Callable[[PostrefineModel, Point, str], Result]
+Solve = Callable[[PostrefineModel, Point, str], Result[PostrefineModel]]
 """A solve of a model from a point; the text names it, in a checkpoint."""
-Judge = Callable[[Result], NDArray[np.bool_]]
+Judge = Callable[[Result[PostrefineModel]], NDArray[np.bool_]]
 """Which of this process's crystals are not to be used any longer."""
 Tell = Callable[[str], None]
 
@@ -42,7 +42,7 @@ class Refinement:
     progress: Callable[[Iteration], None] | None = None
 
 
-def jointly(way: Refinement, model: PostrefineModel, start: Point) -> Result:
+def jointly(way: Refinement, model: PostrefineModel, start: Point) -> Result[PostrefineModel]:
     """All parameters together, in as many passes as it takes: what remains unexplained shrinks
     while orientations improve, strayed crystals begin again, and bad ones show."""
     first, again = start, True
@@ -54,7 +54,6 @@ def jointly(way: Refinement, model: PostrefineModel, start: Point) -> Result:
         model = model.with_errors(replace(before, refits=way.refits))
         way.tell(f"pass {number}: scales, orientations, sizes and intensities together")
         result = way.solve(model, start, f"pass-{number}")
-        assert isinstance(result.model, PostrefineModel)
         model, done = result.model, (*done, *result.iterations)
         start, moved = second_chance(model, result.point, first, way.loss)
         if moved:
@@ -72,14 +71,16 @@ def jointly(way: Refinement, model: PostrefineModel, start: Point) -> Result:
     return replace(result, iterations=numbered)
 
 
-def in_cycles(way: Refinement, model: PostrefineModel, start: Point) -> Result:
+def in_cycles(way: Refinement, model: PostrefineModel, start: Point) -> Result[PostrefineModel]:
     """In turn: scales, then orientations, sizes and the rest of each crystal; then intensities."""
     rest = range(LN_SIZE + 1, len(model.layout.parameters))
     groups = [(LN_G, B), (THETA_1, THETA_2), (LN_SIZE,), *([tuple(rest)] if rest else [])]
     return _alternating(way, model, start, groups, way.cycles)
 
 
-def crystal_by_crystal(way: Refinement, model: PostrefineModel, start: Point) -> Result:
+def crystal_by_crystal(
+    way: Refinement, model: PostrefineModel, start: Point
+) -> Result[PostrefineModel]:
     """Every crystal by itself against the intensities of the start, which it ends with merging."""
     return _alternating(way, model, start, [range(len(model.layout.parameters))], 1)
 
@@ -87,7 +88,7 @@ def crystal_by_crystal(way: Refinement, model: PostrefineModel, start: Point) ->
 def _alternating(
     way: Refinement, model: PostrefineModel, start: Point, groups: Sequence[Sequence[int]],
     cycles: int,
-) -> Result:  # fmt: skip
+) -> Result[PostrefineModel]:  # fmt: skip
     model = model.with_errors(replace(model.errors, refits=way.refits))
 
     def restrict(some: PostrefineModel, layout: Layout) -> PostrefineModel:

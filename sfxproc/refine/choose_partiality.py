@@ -22,7 +22,6 @@ from sfxproc.models.postrefine import (
     postrefine_model,
 )
 from sfxproc.models.postrefine_passes import Refinement, jointly, unlikeliness
-from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import scale_problem
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
@@ -150,7 +149,7 @@ def fitted(
             found.append((name, *one))
     best = min((score for _, score, _ in found), default=0.0)
     fits = [
-        Fit(name, score - best, result.model.errors.scatter, result.chi2 / max(result.dof, 1))  # type: ignore[attr-defined]
+        Fit(name, score - best, result.model.errors.scatter, result.chi2 / max(result.dof, 1))
         for name, score, result in found
     ]
     return sorted(fits, key=lambda fit: fit.excess)
@@ -159,7 +158,7 @@ def fitted(
 def fit_of(
     sample: Sample, shape: Partiality, config: PostrefineConfig, settings: PostrefineSettings,
     threads: int,
-) -> tuple[float, Result] | None:  # fmt: skip
+) -> tuple[float, Result[PostrefineModel]] | None:  # fmt: skip
     """−2 ln L of a model on the sample, and its solution; None if it explains nothing."""
     table = sample.observations
     start = partialities(shape, table.crystal, sample.geometry, sample.size)
@@ -176,11 +175,10 @@ def fit_of(
     loss = loss_of(config)
     solver = LevenbergMarquardt(loss=loss, max_iterations=MOST_ITERATIONS, tolerance=1e-6)
 
-    def solve(model: PostrefineModel, point: Point, key: str) -> Result:
+    def solve(model: PostrefineModel, point: Point, key: str) -> Result[PostrefineModel]:
         return solver.solve(engine, model, point)
 
     scaled = solver.solve(engine, problem.model, problem.start)
-    assert isinstance(scaled.model, ScaleModel)
     begin = extended(scaled.point, sample.size, sample.geometry)
     model = postrefine_model(scaled.model, sample.geometry, shape, begin, settings)
     way = Refinement(
@@ -188,7 +186,6 @@ def fit_of(
         cycles=1, tell=lambda _: None, judge=lambda _: np.zeros(n, dtype=bool),
     )  # fmt: skip
     result = jointly(way, model, begin)
-    assert isinstance(result.model, PostrefineModel)
     score = unlikeliness(result.model, result.point, loss)
     return (score, result) if np.isfinite(score) else None
 

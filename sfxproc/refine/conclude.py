@@ -17,12 +17,11 @@ from sfxproc.lsq import Engine, Point, Result
 from sfxproc.lsq.covariance import Covariance, exact
 from sfxproc.lsq.sampled import sampled
 from sfxproc.merging.merge import merge
-from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import LN_G, B, ScaleModel
 from sfxproc.models.scale_merge import merge_sums, weighted_sums
 from sfxproc.refine.choices import loss_of
 from sfxproc.refine.judge import Judging
-from sfxproc.refine.scale_job import MODELS, Scaled, ScaleJob, own_halves
+from sfxproc.refine.scale_job import CrystalModel, Scaled, ScaleJob, own_halves
 from sfxproc.refine.solve import solve
 from sfxproc.results import tables as report
 from sfxproc.results.exports import gathered_observations
@@ -33,8 +32,9 @@ I1 = NDArray[np.int8]
 
 
 def concluded(
-    job: ScaleJob, judging: Judging, n_overlaps: NDArray[np.int64], engine: Engine, result: Result,
-    n_rows: NDArray[np.int64], more: Mapping[str, NDArray[Any]] | None = None,
+    job: ScaleJob, judging: Judging, n_overlaps: NDArray[np.int64], engine: Engine,
+    result: Result[CrystalModel], n_rows: NDArray[np.int64],
+    more: Mapping[str, NDArray[Any]] | None = None,
 ) -> Scaled:  # fmt: skip
     """Everything that a solved job has to tell. n_rows : (n_own,) observations of each crystal when
     it was set up. more : columns of frames.h5, of all crystals."""
@@ -116,15 +116,14 @@ def group_masks(job: ScaleJob, data: Dataset) -> dict[str, NDArray[np.bool_]]:
 
 
 def with_halves_apart(
-    job: ScaleJob, engine: Engine, result: Result, solution: Solution, half: I1,
-    merged: Merged,
+    job: ScaleJob, engine: Engine, result: Result[CrystalModel], solution: Solution,
+    half: I1, merged: Merged,
 ) -> Merged:  # fmt: skip
     """The merge with half sets that were refined each by itself."""
     loss = loss_of(job.config)
     intensity, sigma = np.empty((2, 2, len(merged.reflections)))
     for side in (0, 1):
         job.log(f"half set {side + 1} refined by itself")
-        assert isinstance(result.model, MODELS)
         others = half != side
         model = result.model.without(others)
         model = model.with_errors(replace(model.errors, refits=0))
@@ -183,11 +182,10 @@ class Solution:
 
 
 def in_gauge(
-    engine: Engine, result: Result, data: Dataset, reference: ReferenceSet | None,
-    config: ScaleConfig,
+    engine: Engine, result: Result[CrystalModel], data: Dataset,
+    reference: ReferenceSet | None, config: ScaleConfig,
 ) -> Solution:  # fmt: skip
     """The solution with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
-    assert isinstance(result.model, MODELS)
     model = result.model.at(result.point)
     point = model.centred(result.point)
     if reference is not None:
@@ -202,7 +200,7 @@ def in_gauge(
 
 def covariance_of(
     engine: Engine,
-    model: ScaleModel | PostrefineModel,
+    model: CrystalModel,
     point: Point,
     s2: F8,
     config: ScaleConfig,

@@ -17,7 +17,7 @@ from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
 from sfxproc.models.error_model import refits_of
 from sfxproc.models.scale import ScaleModel
 from sfxproc.refine.choices import loss_of
-from sfxproc.refine.scale_job import MODELS, ScaleJob, own_halves
+from sfxproc.refine.scale_job import ScaleJob, own_halves
 from sfxproc.refine.solve import solve
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Rejection
@@ -51,12 +51,11 @@ class Judging:
         self.reason = np.full(n, Reason.NONE, dtype=np.uint8)
         self.agreement_then = {name: np.full(n, np.nan) for name in TOLD}
 
-    def __call__(self, result: Result) -> NDArray[np.bool_]:
+    def __call__(self, result: Result[CrystalModel]) -> NDArray[np.bool_]:
         """(n_own,) which crystals in use are to be left out now."""
         wanted = self.job.config.rejection
         if not wanted.reject:
             return np.zeros(len(self.reason), dtype=bool)
-        assert isinstance(result.model, MODELS)
         model = result.model.at(result.point)
         agreement = self.agreement(model, result.point)
         found = judged(agreement, criteria_of(wanted))
@@ -129,13 +128,14 @@ def without_crystals(data: InventoryT, reason: U1) -> InventoryT:
     )
 
 
-def refined_without_bad(job: ScaleJob, engine: Engine, result: Result, judge: Judging) -> Result:
+def refined_without_bad(
+    job: ScaleJob, engine: Engine, result: Result[ScaleModel], judge: Judging
+) -> Result[ScaleModel]:
     """The scaling solved again without crystals that disagree, until none does."""
     for number in range(1, job.config.rejection.passes + 1):
         bad = judge(result)
         if not any(job.comm.allgather(bool(bad.any()))):
             break
-        assert isinstance(result.model, ScaleModel)
         model = result.model.without(bad)
         refits = refits_of(job.config.scaling.error_model)
         model = model.with_errors(replace(model.errors, refits=refits))

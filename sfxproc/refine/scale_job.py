@@ -125,7 +125,7 @@ def mark_fixed(
     return replace(data, status=status, reason=reason)
 
 
-MODELS = (ScaleModel, PostrefineModel)
+CrystalModel = ScaleModel | PostrefineModel
 
 
 def own_halves(data: Dataset) -> NDArray[np.int8]:

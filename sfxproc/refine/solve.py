@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import astuple
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from sfxproc import signals
 from sfxproc.lsq import SOLVERS, Engine, Iteration, LevenbergMarquardt, Model, Point, Result
 from sfxproc.lsq.lm import State
+from sfxproc.lsq.problem import ModelT
 from sfxproc.lsq.result import iterations_of, table_of
 from sfxproc.models.error_model import ErrorModel
-from sfxproc.models.postrefine import PostrefineModel
-from sfxproc.models.scale import ScaleModel
 from sfxproc.refine.choices import loss_of
 from sfxproc.report.log import Log
 from sfxproc.runs.checkpoints import (
@@ -28,7 +27,7 @@ from sfxproc.runs.progress import write_progress
 from sfxproc.settings.scale import ScaleConfig
 
 
-def arrays_of(state: State, engine: Engine) -> dict[str, NDArray[Any]] | None:
+def arrays_of(state: State[Model], engine: Engine) -> dict[str, NDArray[Any]] | None:
     """A state but for its model as arrays, on the first rank; None elsewhere. Called on all.
 
     Local parameters of all ranks lie end to end, so that it fits any number of ranks.
@@ -46,7 +45,7 @@ def arrays_of(state: State, engine: Engine) -> dict[str, NDArray[Any]] | None:
     }
 
 
-def state_of(arrays: Arrays, model: Model, engine: Engine) -> State:
+def state_of(arrays: Arrays, model: ModelT, engine: Engine) -> State[ModelT]:
     """The state of this rank's share that `arrays_of` made these of. model : as adapted then."""
     n_local = model.layout.n_local
     before = engine.sums.place(n_local)
@@ -59,6 +58,19 @@ def state_of(arrays: Arrays, model: Model, engine: Engine) -> State:
     )  # fmt: skip
 
 
+class WithErrors(Model, Protocol):
+    """A model whose error model can be exchanged."""
+
+    @property
+    def errors(self) -> ErrorModel:
+        """The error model."""
+
+    def with_errors(self, errors: ErrorModel) -> Self:
+        """The model with another one."""
+
+
+CrystalModelT = TypeVar("CrystalModelT", bound=WithErrors)
+
 SOLVE = "lm"  # key of the solver's state in the checkpoint
 
 
@@ -68,13 +80,13 @@ TOLD_ALL, TOLD_EVERY = 10, 10
 
 def solve(
     engine: Engine,
-    model: ScaleModel | PostrefineModel,
+    model: CrystalModelT,
     start: Point,
     config: ScaleConfig,
     checkpoint: JobCheckpoint,
     log: Log,
     key: str = SOLVE,
-) -> Result:
+) -> Result[CrystalModelT]:
     """Refine all crystals and intensities together, from where a checkpoint has them if it does.
 
     key : of the solve, in the checkpoint. Raises Stopped if a signal asked for it; only
@@ -90,7 +102,7 @@ def solve(
     if isinstance(solver, LevenbergMarquardt):
         state = kept_state(engine, model, checkpoint, log, key)
 
-        def keep(state: State) -> None:
+        def keep(state: State[CrystalModelT]) -> None:
             if checkpoint.asked():
                 keep_state(engine, state, checkpoint, key)
                 if stop_wanted(checkpoint.comm):
@@ -125,9 +137,10 @@ def teller(checkpoint: JobCheckpoint, log: Log) -> Callable[[Iteration], None]:
     return tell
 
 
-def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint, key: str) -> None:
+def keep_state(
+    engine: Engine, state: State[WithErrors], checkpoint: JobCheckpoint, key: str
+) -> None:
     """Keep where the solve stands, its error model too. On all ranks."""
-    assert isinstance(state.model, ScaleModel | PostrefineModel)
     arrays = arrays_of(state, engine)
     if arrays is not None:
         arrays["errors"] = np.array(astuple(state.model.errors), dtype=np.float64)
@@ -136,11 +149,11 @@ def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint, key: str
 
 def kept_state(
     engine: Engine,
-    model: ScaleModel | PostrefineModel,
+    model: CrystalModelT,
     checkpoint: JobCheckpoint,
     log: Log,
     key: str,
-) -> State | None:
+) -> State[CrystalModelT] | None:
     """Where an earlier run of the job kept that its solve stood; None if it did not."""
     arrays = checkpoint.load(key, log)
     if arrays is None:

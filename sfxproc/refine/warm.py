@@ -91,7 +91,6 @@ def solve_tiny(kernels: Kernels | None = None) -> None:
     result = LevenbergMarquardt(loss=loss, max_iterations=2).solve(
         engine, problem.model, problem.start
     )
-    assert isinstance(result.model, ScaleModel)
     finish_tiny(engine, result.model, result.point, loss)
     kernels = kernels or Kernels(())
     for name in kernels.partialities:
@@ -136,7 +135,6 @@ def postrefine_tiny(
     model = postrefine_model(scale, geometry, shape, start, PostrefineSettings())
     model = model.with_errors(replace(model.errors, refits=2))
     result = LevenbergMarquardt(max_iterations=2).solve(engine, model, start)
-    assert isinstance(result.model, PostrefineModel)
     unlikeliness(result.model, result.point, Loss())
     return result.model, result.point
 

@@ -73,7 +73,6 @@ def scaled(data: Dataset, comm: Comm | None = None) -> tuple[ScaleModel, Point]:
         engine, data.observations, data.chunks.local_bounds, data.reflections, settings
     )
     result = LevenbergMarquardt(tolerance=1e-12).solve(engine, problem.model, problem.start)
-    assert isinstance(result.model, ScaleModel)
     return result.model, result.model.centred(result.point)
 
 

@@ -361,7 +361,7 @@ def test_another_solver_keeps_nothing_and_stops_at_once(
     def solve(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("sfxproc.lsq.lbfgs.Lbfgs.solve", solve)
+    monkeypatch.setattr("sfxproc.lsq.compared.lbfgs.Lbfgs.solve", solve)
     done = command("run", job, *sets("solver.method=lbfgs", "output.checkpoint_interval_s=0"))
     assert done.status == 75
     assert "stopped by SIGTERM. Nothing was kept yet" in done.err

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfxproc.lsq import Layout, LevenbergMarquardt, Loss, Point, Result
-from sfxproc.lsq.alternating import alternating, settled
+from sfxproc.lsq.compared.alternating import alternating, settled
 from sfxproc.parallel.comm import Comm, SerialComm
 from tests.problems import LampModel, lamp_data, lamp_problem, on_ranks
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfxproc.lsq import SOLVERS, Loss, Point, Result
-from sfxproc.lsq.lbfgs import PLATEAU, Round
+from sfxproc.lsq.compared.lbfgs import PLATEAU, Round
 from tests.lsq.test_methods import Problem, minimum, stills
 from tests.models.stills import scaling_of, still_data
 from tests.problems import lamp_data, lamp_problem

@@ -18,7 +18,7 @@ from sfxproc.lsq import (
     Point,
     Result,
 )
-from sfxproc.lsq.dense import dense
+from sfxproc.lsq.compared.dense import dense
 from tests.problems import LampData, LampModel, lamp_data, lamp_problem, on_ranks
 
 PRECISE: dict[str, Any] = {"cg_tolerance": 1e-6, "tolerance": 1e-15}
@@ -276,7 +276,6 @@ def test_an_error_model_adapts_between_steps() -> None:
     fields = {name: getattr(model, name) for name in ("layout", "x", "t", "weight")}
     result = LevenbergMarquardt().solve(engine, Adapting(**fields), start)
     assert result.converged
-    assert isinstance(result.model, Adapting)
     assert result.model.left == 0
     np.testing.assert_allclose(result.model.weight, model.weight / 8.0)
     fixed = LevenbergMarquardt(**PRECISE).solve(engine, model, start)

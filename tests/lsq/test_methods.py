@@ -12,7 +12,7 @@ import pytest
 
 from sfxproc.errors import DataError
 from sfxproc.lsq import SOLVERS, Engine, LevenbergMarquardt, Loss, Model, Point, Result
-from sfxproc.lsq.dense import dense
+from sfxproc.lsq.compared.dense import dense
 from sfxproc.parallel.comm import Comm
 from tests.lsq.changes import CHANGES
 from tests.models.stills import scaling_of, still_data

@@ -114,8 +114,8 @@ def test_the_step_of_a_single_block_is_the_joint_one(loss: Loss) -> None:
     engine, model, start = near(lamp_data())
     refit = refit_local(engine, model, start, loss)
     lin = engine.linearise(model, Point(refit.local, start.shared), loss)
-    joint = schur_cg(engine, lin, 0.0, 1e-9).shared
-    ours = step_of_block(engine, lin, refit.D, refit.q, 1e-9).shared
+    joint = schur_cg(engine, lin, 0.0, 1e-9).delta.shared
+    ours = step_of_block(engine, lin, refit.D, refit.q, 1e-9).delta.shared
     np.testing.assert_allclose(ours, joint, atol=2e-3 * np.abs(joint).max())
 
 
@@ -141,7 +141,7 @@ def test_rounds_end_at_the_joint_solution(loss: Loss, step: int) -> None:
         steps = []
         for (e, m, _), own in zip(blocks, where, strict=True):
             lin = e.linearise(m, Point(local[own], shared), loss)
-            steps.append(step_of_block(e, lin, D, q, 1e-6).shared)
+            steps.append(step_of_block(e, lin, D, q, 1e-6).delta.shared)
         mean = np.mean(steps, axis=0)
         moves.append(float(np.sqrt(np.mean(mean**2 * D))))
         shared = shared + mean

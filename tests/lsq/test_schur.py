@@ -12,10 +12,11 @@ from scipy.linalg import null_space
 
 from sfxproc.errors import DataError
 from sfxproc.lsq import SOLVERS, Engine, Linearisation, Loss, Point
-from sfxproc.lsq.dense import dense, normal_matrix
+from sfxproc.lsq.compared.dense import dense, normal_matrix
 from sfxproc.lsq.lm import StepMethod
-from sfxproc.lsq.schur import Step, schur_cg
+from sfxproc.lsq.schur import schur_cg
 from sfxproc.lsq.schur_dense import schur_dense
+from sfxproc.lsq.step import Step
 from tests.lsq.changes import CHANGES, with_silent_lamps
 from tests.problems import LampModel, Written, lamp_data, lamp_problem, on_ranks, written_out
 
@@ -39,8 +40,8 @@ def linearised(
     return engine, model, point, engine.linearise(model, point, loss or Loss())
 
 
-def flat(step: Step) -> np.ndarray:
-    return np.concatenate([step.local.ravel(), step.shared])
+def flat(step: Step[Point]) -> np.ndarray:
+    return np.concatenate([step.delta.local.ravel(), step.delta.shared])
 
 
 def kkt_step(w: Written, damping: float) -> np.ndarray:
@@ -108,19 +109,19 @@ def test_a_step_keeps_the_gauge_and_what_is_fixed(
 ) -> None:
     engine, model, _, lin = linearised(change)
     step, layout = schur_cg(engine, lin, 1e-3, tolerance), model.layout
-    assert not step.local[~layout.free].any()
+    assert not step.delta.local[~layout.free].any()
     for k in layout.gauge:
         for part in range(layout.n_components):
-            total = step.local[layout.component == part, k].sum()
-            assert abs(total) < 1e-12 * np.abs(step.local[:, k]).sum()
+            total = step.delta.local[layout.component == part, k].sum()
+            assert abs(total) < 1e-12 * np.abs(step.delta.local[:, k]).sum()
 
 
 def test_silent_lamps_stay() -> None:
     engine, model, _, lin = linearised(with_silent_lamps)
     for method in STEPS:
         step = method(engine, lin, 1e-3, TIGHT)
-        assert not step.shared[[2, 5, model.layout.n_shared - 1]].any()
-        assert np.count_nonzero(step.shared) == model.layout.n_shared - 3
+        assert not step.delta.shared[[2, 5, model.layout.n_shared - 1]].any()
+        assert np.count_nonzero(step.delta.shared) == model.layout.n_shared - 3
 
 
 def test_single_precision_couplings_change_a_step_little() -> None:
@@ -159,7 +160,7 @@ def test_same_bits_on_any_number_of_ranks(method: StepMethod, size: int) -> None
         engine, model, start = lamp_problem(data, comm, storage=np.float32)  # type: ignore[arg-type]
         lin = engine.linearise(model, start, Loss("huber", 2.0))
         step = method(engine, lin, 1e-3, 1e-6)
-        return step.local, step.shared, (step.predicted, lin.objective, lin.chi2)
+        return step.delta.local, step.delta.shared, (step.predicted, lin.objective, lin.chi2)
 
     ((local, shared, numbers),) = on_ranks(1, work)
     parts = on_ranks(size, work)

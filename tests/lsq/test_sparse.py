@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sfxproc.lsq.sparse
+import sfxproc.lsq.compared.sparse
 from sfxproc.errors import DataError
 from sfxproc.lsq import SOLVERS, Loss, Point
-from sfxproc.lsq.dense import dense, normal_matrix
-from sfxproc.lsq.sparse import SMALLEST_DAMPING, Pattern, Structure, sparse_step
-from sfxproc.lsq.whole import whole_layout
+from sfxproc.lsq.compared.dense import dense, normal_matrix
+from sfxproc.lsq.compared.sparse import SMALLEST_DAMPING, Pattern, Structure, sparse_step
+from sfxproc.lsq.schur_dense import whole_layout
 from tests.lsq.changes import CHANGES, plain
 from tests.lsq.test_methods import stills
 from tests.problems import LampModel, lamp_data, lamp_problem
@@ -91,13 +91,13 @@ def test_a_sparse_step_equals_the_dense_step(
     structure = Structure.of(whole_layout(engine, lin.layout))
     step = sparse_step(structure, engine, lin, damping, 0.0)
     twin = dense(engine, lin, max(damping, SMALLEST_DAMPING), 0.0)
-    size = np.abs(twin.shared).max()
-    np.testing.assert_allclose(step.local, twin.local, rtol=1e-7, atol=1e-7 * size)
-    np.testing.assert_allclose(step.shared, twin.shared, rtol=1e-7, atol=1e-7 * size)
+    size = np.abs(twin.delta.shared).max()
+    np.testing.assert_allclose(step.delta.local, twin.delta.local, rtol=1e-7, atol=1e-7 * size)
+    np.testing.assert_allclose(step.delta.shared, twin.delta.shared, rtol=1e-7, atol=1e-7 * size)
     assert step.predicted == pytest.approx(twin.predicted, rel=1e-7)
 
 
 def test_a_factor_that_does_not_fit_is_refused(monkeypatch: Any) -> None:
-    monkeypatch.setattr(sfxproc.lsq.sparse, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(sfxproc.lsq.compared.sparse, "MOST_BYTES", 100_000)
     with pytest.raises(DataError, match=r'would need 0\.\d GB .* "schur-cg"'):
         SOLVERS["lm-sparse"](loss=Loss(), max_iterations=5, tolerance=1e-8).solve(*stills(45.0))

@@ -121,7 +121,6 @@ def refined(engine: Engine, model: PostrefineModel, start: Point, passes: int = 
         model = model.with_errors(replace(model.errors, refits=MOST_REFITS))
         solver = LevenbergMarquardt(loss=Loss(), max_iterations=60, tolerance=1e-7)
         result = solver.solve(engine, model, start)
-        assert isinstance(result.model, PostrefineModel)
         model = result.model
         start, _ = second_chance(model, result.point, first, Loss())
     return result

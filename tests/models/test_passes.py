@@ -161,7 +161,6 @@ def test_unlikeliness_is_the_sum(data: Partials, results: dict[str, Result]) -> 
     """Σ ln V + ρ(d) + priors, from the definition, to a constant."""
     result = results["joint"]
     model, point, local = result.model, result.point, result.point.local
-    assert isinstance(model, PostrefineModel)
     o, scale = data.observations, model.at(point)
     errors = model.errors
     rows = o.crystal

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
-from sfxproc.lsq.dense import normal_matrix
+from sfxproc.lsq.compared.dense import normal_matrix
 from sfxproc.lsq.engine import LOSSES
 from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.scale import ScaleModel
@@ -156,7 +156,6 @@ def test_no_scatter_where_counting_explains_everything() -> None:
     data = replace(data, observations=replace(o, variance=10 * o.variance))
     engine, problem = scaling_of(data, gain=10.0)
     result = LevenbergMarquardt().solve(engine, problem.model, problem.start)
-    assert isinstance(result.model, ScaleModel)
     assert result.model.errors.scatter == 0.0
     assert result.chi2 < 0.3 * result.dof
 
@@ -197,7 +196,6 @@ def test_the_same_bits_on_any_number_of_ranks_and_threads(size: int) -> None:
         result = LevenbergMarquardt(loss=Loss("huber", 2.0)).solve(
             engine, problem.model, problem.start
         )
-        assert isinstance(result.model, ScaleModel)
         centred = result.model.centred(result.point)
         own = problem.start.local, problem.reasons, problem.n_overlaps, centred.local
         shared = problem.start.shared, centred.shared

@@ -40,7 +40,6 @@ def solved(
     result = LevenbergMarquardt(loss=loss or Loss()).solve(engine, problem.model, problem.start)
     assert result.converged, result.termination
     model = result.model
-    assert isinstance(model, ScaleModel)
     point = model.centred(result.point)
     truth = model.centred(Point(np.stack([data.ln_G, data.B_A2], axis=1), data.I))
     lin = engine.linearise(model, point, loss or Loss())

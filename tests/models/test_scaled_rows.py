@@ -26,7 +26,6 @@ def solved(data: StillData, loss: Loss, comm: Any = None) -> tuple[ScaleModel, P
     result = LevenbergMarquardt(loss=loss, max_iterations=20).solve(
         engine, problem.model, problem.start
     )
-    assert isinstance(result.model, ScaleModel)
     return result.model, result.point
 
 

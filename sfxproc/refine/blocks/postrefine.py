@@ -113,11 +113,11 @@ class Postrefining:
 
     def solved(
         self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
-    ) -> Result:
+    ) -> Result[PostrefineModel]:
         """Scaled with the orientations as recorded, then all together."""
         engine = problem.model.engine
 
-        def solve(model: PostrefineModel, point: Point, key: str) -> Result:
+        def solve(model: PostrefineModel, point: Point, key: str) -> Result[PostrefineModel]:
             return work.solver.solve(engine, model, point)
 
         if "local" in state.arrays:
@@ -125,7 +125,6 @@ class Postrefining:
             model = self.model(scale, table, state, first)
         else:
             scaled = work.solver.solve(engine, problem.model, problem.start)
-            assert isinstance(scaled.model, ScaleModel)
             geometry = self.geometry_at(table, first, last)
             size = np.exp(self.begin[first:last, LN_SIZE])
             start = extended(scaled.point, size, geometry)

@@ -154,7 +154,7 @@ class Modelling(Protocol):
 
     def solved(
         self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
-    ) -> Result:
+    ) -> Result[Model]:
         """A block's own solution, from the common point if there is one."""
 
     def model(self, scale: ScaleModel, table: Table, state: State, first: int) -> Model:
@@ -193,7 +193,7 @@ class Scaling:
 
     def solved(
         self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
-    ) -> Result:
+    ) -> Result[ScaleModel]:
         """By Levenberg–Marquardt."""
         model, start = problem.model, problem.start
         if "local" in state.arrays:
@@ -274,7 +274,6 @@ def refine_block(work: Work, state: State, first: int, last: int) -> Arrays:
     problem = scale_problem(engine, table, bounds, work.reflections, work.settings, state.facts)
     result = work.modelling.solved(work, state, problem, table, first, last)
     lin = engine.linearise(result.model, result.point, work.loss)
-    assert isinstance(result.model, Model)
     return {
         "local": result.point.local,
         "pulled": (result.point.local - lin.layout.prior_centre)[:, LN_G],
@@ -324,7 +323,7 @@ def step_block(work: Work, state: State, first: int, last: int) -> Arrays:
     lin = replace(lin, layout=layout)
     step = step_of_block(engine, lin, state["D"], state["q"], STEP_ACCURACY)
     solved = np.array([step.outcome is Outcome.SOLVED], dtype=np.int64)
-    return {"step": step.shared, "square": step.shared**2, "solved": solved}
+    return {"step": step.delta.shared, "square": step.delta.shared**2, "solved": solved}
 
 
 def merge_segment(work: Work, state: State, first: int, last: int) -> Arrays:

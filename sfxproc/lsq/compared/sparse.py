@@ -39,11 +39,11 @@ from sfxproc.kernels.elimination import column_counts, elimination_tree, postord
 from sfxproc.kernels.normal import add_couplings_sparse
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.lm import LevenbergMarquardt
-from sfxproc.lsq.problem import F8, Array, Layout, Loss, Model, Point, gauge_rows
+from sfxproc.lsq.problem import F8, Array, Layout, Loss, ModelT, Point, gauge_rows
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import Damped, complete
+from sfxproc.lsq.schur_dense import own_part, whole, whole_layout
 from sfxproc.lsq.step import Step
-from sfxproc.lsq.whole import own_part, whole, whole_layout
 
 try:
     from sksparse import cholmod
@@ -209,7 +209,7 @@ class Structure:
 
 def sparse_step(
     structure: Structure | None, engine: Engine, lin: Linearisation, damping: float, _: float
-) -> Step:
+) -> Step[Point]:
     """Solve the damped normal equations, at no less than SMALLEST_DAMPING.
 
     structure : of the whole job on the first process, None elsewhere.
@@ -233,10 +233,10 @@ class SparseCholesky:
     def solve(
         self,
         engine: Engine,
-        model: Model,
+        model: ModelT,
         start: Point,
         progress: Callable[[Iteration], None] = lambda _: None,
-    ) -> Result:
+    ) -> Result[ModelT]:
         """Minimise from a starting point. Raises DataError if the factor would take more than
         MOST_BYTES. The result tells the non-zeros of the matrix and of its factor."""
         everywhere = whole_layout(engine, model.layout)

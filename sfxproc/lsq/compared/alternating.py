@@ -11,36 +11,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.lsq.engine import Engine
-from sfxproc.lsq.problem import F8, Layout, Loss, Model, Point
+from sfxproc.lsq.problem import F8, Layout, Loss, Model, ModelT, Point
 from sfxproc.lsq.result import Iteration, Result, counts
 from sfxproc.lsq.rounds import Refit, refit_local
 from sfxproc.lsq.step import Outcome
 
-Restrict = Callable[[Any, Layout], Any]
-"""A model with another layout."""
-
 
 def alternating(
     engine: Engine,
-    model: Model,
+    model: ModelT,
     start: Point,
     loss: Loss,
     groups: Sequence[Sequence[int]],
     cycles: int,
-    restrict: Restrict,
+    restrict: Callable[[ModelT, Layout], ModelT],
     progress: Callable[[Iteration], None] | None = None,
     tolerance: float = 1e-6,
-) -> Result:
+) -> Result[ModelT]:
     """At most so many cycles, until the objective falls by less than the tolerance, relative, and
     every refit of the cycle is solved.
 
     groups : of local parameters, those of a group refitted together; one after the other.
+    restrict : gives the model with another layout.
     """
     began = time.monotonic()
     point, told, converged, solved = start, [], False, True
@@ -88,8 +85,8 @@ def settled(engine: Engine, model: Model, point: Point, loss: Loss, times: int =
 
 
 def _of_group(
-    engine: Engine, model: Model, point: Point, loss: Loss, group: Sequence[int],
-    restrict: Restrict,
+    engine: Engine, model: ModelT, point: Point, loss: Loss, group: Sequence[int],
+    restrict: Callable[[ModelT, Layout], ModelT],
 ) -> Refit:  # fmt: skip
     """Each block refitted in the parameters of a group alone."""
     layout = model.layout

@@ -26,7 +26,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.lm import NEGLIGIBLE
-from sfxproc.lsq.problem import F8, Loss, Model, Point
+from sfxproc.lsq.problem import F8, Loss, Model, ModelT, Point
 from sfxproc.lsq.result import Iteration, Result, counts
 from sfxproc.lsq.schur import Projection
 
@@ -52,10 +52,10 @@ class Lbfgs:
     def solve(
         self,
         engine: Engine,
-        model: Model,
+        model: ModelT,
         start: Point,
         progress: Callable[[Iteration], None] = lambda _: None,
-    ) -> Result:
+    ) -> Result[ModelT]:
         """Minimise from a starting point."""
         began = time.monotonic()
         model, point = model.refreshed(start), start

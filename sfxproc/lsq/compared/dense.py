@@ -15,11 +15,10 @@ import numpy as np
 from sfxproc.errors import DataError
 from sfxproc.kernels.normal import add_couplings_dense
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import F8
+from sfxproc.lsq.problem import F8, Point
 from sfxproc.lsq.schur import Damped, complete
-from sfxproc.lsq.schur_dense import Factor
+from sfxproc.lsq.schur_dense import Factor, own_part, whole, whole_layout
 from sfxproc.lsq.step import Step
-from sfxproc.lsq.whole import own_part, whole, whole_layout
 
 MOST_BYTES = 4_000_000_000
 
@@ -38,7 +37,7 @@ def normal_matrix(lin: Linearisation) -> F8:
     return H
 
 
-def dense(engine: Engine, lin: Linearisation, damping: float, tolerance: float) -> Step:
+def dense(engine: Engine, lin: Linearisation, damping: float, tolerance: float) -> Step[Point]:
     """Solve the damped normal equations. Raises DataError if H would take more than MOST_BYTES."""
     layout = lin.layout
     everywhere = whole_layout(engine, layout)
