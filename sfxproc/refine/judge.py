@@ -17,7 +17,7 @@ from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
 from sfxproc.models.error_model import refits_of
 from sfxproc.models.scale import ScaleModel
 from sfxproc.refine.choices import loss_of
-from sfxproc.refine.scale_job import ScaleJob, own_halves
+from sfxproc.refine.scale_job import CrystalModel, ScaleJob, own_halves
 from sfxproc.refine.solve import solve
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Rejection
