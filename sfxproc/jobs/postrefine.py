@@ -51,7 +51,7 @@ from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.refine.warm import Kernels
 from sfxproc.report.log import Log
-from sfxproc.settings.postrefine import AUTO, PostrefineConfig, require_sense
+from sfxproc.settings.postrefine import AUTO, PostrefineConfig
 
 F8 = NDArray[np.float64]
 
@@ -60,7 +60,6 @@ ROUGH = 1e-4  # relative, of the objective: scaling is only where postrefinement
 
 def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
     """Do the job."""
-    require_sense(config)
     wanted = config.postrefine
     names = tuple(PARTIALITIES) if wanted.partiality == AUTO else (wanted.partiality,)
     kernels = Kernels(names, n_strains_of(config) if wanted.cell else 0, wanted.wavelength)
@@ -70,7 +69,6 @@ def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
 
 def check(config: PostrefineConfig, log: Log) -> None:
     """Validate a job without reading data: settings, inputs, output folder."""
-    require_sense(config)
     log(checked(config, log))
 
 
