@@ -41,7 +41,7 @@ def run_with(
     """
     threads = threads_of(config.parallel.threads, comm)
     log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}, threads of each: {threads}")
-    require_sense(config)
+    require_sense(config, log)
     checkpoint = open_job(config, config.output, lambda: files_of(config), comm, log)
     if checkpoint is None:
         return

@@ -14,18 +14,20 @@ from sfxproc.refine.estimate import estimate, needs_table
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table
 from sfxproc.runs.folder import refusal
-from sfxproc.settings import postrefine, scale
 from sfxproc.settings.postrefine import AUTO, PostrefineConfig
-from sfxproc.settings.scale import ScaleConfig
+from sfxproc.settings.scale import ScaleConfig, require_together
+from sfxproc.settings.strategies import idle_settings, require_honoured
 from sfxproc.symmetry import require_cell, space_group
 
 
-def require_sense(config: ScaleConfig) -> None:
-    """Raise ConfigError for names that no table knows and settings that do not go together."""
+def require_sense(config: ScaleConfig, log: Log) -> None:
+    """Raise ConfigError for names that no table knows and settings that do not go together; say
+    which settings belong to another way of working."""
     require_known(config)
-    scale.require_sense(config)
-    if isinstance(config, PostrefineConfig):
-        postrefine.require_sense(config)
+    require_honoured(config)
+    require_together(config)
+    for sentence in idle_settings(config):
+        log(sentence)
 
 
 def require_known(config: ScaleConfig) -> None:
@@ -51,7 +53,7 @@ def require_known(config: ScaleConfig) -> None:
 def check(config: ScaleConfig, log: Log) -> str:
     """Validate without reading data: settings, input files, reference, output folder; and tell what
     the job will need."""
-    require_sense(config)
+    require_sense(config, log)
     folder = Path(config.output.folder)
     if problem := refusal(config.output):
         raise OutputError(problem)

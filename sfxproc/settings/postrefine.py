@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from sfxproc.config import Count, NotNegative, Positive
-from sfxproc.errors import ConfigError
 from sfxproc.settings.scale import ScaleConfig
 from sfxproc.settings.sections import Section
 
@@ -39,23 +38,3 @@ class PostrefineConfig(ScaleConfig, frozen=True):
 
     job: Literal["postrefine"]  # type: ignore[assignment]
     postrefine: Postrefine = Postrefine()
-
-
-def require_sense(config: PostrefineConfig) -> None:
-    """Raise ConfigError for settings that are valid one by one but not together."""
-    name = config.postrefine.partiality
-    if config.scaling.partiality == "recorded":
-        raise ConfigError(
-            'scaling.partiality = "recorded" has no place in postrefinement, which works out '
-            "partialities itself. Leave it out."
-        )
-    if config.parallel.strategy == "blocks":
-        for setting, value, only in (
-            ("partiality", name, name != AUTO),
-            ("scheme", config.postrefine.scheme, config.postrefine.scheme == "joint"),
-        ):
-            if not only:
-                raise ConfigError(
-                    f'postrefine.{setting} = "{value}" needs parallel.strategy = "global", which '
-                    "runs on many ranks too. Change one of them."
-                )

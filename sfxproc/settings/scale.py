@@ -57,7 +57,7 @@ class ScaleConfig(Section, frozen=True):
     seed: int = 0
 
 
-def require_sense(config: ScaleConfig) -> None:
+def require_together(config: ScaleConfig) -> None:
     """Raise ConfigError for settings that are valid one by one but not together."""
     low, high = config.selection.d_max_A, config.selection.d_min_A
     if low is not None and high is not None and low <= high:
@@ -87,18 +87,6 @@ def require_sense(config: ScaleConfig) -> None:
             "selection.min_partiality out."
         )
     parallel = config.parallel
-    if parallel.strategy == "blocks":
-        for section, default in (("merging", Merging()), ("start", Start())):
-            if getattr(config, section) != default:
-                raise ConfigError(
-                    f'[{section}] asks for what parallel.strategy = "blocks" does not do. Use '
-                    'parallel.strategy = "global", which runs on many ranks too, or leave it out.'
-                )
-        if config.output.unmerged:
-            raise ConfigError(
-                'output.unmerged needs parallel.strategy = "global": in blocks observations stay '
-                "where they are. Change one of them."
-            )
     if parallel.strategy == "blocks" and parallel.overlap >= parallel.block_size:
         raise ConfigError(
             f"parallel.overlap = {parallel.overlap} must be smaller than parallel.block_size = "
