@@ -319,18 +319,12 @@ def slurm(
     overrides: Overrides = None,
 ) -> None:
     """Print a batch script for SLURM: `sfxproc slurm my.toml --nodes 2 | sbatch`."""
-    from sfxproc.commands.slurm import batch_script
+    from sfxproc.commands.slurm import SlurmOptions, batch_script
 
     _, config = _load(job_file, overrides or [])
-    options = {
-        "nodes": nodes,
-        "ntasks-per-node": ntasks_per_node,
-        "cpus-per-task": cpus_per_task,
-        "mem-per-cpu": mem_per_cpu,
-        "time": time,
-        "account": account,
-        "partition": partition,
-    }
+    options = SlurmOptions(
+        nodes, ntasks_per_node, cpus_per_task, mem_per_cpu, time, account, partition
+    )
     script, warnings = batch_script(template, job_file, config, overrides or [], options, list_file)
     for warning in warnings:
         typer.echo(f"sfxproc: {warning}", err=True)

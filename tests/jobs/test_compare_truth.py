@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ Told = dict[str, Any]
 
 def told_of(merged: Path, *truths: Path, **more: Any) -> Told:
     arguments = {"n_shells": 3, "d_min_A": None, "json_path": None, **more}
-    return compare_truth(merged, truths, console=Console(quiet=True), **arguments)
+    return asdict(compare_truth(merged, truths, console=Console(quiet=True), **arguments))
 
 
 @pytest.fixture(scope="module")
