@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Ints, ReferenceSet
 from sfxproc.errors import DataError
-from sfxproc.intake.reindexing import reference_in_group
+from sfxproc.intake.reference_group import reference_in_group
 from sfxproc.intake.selection import Inventory
 from sfxproc.merging.compare import fit_scale, match
 from sfxproc.settings.scale import ScaleConfig
