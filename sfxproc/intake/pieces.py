@@ -41,7 +41,7 @@ from sfxproc.intake.selection import coded, require_columns
 from sfxproc.intake.source import FileSummary, Intake, RecordT, read_corrected
 from sfxproc.parallel.blocks import Blocks, plan_blocks
 from sfxproc.parallel.combine import Listed, listed
-from sfxproc.parallel.rank_0 import on_rank_0
+from sfxproc.parallel.decide import on_rank_0
 from sfxproc.parallel.records import from_arrays, to_arrays
 from sfxproc.runs.stages import Stages
 

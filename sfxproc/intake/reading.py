@@ -39,7 +39,7 @@ from sfxproc.intake.source import (
 )
 from sfxproc.parallel.chunks import Chunks, owned, plan_chunks
 from sfxproc.parallel.comm import Comm
-from sfxproc.parallel.rank_0 import gathered
+from sfxproc.parallel.decide import gathered
 from sfxproc.report.log import Log
 
 I8 = NDArray[np.int64]

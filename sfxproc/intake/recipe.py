@@ -29,7 +29,7 @@ from sfxproc.intake.reindexing import ambiguity_reference, in_one_setting
 from sfxproc.intake.selection import Inventory
 from sfxproc.intake.source import FileSummary, Intake, PartsT, Source
 from sfxproc.parallel.comm import Comm
-from sfxproc.parallel.rank_0 import decided, on_rank_0
+from sfxproc.parallel.decide import decided, on_rank_0
 from sfxproc.report.log import Log
 
 

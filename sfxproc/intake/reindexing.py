@@ -46,7 +46,7 @@ from sfxproc.merging.ambiguity import (
     trusted,
 )
 from sfxproc.parallel.comm import Comm
-from sfxproc.parallel.rank_0 import decided, on_rank_0
+from sfxproc.parallel.decide import decided, on_rank_0
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Symmetry
 from sfxproc.symmetry import (

@@ -19,9 +19,10 @@ from sfxproc.formats.inputs import InputFile, read_input
 from sfxproc.intake.corrections import corrected
 from sfxproc.intake.parts import Criteria, CrystalSettings, Part, PartSummary
 from sfxproc.intake.selection import coded, require_columns
+from sfxproc.parallel.records import Record
 from sfxproc.settings.sections import Corrections, Input, Selection, Symmetry
 
-RecordT = TypeVar("RecordT")
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 @dataclass(frozen=True, eq=False)
