@@ -121,10 +121,10 @@ def _dealt(
     stages: Stages, name: str, work: Callable[[int], RecordT], n: int, kind: type[RecordT]
 ) -> list[RecordT]:
     """What the n tasks of a stage find, on rank 0; nothing elsewhere."""
-    found = stages.run(
+    results = stages.run(
         name, lambda number: to_arrays(work(number)), n, Listed(), to_all=False, all_needed=True
     )
-    return [from_arrays(kind, arrays) for arrays in listed(found, n)] if found else []
+    return [from_arrays(kind, arrays) for arrays in listed(results, n)] if results else []
 
 
 # ---- reading ---------------------------------------------------------------------------------
@@ -157,8 +157,8 @@ def read_shards(reading: Reading, order: Order, stages: Stages) -> Shards:
     and what `read_corrected` raises."""
     on_rank_0(stages.comm, lambda: make_folders(reading.folder))
     n = len(reading.files)
-    found = _dealt(stages, "read", lambda number: read_shard(reading, number), n, ShardSummary)
-    return Shards(reading, order, stages, found)
+    summaries = _dealt(stages, "read", lambda number: read_shard(reading, number), n, ShardSummary)
+    return Shards(reading, order, stages, summaries)
 
 
 def make_folders(folder: Path) -> None:

@@ -84,8 +84,8 @@ class FilesInMemory:
     def detector(self) -> Detector | None:
         """That of the first file that has one, on rank 0."""
         own = [(n, s.detector) for n, s in sorted(self.stills.items()) if s.detector is not None]
-        found = [first for share in gathered(self.comm, own[:1]) for first in share]
-        return min(found, key=lambda pair: pair[0])[1] if found else None
+        firsts = [first for share in gathered(self.comm, own[:1]) for first in share]
+        return min(firsts, key=lambda pair: pair[0])[1] if firsts else None
 
     def select(self, criteria: Criteria) -> PartInMemory:
         """The observations that take part, this rank's as one part."""
@@ -132,8 +132,9 @@ class PartInMemory:
     def sort(self) -> tuple[Self, list[PartSummary]]:
         """The same with keys; rows are sorted by the rank that they are dealt to."""
         keys = keys_of(self.part, self.criteria)
-        found = self.each("sort", lambda part: summary_of(part, np.unique(keys)), PartSummary)
-        return replace(self, keys=keys), found
+        unique = np.unique(keys)
+        summaries = self.each("sort", lambda part: summary_of(part, unique), PartSummary)
+        return replace(self, keys=keys), summaries
 
     def numbered(self, keys: I8) -> Observations:
         """The observations with their reflections; keys : of all unique ones."""

@@ -57,20 +57,20 @@ def take_in(
     reference = decided(comm, lambda: ambiguity_reference(intake.symmetry, intake.reference))
     files = decided(comm, lambda: tuple(list_inputs(inputs.paths, inputs.exclude, Path.cwd())))
     source = read(files)
-    summaries = source.summaries
-    _tell_notes(files, summaries, log)
-    census = on_rank_0(comm, lambda: census_of(summaries, intake))
+    of_files = source.summaries
+    _tell_notes(files, of_files, log)
+    census = on_rank_0(comm, lambda: census_of(of_files, intake))
     for note in census.notes if census else ():
         log(note)
     detector = source.detector()
     parts = source.select(comm.bcast(census.criteria if census else None))
     del source  # what it holds of observations that are left out is not needed any more
     census, parts = in_one_setting(census, parts, intake.symmetry, reference, comm, log)
-    parts, found = parts.sort()
+    parts, of_parts = parts.sort()
 
     def count() -> tuple[Inventory, NDArray[np.int64]]:
         assert census is not None
-        return inventory_of(census, found, files, detector, intake)
+        return inventory_of(census, of_parts, files, detector, intake)
 
     inventory, keys = on_rank_0(comm, count) or (None, None)
     return TakenIn(parts, inventory, keys)

@@ -167,14 +167,14 @@ def in_one_setting(
 
     tally = on_rank_0(comm, count)
     if reference is None:
-        found = _among_themselves(ambiguity, parts, tally, comm)
+        choices = _among_themselves(ambiguity, parts, tally, comm)
     else:
-        found = _with_reference(ambiguity, parts, reference, comm)
+        choices = _with_reference(ambiguity, parts, reference, comm)
 
     def settle() -> tuple[Census, CrystalSettings]:
         assert census is not None
         assert tally is not None
-        choice, used = _everywhere(found, len(census.crystals)), tally.status != Status.LEFT_OUT
+        choice, used = _everywhere(choices, len(census.crystals)), tally.status != Status.LEFT_OUT
         sure = trusted(choice.margin[used], reference is not None)
         seen = used & sure
         setting = np.where(seen, choice.setting, np.int8(0))
@@ -248,13 +248,13 @@ def _moved_crystals(crystals: Crystals, settings: CrystalSettings) -> Crystals:
 
 # ---- deciding --------------------------------------------------------------------------------
 
-Found = list[tuple[I8, Choice]]
+Choices = list[tuple[I8, Choice]]
 """Crystals and their settings; on rank 0."""
 
 
 def _among_themselves(
     ambiguity: Ambiguity, parts: PartsT, tally: Tally | None, comm: Comm
-) -> Found:
+) -> Choices:
     """Settings of all crystals without a reference."""
     sampled: I8 = comm.bcast(_sample(tally.n_observations) if tally else None)
 
@@ -300,7 +300,7 @@ def _resolved(
 
 def _with_reference(
     ambiguity: Ambiguity, parts: PartsT, reference: ReferenceSet, comm: Comm
-) -> Found:
+) -> Choices:
     """Settings of all crystals compared with a reference."""
     theirs = reference.reflections
     assert theirs.intensity is not None
@@ -340,7 +340,7 @@ def _compared(ambiguity: Ambiguity, observations: Observations, merge: KnownMerg
     return Compared(crystals.astype(np.int64), concatenate(choices), np.concatenate(seen))
 
 
-def _everywhere(parts: Found, n_crystals: int) -> Choice:
+def _everywhere(parts: Choices, n_crystals: int) -> Choice:
     """The settings of all crystals from parts for some; zeros for those in none."""
     crystals = np.concatenate([rows for rows, _ in parts])
     columns = {}

@@ -122,7 +122,8 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     more = left.columns | work.modelling.columns(blocks.state["local"])
     frames = report.frame_columns(
         data, everything(n_overlaps), local, sigma, crystal_cc,
-        {name: everything(rows, np.nan) for name, rows in more.items()}, work.modelling.parameters,
+        data.classes.columns() | {name: everything(rows, np.nan) for name, rows in more.items()},
+        work.modelling.parameters,
     )  # fmt: skip
     solver = {**blocks.as_dict(), "coordinating_s": stages.coordinating_s}
     return Scaled(data, merged, frames, solver, blocks.state.errors, np.nan)

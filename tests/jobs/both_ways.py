@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from sfxproc.data import Observations, ReferenceSet, Rows
+from sfxproc.formats.checkpoint import Checkpoint
 from sfxproc.intake import pieces
 from sfxproc.intake.pieces import Pieces, Plan
 from sfxproc.intake.reading import Dataset, read_dataset
@@ -48,16 +49,16 @@ class Made:
 def make(
     folder: Path, paths: list[str], symmetry: Symmetry = SYMMETRY, selection: Selection = ALL,
     columns: frozenset[str] = NONE, part_rows: int = 7000, size: int = 20, seed: int = 3,
-    ranks: int = 1, reference: ReferenceSet | None = None,
+    ranks: int = 1, reference: ReferenceSet | None = None, keep: bool = False,
 ) -> Made:  # fmt: skip
-    """Read into pieces, by one rank or by several."""
+    """Read into pieces, by one rank or by several. keep : a checkpoint of each stage."""
     folder.mkdir(exist_ok=True)
     intake = Intake(Input(paths=paths), symmetry, selection, columns, reference=reference)
     order = pieces.Order(size, size // 2, seed)
 
     def work(comm: Comm) -> tuple[TakenIn[Pieces], str]:
         log = ConsoleLog(Console(file=io.StringIO(), width=1000), speaks=comm.rank == 0)
-        stages = Stages(comm, log, folder, None)
+        stages = Stages(comm, log, folder, Checkpoint(folder / "kept") if keep else None)
         return pieces.read_pieces_of(intake, order, folder, stages, part_rows), log.text
 
     (taken, told), *others = on_ranks(ranks, work)

@@ -17,7 +17,7 @@ from rich.console import Console
 from sfxproc.data import ReferenceSet, Stills, packed_hkl
 from sfxproc.errors import ConfigError, DataError, InputError
 from sfxproc.formats.hdf5 import write
-from sfxproc.intake import reindexing
+from sfxproc.intake import pieces, reindexing
 from sfxproc.intake.reading import Dataset, read_dataset
 from sfxproc.intake.source import Intake
 from sfxproc.parallel.comm import SerialComm
@@ -218,6 +218,24 @@ def test_both_ways_of_reading_agree(
         assert "indexing ambiguity (k,h,-l)" in made.told
 
 
+def test_a_restart_settles_nothing_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the stages found is kept, and comes out of the checkpoint as it was."""
+    paths, symmetry = [str(folder / "part*.h5")], Symmetry(space_group="P 43")
+    first = make(tmp_path, paths, symmetry, keep=True)
+    kept = sorted(path.name for path in (tmp_path / "kept").glob("*.state"))
+    assert kept == [
+        f"{n:03d}-{name}.state"
+        for n, name in enumerate(("read", "count", "sample", "settle", "sort"))
+    ]
+    monkeypatch.setattr(pieces.Pieces, "part", None)
+    monkeypatch.setattr(pieces, "read_shard", None)
+    again = make(tmp_path, paths, symmetry, keep=True, ranks=2)
+    same_table(again.inventory.classes, first.inventory.classes)
+    agree(again, whole(paths, symmetry))
+
+
 def test_nothing_usable_is_told_alike(
     folder: Path, tmp_path: Path, reference: ReferenceSet
 ) -> None:
@@ -318,6 +336,26 @@ def test_merging_gains(command: Any, folder: Path, sets: Any, results: Any) -> N
         assert ("reindexed are" in done.out) == (choice == "resolve")
         cc[choice] = results(folder / choice).statistics["overall"]["cc_half"]
     assert cc["resolve"] > cc["ignore"] + 0.05
+
+
+def test_both_strategies_tell_the_same(command: Any, folder: Path, sets: Any, results: Any) -> None:
+    """Which crystals were reindexed, by the job's files; CC½ gains in blocks too."""
+    found = {}
+    for name in ("global", "blocks"):
+        settings = sets(
+            f"output.folder=by-{name}", f"parallel.strategy={name}", "parallel.block_size=60",
+            "parallel.overlap=30",
+        )  # fmt: skip
+        done = command("run", "job.toml", *settings, cwd=folder)
+        assert (done.status, done.err) == (0, "")
+        assert "reindexed are" in done.out
+        found[name] = results(folder / f"by-{name}")
+    ours, theirs = found["blocks"], found["global"]
+    for name in ("reindexing", "reindexing_cc", "reindexing_margin", "cell_cluster"):
+        np.testing.assert_array_equal(ours.frames[name], theirs.frames[name])
+    assert ours.statistics["overall"]["cc_half"] == pytest.approx(
+        theirs.statistics["overall"]["cc_half"], abs=0.01
+    )
 
 
 def test_nitrite_reductase(shared_data: Path, tmp_path: Path) -> None:

@@ -10,16 +10,22 @@ import h5py
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from sfxproc.data import Observations, Reason, ReferenceSet, Status, Stills
 from sfxproc.errors import ConfigError, DataError, InputError, OutputError, UserError
 from sfxproc.formats import crystfel, hdf5
 from sfxproc.intake import pieces
+from sfxproc.intake.reading import Dataset, read_dataset
+from sfxproc.intake.source import Intake
+from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.records import from_arrays, to_arrays
-from sfxproc.settings.sections import Selection, Symmetry
+from sfxproc.report.log import ConsoleLog
+from sfxproc.settings.sections import Input, Selection, Symmetry
 from sfxproc.simulate.stills import Simulated
 from sfxproc.symmetry import possible, space_group
-from tests.jobs.both_ways import NONE, SYMMETRY, agree, make, same_table, whole
+from tests.jobs.both_ways import ALL, NONE, SYMMETRY, agree, make, same_table, whole
+from tests.problems import on_ranks
 
 # ---- a set with something of everything ------------------------------------------------------
 
@@ -73,6 +79,36 @@ def test_both_ways_of_reading_agree(
     n_parts = {500: 58, 1 << 22: 1}.get(part_rows)  # one crystal has no rows, another two
     assert n_parts is None or made.parts.n_parts == n_parts
     assert not list((tmp_path / "shards").iterdir())  # native files are used where they are
+
+
+def test_ranks_in_memory_hold_what_one_would(small: Simulated, some: Any, tmp_path: Path) -> None:
+    """Also one that reads no file, and a detector that only another rank has read."""
+    n = len(small.stills.observations)
+    panel = (np.arange(n) % 7).astype(np.int16)
+    stills = replace(small.stills, observations=replace(small.stills.observations, panel=panel))
+    hdf5.write(tmp_path / "0.h5", replace(some(stills, slice(0, 20)), detector=None))
+    hdf5.write(tmp_path / "1.h5", some(stills, slice(20, 60)))
+    intake = Intake(Input(paths=[str(tmp_path)]), SYMMETRY, ALL, frozenset({"panel"}))
+
+    def work(comm: Comm) -> Dataset:
+        return read_dataset(intake, comm, ConsoleLog(Console(), speaks=False))
+
+    (alone,), ranks = on_ranks(1, work), on_ranks(3, work)
+    crystals = [data.chunks.crystals for data in ranks]
+    assert [c.start for c in crystals[1:]] == [c.stop for c in crystals[:-1]]
+    for name, values in alone.observations.columns().items():
+        parts = [data.observations.columns()[name] for data in ranks]
+        if name == "crystal":
+            parts = [part + c.start for part, c in zip(parts, crystals, strict=True)]
+        assert {part.dtype for part in parts} == {values.dtype}, name
+        np.testing.assert_array_equal(np.concatenate(parts), values, err_msg=name)
+    assert alone.detector is not None
+    for data in ranks:
+        same_table(data.crystals, alone.crystals)
+        same_table(data.reflections, alone.reflections)
+        assert data.left_out == alone.left_out
+        assert data.detector is not None
+        same_table(data.detector, alone.detector)
 
 
 def test_one_cluster_of_cells(small: Simulated, tmp_path: Path) -> None:
