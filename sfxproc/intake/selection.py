@@ -52,7 +52,7 @@ class CrystalClasses(Table):
 
 @dataclass(frozen=True, eq=False)
 class Inventory:
-    """What a job works on, after selection, without the observations; the same on every rank.
+    """What a job works on, after selection, without the observations; the same wherever it is.
 
     crystals, status, reason, n_observations : of the whole job. reflections : all unique ones.
     left_out : observations left out, by reason, of the whole job; no zeros.
