@@ -14,6 +14,7 @@ from sfxproc.lsq import Engine, Layout, Point
 from sfxproc.lsq.components import components
 from sfxproc.lsq.problem import Array
 from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.parameters import SCALES
 from sfxproc.models.scale import LN_G, B, ScaleModel
 
 F8 = NDArray[np.float64]
@@ -120,7 +121,7 @@ def bare_model(
     shared = np.ascontiguousarray(observations.reflection, dtype=np.int32)
     no_priors = np.zeros((n_crystals, 2))
     layout = Layout(
-        start, shared, len(reflections), chunk, ("ln_G", "B_A2"), (LN_G, B),
+        start, shared, len(reflections), chunk, SCALES, (LN_G, B),
         np.ones((n_crystals, 2), dtype=bool), no_priors, no_priors,
         np.zeros(n_crystals, dtype=np.int32),
     )  # fmt: skip
@@ -195,6 +196,11 @@ def split_variances(model: ScaleModel, facts: Facts, settings: ScaleSettings) ->
         variance - gain * np.maximum(model.observed, 0), np.float32(BACKGROUND_FLOOR) * variance
     )
     return replace(model, background=background, errors=begun_with(facts, settings))
+
+
+def refits_of(variances: str) -> int:
+    """How often a kind of error model is fitted anew, at most."""
+    return MOST_REFITS if variances in FITTED else 0
 
 
 def begun_with(facts: Facts, settings: ScaleSettings) -> ErrorModel:

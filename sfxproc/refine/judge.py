@@ -15,7 +15,7 @@ from sfxproc.intake.selection import Inventory, by_reason, coded
 from sfxproc.lsq import Engine, Point, Result
 from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
 from sfxproc.models.scale import ScaleModel
-from sfxproc.models.scale_start import FITTED, MOST_REFITS
+from sfxproc.models.scale_start import refits_of
 from sfxproc.refine.choices import loss_of
 from sfxproc.refine.scale_job import MODELS, ScaleJob, own_halves
 from sfxproc.refine.solve import solve
@@ -137,7 +137,7 @@ def refined_without_bad(job: ScaleJob, engine: Engine, result: Result, judge: Ju
             break
         assert isinstance(result.model, ScaleModel)
         model = result.model.without(bad)
-        refits = MOST_REFITS if job.config.scaling.error_model in FITTED else 0
+        refits = refits_of(job.config.scaling.error_model)
         model = model.with_errors(replace(model.errors, refits=refits))
         again = solve(
             engine, model, result.point, job.config, job.checkpoint, job.log, f"without-{number}"

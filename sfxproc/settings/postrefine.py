@@ -7,27 +7,19 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from sfxproc.config import Count, NotNegative, Positive
+from sfxproc.models.settings import ParameterSettings
 from sfxproc.settings.scale import ScaleConfig
-from sfxproc.settings.sections import Section
 
 AUTO = "auto"
 
 
-class Postrefine(Section, frozen=True):
-    """The partiality model and what is refined of it; sizes in Å⁻¹."""
+class Postrefine(ParameterSettings, frozen=True):
+    """The partiality model, what is refined of crystals and how; sizes in Å⁻¹."""
 
     partiality: str = "sphere"
     size: Positive | None = None
     size_slope: NotNegative = 0.0
     bandwidth: Annotated[float, Meta(ge=0, lt=0.5)] | None = None
-    orientation: bool = True
-    theta_prior_mrad: Positive = 2.0
-    refine_size: bool = True
-    size_prior: Positive = 0.5
-    cell: bool = False
-    cell_prior_percent: Positive = 0.2
-    wavelength: bool = False
-    wavelength_prior_percent: Positive = 0.1
     scheme: Literal["joint", "cycles", "crystal-by-crystal"] = "joint"
     passes: Count = 4
     cycles: Count = 10

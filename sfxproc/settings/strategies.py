@@ -91,7 +91,6 @@ NOT_HONOURED: dict[Way, dict[str, Verdict]] = {
         "parallel.round_tolerance_sigma": OF_BLOCKS,
     },
     BLOCKS: {
-        "symmetry.ambiguity_reference": _refused(f"crystals stay as indexed. {USE_GLOBAL}"),
         "scaling.covariance": _refused(
             f"correlations between crystals are left out of uncertainties. {USE_GLOBAL}"
         ),

@@ -19,7 +19,7 @@ from sfxproc.models.error_model import next_errors
 from sfxproc.models.scale import B, shifted
 from sfxproc.models.scale_average import Averaging
 from sfxproc.models.scale_merge import mean_intensity
-from sfxproc.models.scale_start import FITTED, MOST_REFITS, begun_with, facts_of
+from sfxproc.models.scale_start import begun_with, facts_of, refits_of
 from sfxproc.parallel.combine import Found, Totals
 from sfxproc.parallel.coordinator import Arrays
 from sfxproc.refine.blocks.combine import Averages, Survey
@@ -172,7 +172,7 @@ class BlockScaling:
         refined = self.state["refined"] & ~crystals
         self.n_free -= int((self.state["refined"] & crystals).sum()) * self.work.modelling.n_free
         self.n_rows -= n_rows
-        refits = MOST_REFITS if self.work.settings.variances in FITTED else 0
+        refits = refits_of(self.work.settings.variances)
         errors = replace(self.state.errors, refits=refits)
         self.state = replace(self.state, errors=errors).with_arrays(gone=gone, refined=refined)
         self.converged = False
