@@ -49,11 +49,14 @@ def run(options: argparse.Namespace) -> int:
     data = folder / f"stills-{options.crystals}.h5"
     if not data.exists():
         write(data, simulate_stills(StillsSettings(n_crystals=options.crystals)).stills)
+    # the error model that averages keep, for all alike
+    errors = ("scaling.error_model=scatter",) if options.average else ()
     blocks = (
-        "parallel.strategy=blocks", f"parallel.block_size={options.block_size}",
+        *errors, "parallel.strategy=blocks", f"parallel.block_size={options.block_size}",
         f"parallel.overlap={options.overlap}", "parallel.threads=1",
     )  # fmt: skip
-    together = job(folder, data, "global", 1, "parallel.threads=1", "solver.tolerance=1e-12")
+    alone = "parallel.threads=1", "solver.tolerance=1e-12"
+    together = job(folder, data, "global", 1, *errors, *alone)
     rows = [together]
     for ranks in options.ranks:
         rows.append(job(folder, data, f"blocks{ranks}", ranks, *blocks))

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.runs import Figures, machine, number, table, told
 from sfxproc.commands.compare_truth import true_and_ideal
 from sfxproc.merging.compare_truth import compare_with_truth
-from sfxproc.models.postrefine import Geometry, PostrefineSettings, axes_of
+from sfxproc.models.postrefine import Geometry, axes_of
 from sfxproc.partiality import PARTIALITIES
 from sfxproc.refine.choose_partiality import Sample, fit_of
 from sfxproc.settings.postrefine import PostrefineConfig
@@ -106,7 +106,7 @@ def measured(data: Data, name: str, model: str) -> Figures:
     """One fit."""
     config = PostrefineConfig(job="postrefine", symmetry=Symmetry(space_group="P 43 21 2"))
     began = time.process_time()
-    found = fit_of(data.sample, PARTIALITIES[model], config, PostrefineSettings(), 1)
+    found = fit_of(data.sample, PARTIALITIES[model], config, 1)
     cpu_s = time.process_time() - began
     assert found is not None
     score, result = found

@@ -123,7 +123,7 @@ def _with_value(tree: Tree, keys: Sequence[str], value: object, override: str) -
     inner = tree.get(keys[0], {})
     if not isinstance(inner, dict):
         raise ConfigError(
-            f"--set {override}: '{keys[0]}' is a value ({_shown(inner)}), not a table, so nothing "
+            f"--set {override}: '{keys[0]}' is a value ({spelled(inner)}), not a table, so nothing "
             f"can be set inside it. Use --set {keys[0]}=value."
         )
     return {**tree, keys[0]: _with_value(inner, keys[1:], value, override)}
@@ -160,7 +160,7 @@ def convert(tree: Tree, config_type: type[StructT], source: str) -> StructT:
     info = inspect.type_info(config_type)
     assert isinstance(info, inspect.StructType)
     tree = _fitted(tree, info)
-    problems = list(_problems(tree, info, "", list(_leaf_paths(info, ""))))
+    problems = list(_problems(tree, info, "", [path for path, _ in _leaves(info, "")]))
     if not problems:
         try:
             return msgspec.convert(tree, config_type, strict=True)
@@ -198,13 +198,13 @@ def _problems(
         name = f"{path}{key}"
         if key == info.tag_field:
             if value != info.tag:
-                yield f"{name} = {_shown(value)}: must be {_shown(info.tag)}"
+                yield f"{name} = {spelled(value)}: must be {spelled(info.tag)}"
         elif key not in fields:
             yield _unknown(key, path, list(fields), all_paths)
         elif (struct := _struct_of(fields[key].type, value)) is not None:
             yield from _problems(value, struct, f"{name}.", all_paths)
         elif not _is_valid(value, annotations[key]):
-            yield f"{name} = {_shown(value)}: must be {allowed(fields[key].type)}"
+            yield f"{name} = {spelled(value)}: must be {allowed(fields[key].type)}"
     for key, field in fields.items():
         if not field.required or key in tree:
             continue
@@ -258,13 +258,27 @@ def _struct_of(info: inspect.Type, value: object) -> inspect.StructType | None:
     return structs[0] if structs else None
 
 
-def _leaf_paths(info: inspect.StructType, path: str) -> Iterator[str]:
+def leaves(config_type: type[msgspec.Struct]) -> dict[str, object]:
+    """Every setting of a configuration by its path ("solver.method") with its default, None if it
+    has none. Those of optional tables count too."""
+    info = inspect.type_info(config_type)
+    assert isinstance(info, inspect.StructType)
+    return dict(_leaves(info, ""))
+
+
+def _leaves(info: inspect.StructType, path: str) -> Iterator[tuple[str, object]]:
     for field in info.fields:
         structs = [m for m in _members(field.type) if isinstance(m, inspect.StructType)]
         for struct in structs:
-            yield from _leaf_paths(struct, f"{path}{field.encode_name}.")
+            yield from _leaves(struct, f"{path}{field.encode_name}.")
         if not structs:
-            yield f"{path}{field.encode_name}"
+            yield f"{path}{field.encode_name}", _default(field)
+
+
+def _default(field: inspect.Field) -> object:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return None if field.default is msgspec.NODEFAULT else field.default
 
 
 def allowed(info: inspect.Type) -> str:
@@ -277,7 +291,7 @@ def allowed(info: inspect.Type) -> str:
             tags = [m for m in members if isinstance(m, inspect.StructType)]
             if len(tags) > 1:
                 members = [m for m in members if m not in tags]
-                names = ", ".join(_shown(m.tag) for m in tags)
+                names = ", ".join(spelled(m.tag) for m in tags)
                 table = f"a table with {tags[0].tag_field} one of {names}"
                 return " or ".join([table, *map(allowed, members)])
             return " or ".join(allowed(m) for m in members)
@@ -318,11 +332,12 @@ def _limits(info: inspect.IntType | inspect.FloatType) -> str:
 
 
 def _one_of(values: Sequence[object]) -> str:
-    shown = [_shown(v) for v in values]
+    shown = [spelled(v) for v in values]
     return shown[0] if len(shown) == 1 else f"one of {', '.join(shown)}"
 
 
-def _shown(value: object) -> str:
+def spelled(value: object) -> str:
+    """A value as a job file has it; of a table no more than that."""
     if isinstance(value, dict):
         return "a table"
     return _toml(value)

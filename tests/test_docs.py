@@ -26,7 +26,7 @@ from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import open_log
 from sfxproc.settings.scale import ScaleConfig
 from sfxproc.settings.sections import Symmetry
-from sfxproc.simulate import StillsSettings
+from sfxproc.simulate.settings import StillsSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,10 @@ from sfxproc.formats.mtz import open_mtz
 from sfxproc.formats.reference import read_reference
 from sfxproc.formats.truth import Columns, read_truth_set
 from sfxproc.intake.reference_group import in_group
-from sfxproc.merging.compare import match, pearson
+from sfxproc.merging.compare import RelativeScale, match, pearson
 from sfxproc.merging.compare_truth import TruthAgreement, compare_with_truth
 from sfxproc.report.terminal import counts_table, number, statistics_table
-from sfxproc.simulate.settings import reindexing_of
+from sfxproc.simulate.sense import reindexing_of
 from sfxproc.symmetry import (
     Reindexing,
     SpaceGroup,
@@ -37,13 +36,26 @@ from sfxproc.symmetry import (
 
 HALVES = ("IHALF1", "IHALF2")
 
-Told = dict[str, Any]
+
+@dataclass(frozen=True)
+class TruthReport:
+    """How far a merge is from the truth.
+
+    n_ideal : reflections of the ideal merge. crystals : values by the keys of CRYSTALS, if a
+    frames.h5 lies beside the merge.
+    """
+
+    overall: TruthAgreement
+    shells: list[TruthAgreement]
+    n_ideal: int
+    scale: RelativeScale | None
+    crystals: Mapping[str, float | int] | None
 
 
 def compare_truth(
     path: Path, truths: Sequence[Path], n_shells: int, d_min_A: float | None,
     json_path: Path | None, console: Console,
-) -> Told:  # fmt: skip
+) -> TruthReport:  # fmt: skip
     """Print how far a merged set is from the truth, and the crystals of a frames.h5 beside it.
 
     Raises InputError for a file that cannot be read and DataError for a truth of other data.
@@ -59,28 +71,24 @@ def compare_truth(
     halves = [in_group(in_setting(half, setting), group) for half in half_sets(data)]
     _require_common(path, truths, merged, true, ideal)
     comparison = compare_with_truth(merged, true, ideal, halves, n_shells)
-    told: Told = {
-        "overall": asdict(comparison.overall),
-        "shells": [asdict(shell) for shell in comparison.shells],
-        "n_ideal": len(ideal),
-        "scale": None if comparison.scale is None else asdict(comparison.scale),
-        "crystals": None,
-    }
-    frames_path = path.with_name("frames.h5")
+    frames_path, crystals = path.with_name("frames.h5"), None
     if frames_path.is_file():
         frames = read_frames(frames_path)
-        told["crystals"] = crystals_against_truth(frames_path, frames, columns, group, setting)
+        crystals = crystals_against_truth(frames_path, frames, columns, group, setting)
+    report = TruthReport(
+        comparison.overall, list(comparison.shells), len(ideal), comparison.scale, crystals
+    )
     names = ", ".join(str(truth) for truth in truths)
     console.print(f"merge  {path}\ntruth  {names}\nin {group.hm}\n", markup=False, highlight=False)
-    console.print(statistics_table(told))
-    if told["crystals"] is not None:
-        shown = {CRYSTALS[key]: value for key, value in told["crystals"].items()}
+    console.print(statistics_table(asdict(report)))
+    if crystals is not None:
+        shown = {CRYSTALS[key]: value for key, value in crystals.items()}
         console.print()
         console.print(counts_table(f"Crystals of {frames_path}", shown))
-    console.print(f"\n{_sentence(comparison.overall, len(ideal))}", highlight=False)
+    console.print(f"\n{_sentence(report.overall, report.n_ideal)}", highlight=False)
     if json_path is not None:
-        save_json(json_path, told)
-    return told
+        save_json(json_path, asdict(report))
+    return report
 
 
 def true_and_ideal(

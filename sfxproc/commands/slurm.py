@@ -10,8 +10,9 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import sfxproc
 from sfxproc.errors import ConfigError, InputError, UserError
@@ -25,20 +26,54 @@ GB = 1e9
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
+@dataclass(frozen=True)
+class SlurmOptions:
+    """Options of sbatch; None where the template's own value stands."""
+
+    nodes: int | None = None
+    ntasks_per_node: int | None = None
+    cpus_per_task: int | None = None
+    mem_per_cpu: str | None = None
+    time: str | None = None
+    account: str | None = None
+    partition: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """Those that are given, by their names on the command line. Raises ConfigError."""
+        named = {name.replace("_", "-"): value for name, value in asdict(self).items()}
+        return {name: _word(name, value) for name, value in named.items() if value is not None}
+
+
+class Configured(Protocol):
+    """The settings of a job of any kind, as far as a batch script looks at them."""
+
+    @property
+    def output(self) -> OutputFolder:
+        """Where results go."""
+
+
+class OutputFolder(Protocol):
+    """A table [output]."""
+
+    @property
+    def folder(self) -> str:
+        """Its path."""
+
+
 def batch_script(
     template: str,
     job_file: Path,
-    config: Any,
+    config: Configured,
     overrides: Sequence[str],
-    options: Mapping[str, object],
+    options: SlurmOptions,
     list_file: Path | None = None,
 ) -> tuple[str, list[str]]:
     """A batch script ready for sbatch, and what may be wrong with it, a sentence each.
 
-    options : SLURM's by name, None where the template's own value stands. overrides : settings
-    as after --set. list_file : for an array, data sets, one a line. Raises ConfigError, InputError.
+    overrides : settings as after --set. list_file : for an array, data sets, one a line. Raises
+    ConfigError, InputError.
     """
-    given = {name: _word(name, value) for name, value in options.items() if value is not None}
+    given = options.given()
     if (template == "array") != (list_file is not None):
         raise ConfigError(
             "--template array needs --list FILE, a text with one data set a line: a file, folder, "
@@ -88,9 +123,9 @@ def filled(text: str, options: Mapping[str, str], variables: Mapping[str, str]) 
 # ---- sense and nonsense ----------------------------------------------------------------------
 
 
-def warnings_of(config: Any, ranks: int, memory_bytes: int, threads: int = 1) -> list[str]:
+def warnings_of(config: ScaleConfig, ranks: int, memory_bytes: int, threads: int = 1) -> list[str]:
     """What is doubtful about a job of so many ranks, each with so many threads and so much
-    memory; a sentence each. config : settings of the job."""
+    memory; a sentence each."""
     try:
         needs = estimate(config)
     except UserError as error:

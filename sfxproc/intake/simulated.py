@@ -13,7 +13,8 @@ from sfxproc.formats.truth import truth_path, write_truth
 from sfxproc.report.log import Log
 from sfxproc.runs.checkpoints import JobCheckpoint
 from sfxproc.settings.sections import Input
-from sfxproc.simulate.stills import StillsSettings, simulate_stills
+from sfxproc.simulate.settings import StillsSettings
+from sfxproc.simulate.stills import simulate_stills
 
 WRITERS = {suffix: f for f in FORMATS if f.write for suffix in f.suffixes}
 

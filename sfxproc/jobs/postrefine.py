@@ -19,32 +19,26 @@ from sfxproc.intake.reference import reference_intensities
 from sfxproc.jobs import scale
 from sfxproc.lsq import Engine, Point, Result
 from sfxproc.models.error_model import refits_of
-from sfxproc.models.postrefine import (
-    Geometry,
-    PostrefineModel,
-    extended,
-    partialities,
-    postrefine_model,
-)
-from sfxproc.models.postrefine_passes import SCHEMES, Refinement
-from sfxproc.models.scale import ScaleModel
-from sfxproc.models.scale_start import ScaleProblem, scale_problem
+from sfxproc.models.parameters import names_of
+from sfxproc.models.postrefine import PostrefineModel
+from sfxproc.models.postrefine_passes import SCHEMES, CrystalModelT, Refinement
+from sfxproc.models.scale_start import scale_problem
 from sfxproc.parallel.chunks import ChunkSums
 from sfxproc.parallel.comm import Comm
-from sfxproc.partiality import PARTIALITIES, Partiality
+from sfxproc.partiality import PARTIALITIES
 from sfxproc.refine.blocks.postrefine import postrefined_in_blocks
 from sfxproc.refine.check import check as checked
 from sfxproc.refine.choices import loss_of, scale_settings
-from sfxproc.refine.choose_partiality import Fit, chosen, settings_of
+from sfxproc.refine.choose_partiality import Fit, chosen
 from sfxproc.refine.conclude import concluded
 from sfxproc.refine.judge import Judging
 from sfxproc.refine.postrefine_setup import (
-    LEAST_PARTIALITY,
+    Recorded,
+    begun,
     geometry_of,
     moved_columns,
     n_strains_of,
     require_shown,
-    with_shown,
 )
 from sfxproc.refine.scale_job import Scaled, ScaleJob, read_all, with_fixed
 from sfxproc.refine.solve import solve as solve_kept
@@ -52,7 +46,7 @@ from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.refine.warm import Kernels
 from sfxproc.report.log import Log
-from sfxproc.settings.postrefine import AUTO, PostrefineConfig, require_sense
+from sfxproc.settings.postrefine import AUTO, PostrefineConfig
 
 F8 = NDArray[np.float64]
 
@@ -61,35 +55,32 @@ ROUGH = 1e-4  # relative, of the objective: scaling is only where postrefinement
 
 def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
     """Do the job."""
-    require_sense(config)
     wanted = config.postrefine
     names = tuple(PARTIALITIES) if wanted.partiality == AUTO else (wanted.partiality,)
-    kernels = Kernels(names, n_strains_of(config) if wanted.cell else 0, wanted.wavelength)
+    kernels = Kernels(names, wanted, n_strains_of(config) if wanted.cell else 0)
     way = STRATEGIES[config.parallel.strategy]
     scale.run_with(lambda job: way(job, config), config, comm, log, kernels)
 
 
 def check(config: PostrefineConfig, log: Log) -> None:
     """Validate a job without reading data: settings, inputs, output folder."""
-    require_sense(config)
     log(checked(config, log))
 
 
 def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     """Scale, refine all together, merge."""
-    wanted, settings = config.postrefine, settings_of(config.postrefine)
+    wanted = config.postrefine
     data = read_all(job, frozenset(), oriented=True)
     engine = Engine(ChunkSums(job.comm, data.chunks), job.threads)
     geometry, size = geometry_of(data, data.own_crystals, data.observations.hkl, wanted)
     name = wanted.partiality
     fits: list[Fit] = []
     if name == AUTO:
-        name, fits = chosen(job, config, data, geometry, size, settings)
-    before = earlier(job, data, geometry.parameters)
+        name, fits = chosen(job, config, data, geometry, size)
+    before = earlier(job, data, names_of(geometry.parameters))
     anew = before is None or config.start.refine
-    data, n_overlaps, together, begin = set_up(
-        job, config, engine, data, geometry, size, PARTIALITIES[name], anew
-    )
+    recorded = Recorded(geometry, size, PARTIALITIES[name])
+    data, n_overlaps, together, begin = set_up(job, config, engine, data, recorded, anew)
     n_rows = np.diff(together.layout.start)
     judging = Judging(job, data)
     together, begin = begun_at(before, job, together, begin, judging)
@@ -107,36 +98,27 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
 
 
 def set_up(
-    job: ScaleJob, config: PostrefineConfig, engine: Engine, data: Dataset, geometry: Geometry,
-    size: F8, model: Partiality, scaled_first: bool,
+    job: ScaleJob, config: PostrefineConfig, engine: Engine, data: Dataset, recorded: Recorded,
+    scaled_first: bool,
 ) -> tuple[Dataset, NDArray[np.int64], PostrefineModel, Point]:  # fmt: skip
     """The model of all that is to be refined, and its start: scaled, if wanted. Nothing else that
     scaling holds outlives this. Also the data as `with_fixed` leaves them, and overlaps."""
-    shown = partialities(model, data.observations.crystal, geometry, size)
-    n_shown = int(np.count_nonzero(shown >= LEAST_PARTIALITY))
-    n, n_shown = (sum(job.comm.allgather(v)) for v in (len(shown), n_shown))
-    require_shown(n, n_shown, job.comm.allgather_rows(size), job.log)
+    table, n_shown = recorded.shown(data.observations)
+    n, n_shown = (sum(job.comm.allgather(v)) for v in (len(table), n_shown))
+    require_shown(n, n_shown, job.comm.allgather_rows(recorded.size), job.log)
     problem = scale_problem(
-        engine, with_shown(data.observations, shown), data.chunks.local_bounds, data.reflections,
-        scale_settings(config),
-    )  # fmt: skip
-    del shown
-    data, n_overlaps = with_fixed(job, data, problem)
-    scaled: Result[ScaleModel] | ScaleProblem = problem
-    point = problem.start
-    if scaled_first:
-        job.log("scaling with the orientations as recorded")
-        solver = structs.replace(config.solver, tolerance=max(config.solver.tolerance, ROUGH))
-        rough = structs.replace(config, solver=solver)
-        scaled = solve_kept(
-            engine, problem.model, problem.start, rough, job.checkpoint, job.log, "scaling"
-        )
-        point = scaled.point
-    begin = extended(point, size, geometry)
-    together = postrefine_model(
-        scaled.model, geometry, model, begin, settings_of(config.postrefine)
+        engine, table, data.chunks.local_bounds, data.reflections, scale_settings(config)
     )
-    return data, n_overlaps, together, begin
+    del table
+    data, n_overlaps = with_fixed(job, data, problem)
+    solver = structs.replace(config.solver, tolerance=max(config.solver.tolerance, ROUGH))
+    rough = structs.replace(config, solver=solver)
+
+    def solve(model: CrystalModelT, point: Point, key: str) -> Result[CrystalModelT]:
+        job.log("scaling with the orientations as recorded")
+        return solve_kept(engine, model, point, rough, job.checkpoint, job.log, key)
+
+    return data, n_overlaps, *begun(recorded, problem, solve if scaled_first else None)
 
 
 STRATEGIES: dict[str, Callable[[ScaleJob, PostrefineConfig], Scaled | None]] = {
@@ -152,13 +134,12 @@ def refined(
     """The scheme that the settings ask for."""
     wanted = config.postrefine
 
-    def solve(some: PostrefineModel, point: Point, key: str) -> Result[PostrefineModel]:
-        return solve_kept(engine, some, point, config, job.checkpoint, job.log, key)
+    def solve(model: CrystalModelT, point: Point, key: str) -> Result[CrystalModelT]:
+        return solve_kept(engine, model, point, config, job.checkpoint, job.log, key)
 
     way = Refinement(
-        engine, solve, loss_of(config),
-        refits_of(config.scaling.error_model),
-        wanted.passes, wanted.cycles, job.log, judging, teller(job.checkpoint, job.log),
+        engine, solve, loss_of(config), refits_of(config.scaling.error_model), wanted.passes,
+        wanted.cycles, job.log, judging, teller(job.checkpoint, job.log),
     )  # fmt: skip
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:
         start = Point(

@@ -46,6 +46,7 @@ from sfxproc.runs.checkpoints import JobCheckpoint, open_job
 from sfxproc.runs.folder import refusal
 from sfxproc.runs.stages import Stages
 from sfxproc.settings.powder import PowderConfig, SimulatedPattern
+from sfxproc.settings.powder import Search as SearchSettings
 from sfxproc.settings.sections import Output
 
 SIMULATED = "simulated.txt"
@@ -74,7 +75,7 @@ def run(config: PowderConfig, comm: Comm, log: Log) -> None:
     lines = lines_of(peaks.q2, peaks.sigma, config.peaks.n_lines, config.search.outliers)
     _tell_lines(peaks, lines, log)
     checkpoint.begin()
-    settings = config.search.index_settings()
+    settings = index_settings(config.search)
     _compile_once(settings, comm)
     stages = Stages(comm, log, checkpoint.folder, checkpoint.store)
     found = _searched(lines, settings, stages, log)
@@ -88,7 +89,7 @@ def check(config: PowderConfig, log: Log) -> None:
     """Validate a job without searching: settings, list of lines, output folder."""
     if problem := refusal(_output(config)):
         raise OutputError(problem)
-    tasks = sum(len(wave) for wave in waves(config.search.index_settings()))
+    tasks = sum(len(wave) for wave in waves(index_settings(config.search)))
     if _files(config):
         peaks = _read(config)
         lines = lines_of(peaks.q2, peaks.sigma, config.peaks.n_lines, config.search.outliers)
@@ -159,6 +160,22 @@ def _tell_lines(peaks: PeakList, lines: Lines, log: Log) -> None:
 
 
 # ---- the search ------------------------------------------------------------------------------
+
+
+def index_settings(given: SearchSettings) -> IndexSettings:
+    """As the search takes them: it ranks many cells, however few are told, since whether one is
+    beyond doubt depends on the others."""
+    return IndexSettings(
+        lattices=tuple(given.lattices),
+        effort=given.effort,
+        n_lines=given.n_lines,
+        n_ranked=max(given.n_cells, IndexSettings.n_ranked),
+        early_stop=given.early_stop,
+        accept=given.accept,
+        seed=given.seed,
+        min_volume_A3=given.min_volume_A3,
+        max_volume_A3=given.max_volume_A3,
+    )
 
 
 def _compile_once(settings: IndexSettings, comm: Comm) -> None:

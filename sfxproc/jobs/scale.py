@@ -12,6 +12,7 @@ from sfxproc.intake.simulated import simulated_inputs
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.threads import threads_of
 from sfxproc.refine.check import check as checked
+from sfxproc.refine.check import require_sense
 from sfxproc.refine.scale_job import Scaled, ScaleJob
 from sfxproc.refine.strategies import STRATEGIES
 from sfxproc.refine.warm import Kernels, compile_once
@@ -19,7 +20,7 @@ from sfxproc.report.log import Log
 from sfxproc.results import tables as report
 from sfxproc.results.outputs import Results, write_results
 from sfxproc.runs.checkpoints import open_job
-from sfxproc.settings.scale import ScaleConfig, require_sense
+from sfxproc.settings.scale import ScaleConfig
 
 
 def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
@@ -40,7 +41,7 @@ def run_with(
     """
     threads = threads_of(config.parallel.threads, comm)
     log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}, threads of each: {threads}")
-    require_sense(config)
+    require_sense(config, log)
     checkpoint = open_job(config, config.output, lambda: files_of(config), comm, log)
     if checkpoint is None:
         return

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -23,36 +22,20 @@ from sfxproc.formats.peak_lists import PeakList, write_peak_list
 from sfxproc.formats.spots import read_spots, write_spots
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays, Stage, deal
-from sfxproc.powder.spots import SpotPeakSettings, SpotPowder, powder_of
+from sfxproc.powder.settings import SpotPeakSettings
+from sfxproc.powder.spots import SpotPowder, powder_of
 from sfxproc.report.log import Log
 from sfxproc.report.spot_powder import SpotPowderStory, spot_powder_html
 from sfxproc.report.terminal import counts_table
 from sfxproc.runs.folder import claim_output, refusal
-from sfxproc.settings.sections import Input, Output, Section
-from sfxproc.simulate.spot_powder import SpotPowderSettings, simulate_spots
+from sfxproc.settings.sections import Output
+from sfxproc.settings.spot_powder import SpotPowderConfig
+from sfxproc.simulate.spot_powder import simulate_spots
 from sfxproc.spots import Spots, SpotSet
 
 CROWDED = 0.4  # of a ring's σ: lines less certain than that may be several
 MANY, FIRST_LINES = 7, 20  # of those that indexing looks at
 AT_THE_EDGE = 0.9  # of peaks.centre_reach_mm
-
-
-class SpotPowderOutput(Section, frozen=True):
-    """Where results go; an existing folder is refused unless overwrite or resume is set."""
-
-    folder: str = "out"
-    overwrite: bool = False
-    resume: bool = False
-
-
-class SpotPowderConfig(Section, frozen=True):
-    """A spot-powder job; jobs/spot_powder.toml explains the settings."""
-
-    job: Literal["spot-powder"]
-    input: Input = Input()
-    peaks: SpotPeakSettings = SpotPeakSettings()
-    output: SpotPowderOutput = SpotPowderOutput()
-    simulate: SpotPowderSettings | None = None
 
 
 def run(config: SpotPowderConfig, comm: Comm, log: Log) -> None:

@@ -16,6 +16,10 @@ A rotation leaves |q| alone: dq = (J(θ) eⱼ) × q, J the left Jacobian of the 
     dn = (k + z)/n k,  dr = dn − k,  dw = w ± β k (k − dn (k + z)/n)/n
 
 A rotation about the beam changes nothing. Units Å⁻¹ and rad.
+
+Further parameters change the numbers that f takes (kernels.changes): r + Δ, R exp(a), w exp(b), the
+last two then in place of R and w in r₀/R, too. Δ, a and b depend on no other parameter, so the
+derivatives by these have ∂P/∂R exp(a) for ∂P/∂R and ∂P/∂w exp(b) for ∂P/∂w.
 """
 
 from __future__ import annotations
@@ -27,10 +31,11 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from sfxproc.kernels.changes import CHANGE_TYPE, as_recorded, own_axes
 from sfxproc.kernels.compiled import compiled
 
 LN_G, B, THETA_1, THETA_2, LN_SIZE = range(5)
-N_LOCAL = 5  # and then strains and κ, as many as there are
+N_LOCAL = 5  # and then strains, κ and what changes r, R and w, as many as there are
 _FOUR: Any = types.Tuple([types.float64] * 4)  # type: ignore[no-untyped-call]
 PROFILE_TYPE: Any = types.FunctionType(_FOUR(types.float64, types.float64, types.float64))
 """A compiled profile(r, R, w) -> (P, ∂P/∂r, ∂P/∂R, ∂P/∂w) as an argument of loops."""
@@ -77,29 +82,33 @@ def partiality_kernel() -> Callable[..., Any]:
     first asked for, not when imported, as many ranks may import at once."""
     f8 = types.float64
     signature = types.void(
-        PROFILE_TYPE, types.boolean, types.int64[::1], types.int64, types.int64, f8[:, :],
-        types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1], f8[::1], f8[::1], f8[::1],
-        f8[:, :, ::1], f8[::1], f8[:, ::1],
+        PROFILE_TYPE, types.boolean, CHANGE_TYPE, types.int64, types.int64[::1], types.int64,
+        types.int64, f8[:, :], types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1],
+        f8[::1], f8[::1], f8[::1], f8[:, :, ::1], f8[::1], f8[:, ::1],
     )  # fmt: skip
     return compiled(signature=signature, error_model="numpy")(fill_partialities)
 
 
 def fill_partialities(  # type: ignore[no-untyped-def]
-    profile, over_size, start, first, last, local, hkl, A, beam, axes, k_of, slope, bandwidth,
-    strains, P, relative,
+    profile, over_size, change, n_changing, start, first, last, local, hkl, A, beam, axes, k_of,
+    slope, bandwidth, strains, P, relative,
 ):  # fmt: skip
-    """P[i] of the rows of crystals first … last−1 and, unless it is empty, relative (rows, 3 +
-    n_strains + κ) = ∂ ln P/∂(θ₁, θ₂, ln r₀, e, κ), from the first crystal's first row on; 0 where
-    P is 0.
+    """P (rows,) of crystals first … last−1 and, unless it is empty, relative (rows, 3 + n_strains +
+    κ + n_changing) = ∂ ln P/∂(θ₁, θ₂, ln r₀, e, κ, …), both from the first crystal's first row on;
+    relative is 0 where P is 0.
 
-    profile : of PROFILE_TYPE; over_size : whether P is multiplied by r₀/R. local : (n, 5 +
-    n_strains), or one more for κ. hkl : (rows, 3). A : (n, 3, 3). beam : (n, 3). axes : (n, 2, 3).
-    k_of, slope (m), bandwidth : (n,). strains : (n_strains, 3, 3) T.
+    profile : of PROFILE_TYPE; over_size : whether P is multiplied by r₀/R; change : of CHANGE_TYPE,
+    by the last n_changing parameters. local : (n, 5 + n_strains + n_changing), or one more for κ.
+    hkl : (rows, 3). A : (n, 3, 3). beam : (n, 3). axes : (n, 2, 3). k_of, slope (m), bandwidth :
+    (n,). strains : (n_strains, 3, 3) T.
     """
     origin = start[first]
     n_strains = len(strains)
     at_wave = N_LOCAL + n_strains
-    waves = local.shape[1] > at_wave
+    at_change = local.shape[1] - n_changing
+    waves = at_change > at_wave
+    values, own = np.empty(n_changing), np.empty((3, 3))
+    q_own, normal, by_value = np.empty(3), np.empty(3), np.zeros((n_changing, 3))
     turn, M, about = np.empty((3, 3)), np.empty((3, 3)), np.empty((2, 3))
     along, deformed = np.empty((n_strains, 3, 3)), np.empty((3, 3))
     wanted = relative.size > 0
@@ -119,6 +128,9 @@ def fill_partialities(  # type: ignore[no-untyped-def]
             k *= np.exp(local[m, at_wave])
         r0 = np.exp(local[m, LN_SIZE])
         spread = bandwidth[m] * k
+        if n_changing > 0:
+            values[:] = local[m, at_change:]
+            own_axes(A[m], own)
         for i in range(start[m], start[m + 1]):
             h0, h1, h2 = float(hkl[i, 0]), float(hkl[i, 1]), float(hkl[i, 2])
             x = deformed[0, 0] * h0 + deformed[0, 1] * h1 + deformed[0, 2] * h2
@@ -134,17 +146,33 @@ def fill_partialities(  # type: ignore[no-untyped-def]
             cosine = (k + z) / n
             off = cosine - 1.0
             w = spread * abs(off)
-            p, by_r, by_R, by_w = profile(r, R, w)
-            amplitude = r0 / R if over_size else 1.0
-            P[i] = p * amplitude
+            R_changed, w_changed = R, w
+            if n_changing > 0:
+                as_recorded(hkl[i], A[m], beam[m], k_of[m], own, q_own, normal)
+                shift, ln_R, ln_w = change(values, q_own, normal, by_value)
+                r += shift
+                R_changed, w_changed = R * np.exp(ln_R), w * np.exp(ln_w)
+            p, by_r, by_R, by_w = profile(r, R_changed, w_changed)
+            amplitude = r0 / R_changed if over_size else 1.0
+            j = i - origin
+            P[j] = p * amplitude
             if not wanted:
                 continue
-            j = i - origin
             if p <= 0.0:
                 for a in range(relative.shape[1]):
                     relative[j, a] = 0.0
                 continue
             per_z = spread / n if off >= 0.0 else -spread / n
+            if n_changing > 0:
+                by_ln_R = R_changed * by_R / p - (1.0 if over_size else 0.0)
+                for a in range(n_changing):
+                    relative[j, at_change - 2 + a] = (
+                        by_r / p * by_value[a, 0]
+                        + by_ln_R * by_value[a, 1]
+                        + w_changed * by_w / p * by_value[a, 2]
+                    )
+                by_R *= np.exp(ln_R)
+                by_w *= np.exp(ln_w)
             # ln P by z at constant |q|, and by q·dq beyond that
             by_z = (by_r * k / n + by_w * per_z * (1.0 - cosine * k / n)) / p
             # q × ŝ

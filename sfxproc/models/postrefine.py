@@ -11,13 +11,16 @@ recorded, ln r₀ to its start, cells to their mean.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.kernels import scale as scale_kernels
+from sfxproc.kernels.changes import combined
 from sfxproc.kernels.postrefine import (
     LN_SIZE,
     N_LOCAL,
@@ -27,21 +30,20 @@ from sfxproc.kernels.postrefine import (
     partiality_kernel,
     rotation_of,
 )
-from sfxproc.lsq import Engine, Layout, Loss, Point
-from sfxproc.lsq.rounds import local_objectives, refit_local
+from sfxproc.lsq import Layout, Point
 from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.parameters import (
+    WAVE,
+    Parameter,
+    changes_of,
+    names_of,
+    parameters_of,
+)
 from sfxproc.models.scale import LN_G, B, ScaleModel
-from sfxproc.parallel.chunks import ChunkSums, plan_chunks
-from sfxproc.parallel.comm import SerialComm
+from sfxproc.models.settings import ParameterSettings
 from sfxproc.partiality import Partiality
 
 F8 = NDArray[np.float64]
-
-WORTH = 1.0  # of ½ χ², by which a crystal must be better off elsewhere
-FAR = 4.0  # times the median rotation, or spread of ln r₀, of a crystal that strayed
-LEAST_SPREAD = 0.05
-
-PARAMETERS = ("ln_G", "B_A2", "theta_1", "theta_2", "ln_size")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,8 @@ class Geometry:
     (n, 2, 3) unit vectors normal to the beam and to each other. wavenumber : (n,) 1/λ, Å⁻¹. slope :
     (n,) growth of the size with |q|. bandwidth : (n,) σ of λ over λ.
 
-    Cells are refined if there are deformations : (k, 3, 3), T of models.cell_strains; then strain :
-    (n, k), c there, of the recorded cells. waves : whether wavelengths are.
+    settings : what of it is refined. If cells are, deformations : (k, 3, 3), T of
+    models.cell_strains, and strain : (n, k), c there, of the recorded cells.
     """
 
     hkl: NDArray[np.int16]
@@ -65,26 +67,17 @@ class Geometry:
     bandwidth: F8
     deformations: F8 = field(default_factory=lambda: np.empty((0, 3, 3)))
     strain: F8 | None = None
-    waves: bool = False
+    settings: ParameterSettings = field(default_factory=ParameterSettings)
 
     @property
-    def n_strains(self) -> int:
-        """How many strains a cell has."""
-        return len(self.deformations)
+    def parameters(self) -> tuple[Parameter, ...]:
+        """A crystal's parameters, in the order of their columns."""
+        return parameters_of(self.settings, len(self.deformations))
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of a crystal's parameters."""
-        strains = tuple(f"strain_{j + 1}" for j in range(self.n_strains))
-        return (*PARAMETERS, *strains, *(("ln_wavenumber",) if self.waves else ()))
-
-    @property
-    def arrays(self) -> tuple[F8, ...]:
-        """What the kernel takes after hkl."""
-        return (
-            self.A, self.beam, self.axes, self.wavenumber, self.slope, self.bandwidth,
-            self.deformations,
-        )  # fmt: skip
+    def strains(self) -> slice:
+        """Columns of the strains."""
+        return slice(N_LOCAL, N_LOCAL + len(self.deformations))
 
     def of(self, crystals: NDArray[np.int64], rows: NDArray[np.int64]) -> Geometry:
         """Of some crystals and their observations."""
@@ -102,12 +95,32 @@ def axes_of(beam: F8) -> F8:
     return np.stack([first, np.cross(beam, first)], axis=1)
 
 
+Fill = Callable[[NDArray[np.int64], int, int, F8, F8, F8], None]
+"""fill(start, first, last, local, P, relative) of crystals first … last−1, whose first row's P and
+relative derivatives come first; none of these if that is empty."""
+
+
+def filler(model: Partiality, geometry: Geometry) -> Fill:
+    """What works out partialities with a model (kernels.postrefine)."""
+    kernel, g = partiality_kernel(), geometry
+    changes, numbers = changes_of(geometry.parameters)
+    how = model.profile, model.amplitude == "r0/R", combined(changes, numbers), sum(numbers)
+    what = g.hkl, g.A, g.beam, g.axes, g.wavenumber, g.slope, g.bandwidth, g.deformations
+
+    def fill(
+        start: NDArray[np.int64], first: int, last: int, local: F8, P: F8, relative: F8
+    ) -> None:
+        kernel(*how, start, first, last, local, *what, P, relative)
+
+    return fill
+
+
 @dataclass(frozen=True, eq=False)
 class PostrefineModel:
     """The model of this process's crystals.
 
-    scale : the scaling model, its layout with all local parameters and its partialities (float64)
-    those of the point looked at last: memory that every evaluation overwrites.
+    scale : the scaling model with the layout of all local parameters and without partialities,
+    which depend on the point: `at` tells.
     """
 
     scale: ScaleModel
@@ -124,27 +137,22 @@ class PostrefineModel:
         """The error model."""
         return self.scale.errors
 
-    def _fill(self, point: Point, first: int, last: int, relative: F8) -> None:
-        """Partialities of crystals first … last−1, and their relative derivatives if wanted."""
-        g = self.geometry
-        model = self.partiality
-        partiality_kernel()(
-            model.profile, model.amplitude == "r0/R",
-            self.layout.start, first, last, point.local, g.hkl, *g.arrays, self.scale.partiality,
-            relative,
-        )  # fmt: skip
+    @cached_property
+    def _fill(self) -> Fill:
+        return filler(self.partiality, self.geometry)
 
     def rows(self, point: Point, first: int, last: int, r: F8, d: F8, a: F8, c: F8) -> None:
         """Residuals, deviance residuals and Jacobian of crystals first … last−1."""
-        relative = np.empty((len(r), point.local.shape[1] - 2))
-        self._fill(point, first, last, relative)
-        self.scale.rows(point, first, last, r, d, a, c)
+        P, relative = np.empty(len(r)), np.empty((len(r), point.local.shape[1] - 2))
+        self._fill(self.layout.start, first, last, point.local, P, relative)
+        scale_kernels.rows(*self.scale.alone(point, first, last, P), r, d, a, c)
         extend_rows(a, relative)
 
     def deviances(self, point: Point, first: int, last: int, d: F8) -> None:
         """Deviance residuals only."""
-        self._fill(point, first, last, _NOT_WANTED)
-        scale_kernels.deviances(*self.scale.arguments(point, first, last), d)
+        P = np.empty(len(d))
+        self._fill(self.layout.start, first, last, point.local, P, _NOT_WANTED)
+        scale_kernels.deviances(*self.scale.alone(point, first, last, P), d)
 
     def retract(self, point: Point, local: F8, shared: F8) -> Point:
         """Parameters plus step."""
@@ -154,7 +162,7 @@ class PostrefineModel:
         """The model with the scatter that fits this point."""
         if self.errors.refits <= 0:
             return self
-        return replace(self, scale=self.at(point).refreshed(point))
+        return self.with_errors(self.at(point).refreshed(point).errors)
 
     def with_errors(self, errors: ErrorModel) -> Self:
         """The model with another error model."""
@@ -171,14 +179,17 @@ class PostrefineModel:
         return replace(self, scale=self.scale.held())
 
     def at(self, point: Point) -> ScaleModel:
-        """The scaling model with the partialities of a point."""
-        bounds = self.layout.chunk
+        """The scaling model with the partialities of a point, its own."""
+        bounds, start = self.layout.chunk, self.layout.start
+        P = np.empty(self.layout.n_rows)
 
         def chunk(c: int) -> None:
-            self._fill(point, bounds[c], bounds[c + 1], _NOT_WANTED)
+            first, last = bounds[c : c + 2]
+            own = P[start[first] : start[last]]
+            self._fill(start, first, last, point.local, own, _NOT_WANTED)
 
         self.scale.engine.map(chunk, len(bounds) - 1)
-        return self.scale
+        return replace(self.scale, partiality=P)
 
     def centred(self, point: Point) -> Point:
         """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set."""
@@ -196,10 +207,7 @@ def partialities(model: Partiality, crystal: NDArray[Any], geometry: Geometry, s
     local = np.zeros((n, len(geometry.parameters)))
     local[:, LN_SIZE] = np.log(size)
     P = np.empty(len(crystal))
-    partiality_kernel()(
-        model.profile, model.amplitude == "r0/R", start, 0, n, local, geometry.hkl,
-        *geometry.arrays, P, _NOT_WANTED,
-    )  # fmt: skip
+    filler(model, geometry)(start, 0, n, local, P, _NOT_WANTED)
     return P
 
 
@@ -209,74 +217,49 @@ def refined_A(geometry: Geometry, point: Point) -> F8:
     turn, about = np.empty((3, 3)), np.empty((2, 3))
     for m, (A, axes) in enumerate(zip(geometry.A, geometry.axes, strict=True)):
         rotation_of(point.local[m, THETA_1], point.local[m, THETA_2], axes, turn, about)
-        strains = point.local[m, N_LOCAL : N_LOCAL + geometry.n_strains]
+        strains = point.local[m, geometry.strains]
         out[m] = turn @ A @ (np.eye(3) + np.tensordot(strains, geometry.deformations, 1))
     return out
 
 
 def refined_wavelength(geometry: Geometry, point: Point) -> F8:
     """(n,) wavelengths, Å."""
-    kappa = point.local[:, N_LOCAL + geometry.n_strains] if geometry.waves else 0.0
+    names = names_of(geometry.parameters)
+    kappa = point.local[:, names.index(WAVE)] if WAVE in names else 0.0
     return np.asarray(np.exp(-kappa) / geometry.wavenumber)
 
 
-@dataclass(frozen=True)
-class PostrefineSettings:
-    """theta_prior_mrad, size_prior, scale_prior, cell_prior, wavelength_prior : σ of the priors on
-    θ, ln r₀, ln G, strains and κ. orientation, size : whether they are refined; strains and κ are
-    if the geometry has them.
-
-    The scale needs one for a crystal that turns away from all it was seen to show.
-    """
-
-    theta_prior_mrad: float = 2.0
-    size_prior: float = 0.5
-    scale_prior: float = 3.0
-    cell_prior: float = 0.002
-    wavelength_prior: float = 0.001
-    orientation: bool = True
-    size: bool = True
-
-
 def postrefine_model(
-    scale: ScaleModel,
-    geometry: Geometry,
-    partiality: Partiality,
-    start: Point,
-    settings: PostrefineSettings,
+    scale: ScaleModel, geometry: Geometry, partiality: Partiality, start: Point
 ) -> PostrefineModel:
     """The model from a scaling model that is set up (its free parameters and priors kept).
 
     start : as `extended` makes it; priors are centred there. Crystals whose scale is fixed are
     fixed altogether.
     """
-    old = scale.layout
-    n, p = start.local.shape
-    cells = slice(N_LOCAL, N_LOCAL + geometry.n_strains)
-    refined = old.free[:, 0]
-    free = np.zeros((n, p), dtype=bool)
-    free[:, : B + 1] = old.free
-    free[:, THETA_1] = free[:, THETA_2] = refined & settings.orientation
-    free[:, LN_SIZE] = refined & settings.size
-    free[:, N_LOCAL:] = refined[:, None]
-    centre, weight = np.zeros((n, p)), np.zeros((n, p))
-    centre[:, : B + 1], weight[:, : B + 1] = old.prior_centre, old.prior_weight
-    centre[:, LN_G], centre[:, LN_SIZE] = start.local[:, LN_G], start.local[:, LN_SIZE]
-    weight[:, LN_G] = free[:, LN_G] / settings.scale_prior**2
-    theta = free[:, THETA_1] / (1e-3 * settings.theta_prior_mrad) ** 2
-    weight[:, THETA_1] = weight[:, THETA_2] = theta
-    weight[:, LN_SIZE] = free[:, LN_SIZE] / settings.size_prior**2
-    weight[:, N_LOCAL:] = free[:, N_LOCAL:] / settings.wavelength_prior**2
-    weight[:, cells] = free[:, cells] / settings.cell_prior**2
+    old, parameters, settings = scale.layout, geometry.parameters, geometry.settings
+    refined = old.free[:, LN_G]
+    centre = start.local.copy()
+    free, weight = np.zeros(centre.shape, dtype=bool), np.zeros(centre.shape)
+    for column, parameter in enumerate(parameters):
+        if parameter.group == "scale":
+            free[:, column] = old.free[:, column]
+        else:
+            free[:, column] = refined & parameter.free(settings)
+        if parameter.prior_sigma is None:
+            centre[:, column] = old.prior_centre[:, column]
+            weight[:, column] = old.prior_weight[:, column]
+        else:
+            weight[:, column] = free[:, column] / parameter.prior_sigma(settings) ** 2
     layout = replace(
-        old, parameters=geometry.parameters, free=free, prior_centre=centre, prior_weight=weight
+        old, parameters=names_of(parameters), free=free, prior_centre=centre, prior_weight=weight
     )
     more = free[:, B + 1 :].astype(np.float64)
     n_more = float(scale.engine.dots(layout, more, more).sum())
     moving = replace(
         scale,
         layout=layout,
-        partiality=np.ones(len(geometry.hkl)),  # float64: the derivatives are as exact
+        partiality=np.empty(0),
         dof=max(scale.dof - n_more, 1.0),
     )
     return cells_to_mean(PostrefineModel(moving, geometry, partiality), start)
@@ -284,12 +267,9 @@ def postrefine_model(
 
 def cells_to_mean(model: PostrefineModel, point: Point) -> PostrefineModel:
     """The model whose cells are held to the mean of what they are at a point."""
-    k, layout = model.geometry.n_strains, model.layout
-    if k == 0:
+    layout, cells, recorded = model.layout, model.geometry.strains, model.geometry.strain
+    if recorded is None:
         return model
-    cells = slice(N_LOCAL, N_LOCAL + k)
-    recorded = model.geometry.strain
-    assert recorded is not None
     free = layout.free[:, cells].astype(np.float64)
     dots = model.scale.engine.dots
     number = np.maximum(dots(layout, free, free), 1.0)
@@ -306,95 +286,3 @@ def extended(point: Point, size_start: F8, geometry: Geometry) -> Point:
     local[:, : B + 1] = point.local
     local[:, LN_SIZE] = np.log(size_start)
     return Point(local, point.shared)
-
-
-def second_chance(
-    model: PostrefineModel, point: Point, start: Point, loss: Loss
-) -> tuple[Point, int]:
-    """The point with strayed crystals refitted anew, where that is better, and their number in the
-    whole job."""
-    free = model.layout.free[:, LN_G]
-    gathered = model.scale.engine.sums.gathered(turns_and_sizes(point.local, start.local)[free])
-    typical = model.scale.engine.sums.told(None if gathered is None else Typical.of(gathered))
-    if typical is None:
-        return point, 0
-    point, won = strayed_anew(model, point, start, typical, loss)
-    better = won.astype(np.float64)[:, None]
-    return point, int(model.scale.engine.dots(model.layout, better, better)[0])
-
-
-def turns_and_sizes(local: F8, start: F8) -> F8:
-    """(n, 2) how far crystals turned from their start, rad, and ln r₀."""
-    turned = np.hypot(*(local - start)[:, THETA_1 : THETA_2 + 1].T)
-    return np.stack([turned, local[:, LN_SIZE]], axis=1)
-
-
-@dataclass(frozen=True)
-class Typical:
-    """Of most crystals: median rotation, rad, ln of the size and its spread."""
-
-    turn: float
-    ln_size: float
-    spread: float
-
-    @classmethod
-    def of(cls, found: F8) -> Typical | None:
-        """From `turns_and_sizes`; None of no crystals."""
-        if not len(found):
-            return None
-        turn, ln_size = np.median(found, axis=0)
-        return cls(turn, ln_size, float(np.median(np.abs(found[:, 1] - ln_size))))
-
-
-def strayed_anew(
-    model: PostrefineModel, point: Point, start: Point, typical: Typical, loss: Loss
-) -> tuple[Point, NDArray[np.bool_]]:
-    """The point with this process's strayed crystals refitted anew, and where (n,) that was better.
-
-    While intensities are still poor a crystal can be led astray, to an orientation far off whose
-    partialities are all alike. With the intensities as they are now it begins again from its start,
-    with the median size of the others. Strayed are those that turned much farther than most, or are
-    much larger or smaller.
-    """
-    turned, size = turns_and_sizes(point.local, start.local).T
-    spread = max(typical.spread, LEAST_SPREAD)
-    strayed = (turned > FAR * typical.turn) | (np.abs(size - typical.ln_size) > FAR * spread)
-    rows = np.flatnonzero(strayed & model.layout.free[:, LN_G])
-    better = np.zeros(len(size), dtype=bool)
-    local = point.local.copy()
-    if len(rows):
-        some = part_of(model, rows)
-        engine = some.scale.engine
-        now = local_objectives(engine, some, Point(local[rows], point.shared), loss)
-        anew = start.local[rows].copy()
-        anew[:, : B + 1], anew[:, LN_SIZE] = local[rows, : B + 1], typical.ln_size
-        anew = refit_local(engine, some, Point(anew, point.shared), loss).local
-        then = local_objectives(engine, some, Point(anew, point.shared), loss)
-        won = then < now - WORTH
-        local[rows[won]] = anew[won]
-        better[rows[won]] = True
-    return Point(local, point.shared), better
-
-
-def part_of(model: PostrefineModel, crystals: NDArray[np.int64]) -> PostrefineModel:
-    """The model of some of this process's crystals, alone. crystals : increasing."""
-    old, scale, g = model.layout, model.scale, model.geometry
-    counts = np.diff(old.start)[crystals]
-    rows = np.concatenate([np.arange(*old.start[m : m + 2]) for m in crystals])
-    chunks = plan_chunks(counts, old.n_shared, SerialComm())
-    layout = replace(
-        old,
-        start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        shared=old.shared[rows],
-        chunk=chunks.local_bounds,
-        free=old.free[crystals],
-        prior_centre=old.prior_centre[crystals],
-        prior_weight=old.prior_weight[crystals],
-        component=old.component[crystals],
-    )
-    engine = Engine(ChunkSums(SerialComm(), chunks), scale.engine.threads)
-    smaller = replace(
-        scale, layout=layout, engine=engine, observed=scale.observed[rows],
-        background=scale.background[rows], partiality=np.ones(len(rows)),
-    )  # fmt: skip
-    return PostrefineModel(smaller, g.of(crystals, rows), model.partiality)

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.kernels.postrefine import LN_SIZE, THETA_1, THETA_2
 from sfxproc.kernels.variances import ln_variances
 from sfxproc.lsq import Engine, Iteration, Loss, Point, Result
 from sfxproc.lsq.compared.alternating import alternating
 from sfxproc.lsq.problem import Layout
-from sfxproc.models.postrefine import PostrefineModel, cells_to_mean, second_chance
-from sfxproc.models.scale import LN_G, B
+from sfxproc.models.parameters import groups_of
+from sfxproc.models.postrefine import PostrefineModel, cells_to_mean
+from sfxproc.models.postrefine_strayed import second_chance
+from sfxproc.models.scale import ScaleModel
 
 F8 = NDArray[np.float64]
-Solve = Callable[[PostrefineModel, Point, str], Result[PostrefineModel]]
-"""A solve of a model from a point; the text names it, in a checkpoint."""
+CrystalModelT = TypeVar("CrystalModelT", ScaleModel, PostrefineModel)
 Judge = Callable[[Result[PostrefineModel]], NDArray[np.bool_]]
 """Which of this process's crystals are not to be used any longer."""
 Tell = Callable[[str], None]
+
+
+class Solve(Protocol):
+    """A solve of a model from a point; the key names it, in a checkpoint."""
+
+    def __call__(self, model: CrystalModelT, point: Point, key: str) -> Result[CrystalModelT]:
+        """The result."""
+
 
 AT_REST = 0.01  # relative change of the scatter from one pass to the next
 
@@ -29,16 +38,16 @@ AT_REST = 0.01  # relative change of the scatter from one pass to the next
 @dataclass(frozen=True, eq=False)
 class Refinement:
     """What a way to postrefine goes by. refits : of the error model, in a pass; passes, cycles : at
-    most. judge : asked after a pass."""
+    most. judge : asked after a pass, if there is one."""
 
     engine: Engine
     solve: Solve
     loss: Loss
     refits: int
     passes: int
-    cycles: int
-    tell: Tell
-    judge: Judge
+    cycles: int = 1
+    tell: Tell = lambda _: None
+    judge: Judge | None = None
     progress: Callable[[Iteration], None] | None = None
 
 
@@ -58,7 +67,9 @@ def jointly(way: Refinement, model: PostrefineModel, start: Point) -> Result[Pos
         start, moved = second_chance(model, result.point, first, way.loss)
         if moved:
             way.tell(f"{moved:,} crystals fit better when refined anew from where they began")
-        bad = way.judge(result)
+        bad = np.zeros(model.layout.n_local, dtype=bool)
+        if way.judge is not None:
+            bad = way.judge(result)
         n_bad = int(way.engine.dots(model.layout, *[bad[:, None].astype(np.float64)] * 2)[0])
         model = cells_to_mean(model.without(bad) if n_bad else model, start)
         unsettled = abs(model.errors.scatter - before.scatter) > AT_REST * before.scatter
@@ -73,9 +84,7 @@ def jointly(way: Refinement, model: PostrefineModel, start: Point) -> Result[Pos
 
 def in_cycles(way: Refinement, model: PostrefineModel, start: Point) -> Result[PostrefineModel]:
     """In turn: scales, then orientations, sizes and the rest of each crystal; then intensities."""
-    rest = range(LN_SIZE + 1, len(model.layout.parameters))
-    groups = [(LN_G, B), (THETA_1, THETA_2), (LN_SIZE,), *([tuple(rest)] if rest else [])]
-    return _alternating(way, model, start, groups, way.cycles)
+    return _alternating(way, model, start, groups_of(model.layout.parameters), way.cycles)
 
 
 def crystal_by_crystal(

@@ -78,6 +78,17 @@ class ScaleModel:
             self.observed, self.floor, self.errors.gain, self.errors.scatter**2,
         )  # fmt: skip
 
+    def alone(self, point: Point, first: int, last: int, partiality: F8) -> Arguments:
+        """The same of crystals first … last−1 alone, whose rows have these partialities."""
+        layout = self.layout
+        start = layout.start[first : last + 1]
+        rows = slice(start[0], start[-1])
+        return (
+            start - start[0], layout.shared[rows], 0, last - first, point.local[first:last],
+            point.shared, self.s2, partiality, self.observed[rows], self.floor[rows],
+            self.errors.gain, self.errors.scatter**2,
+        )  # fmt: skip
+
     @property
     def floor(self) -> F4:
         """(n_rows,) variance of what is no signal."""

@@ -14,6 +14,7 @@ from sfxproc.lsq import Engine, Layout, Point
 from sfxproc.lsq.components import components
 from sfxproc.lsq.problem import Array
 from sfxproc.models.error_model import ErrorModel, refits_of
+from sfxproc.models.parameters import SCALES
 from sfxproc.models.scale import LN_G, B, ScaleModel
 
 F8 = NDArray[np.float64]
@@ -118,7 +119,7 @@ def bare_model(
     shared = np.ascontiguousarray(observations.reflection, dtype=np.int32)
     no_priors = np.zeros((n_crystals, 2))
     layout = Layout(
-        start, shared, len(reflections), chunk, ("ln_G", "B_A2"), (LN_G, B),
+        start, shared, len(reflections), chunk, SCALES, (LN_G, B),
         np.ones((n_crystals, 2), dtype=bool), no_priors, no_priors,
         np.zeros(n_crystals, dtype=np.int32),
     )  # fmt: skip

@@ -12,18 +12,16 @@ list of lines itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from sfxproc.data import Floats, Ints
 from sfxproc.errors import DataError
 from sfxproc.kernels import powder as kernels
+from sfxproc.powder.settings import Accept
 
 MOST_LINES = 64
 N_SHAPES = 64  # that K is the mean of
-
-Accept = Literal["always", "mala"]
 
 
 @dataclass(frozen=True)

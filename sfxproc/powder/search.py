@@ -19,9 +19,10 @@ from sfxproc.data import Floats
 from sfxproc.powder.generators import GENERATORS, from_volumes
 from sfxproc.powder.lattices import LATTICES, Lattice
 from sfxproc.powder.merit import merits
-from sfxproc.powder.optimise import SETTINGS, Accept, distinct, optimise
+from sfxproc.powder.optimise import SETTINGS, distinct, optimise
 from sfxproc.powder.ranking import Cell, Lines, assessed
 from sfxproc.powder.references import References, references
+from sfxproc.powder.settings import Accept
 
 SIZES = {1: 1000, 2: 2000, 3: 1000, 4: 1000, 6: 1000}  # of a batch, by number of parameters
 KEPT = 10  # cells of a batch

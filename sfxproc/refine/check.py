@@ -1,24 +1,59 @@
-"""What `sfxproc check` tells of a scaling or postrefining job."""
+"""Whether a scaling or postrefining job makes sense, and what `sfxproc check` tells of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sfxproc.errors import OutputError
+from sfxproc.errors import ConfigError, OutputError
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.intake.reference import reference_of
 from sfxproc.intake.reindexing import ambiguity_reference
+from sfxproc.lsq import SOLVERS
+from sfxproc.partiality import PARTIALITIES
 from sfxproc.refine.estimate import estimate, needs_table
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table
 from sfxproc.runs.folder import refusal
-from sfxproc.settings.scale import ScaleConfig, require_sense
+from sfxproc.settings.postrefine import AUTO, PostrefineConfig
+from sfxproc.settings.scale import ScaleConfig, require_together
+from sfxproc.settings.strategies import idle_settings, require_honoured
+from sfxproc.symmetry import require_cell, space_group
+
+
+def require_sense(config: ScaleConfig, log: Log) -> None:
+    """Raise ConfigError for names that no table knows and settings that do not go together; say
+    which settings belong to another way of working."""
+    require_known(config)
+    require_honoured(config)
+    require_together(config)
+    for sentence in idle_settings(config):
+        log(sentence)
+
+
+def require_known(config: ScaleConfig) -> None:
+    """Raise ConfigError for a solver, partiality model or space group that there is not, or for a
+    cell that is not of that group."""
+    if config.solver.method not in SOLVERS:
+        names = ", ".join(f'"{m}"' for m in SOLVERS)
+        raise ConfigError(
+            f'solver.method = "{config.solver.method}" is not a solver; choose one of {names}.'
+        )
+    group = space_group(config.symmetry.space_group)
+    if config.symmetry.unit_cell is not None:
+        require_cell(group, config.symmetry.unit_cell)
+    if isinstance(config, PostrefineConfig):
+        name = config.postrefine.partiality
+        if name != AUTO and name not in PARTIALITIES:
+            raise ConfigError(
+                f'postrefine.partiality = "{name}" is not a partiality model; choose one of '
+                f'{", ".join(sorted(PARTIALITIES))}, or "{AUTO}" for the one that fits best.'
+            )
 
 
 def check(config: ScaleConfig, log: Log) -> str:
     """Validate without reading data: settings, input files, reference, output folder; and tell what
     the job will need."""
-    require_sense(config)
+    require_sense(config, log)
     folder = Path(config.output.folder)
     if problem := refusal(config.output):
         raise OutputError(problem)

@@ -13,30 +13,23 @@ from sfxproc.errors import DataError
 from sfxproc.intake.reading import Dataset
 from sfxproc.lsq import Engine, LevenbergMarquardt, Point, Result
 from sfxproc.models.error_model import refits_of
-from sfxproc.models.postrefine import (
-    Geometry,
-    PostrefineModel,
-    PostrefineSettings,
-    extended,
-    partialities,
-    postrefine_model,
-)
-from sfxproc.models.postrefine_passes import Refinement, jointly, unlikeliness
+from sfxproc.models.postrefine import Geometry, PostrefineModel
+from sfxproc.models.postrefine_passes import CrystalModelT, Refinement, unlikeliness
 from sfxproc.models.scale_start import scale_problem
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.refine.choices import loss_of, scale_settings
-from sfxproc.refine.postrefine_setup import LEAST_PARTIALITY
+from sfxproc.refine.postrefine_setup import Recorded, scaled_and_refined
 from sfxproc.refine.scale_job import ScaleJob
-from sfxproc.settings.postrefine import Postrefine, PostrefineConfig
+from sfxproc.settings.postrefine import PostrefineConfig
 
 F8 = NDArray[np.float64]
 
 SAMPLE = 300  # crystals, or more until a reflection is seen MULTIPLICITY times
 MULTIPLICITY = 6.0
 MOST_SAMPLED = 2000
-MOST_ITERATIONS = 60
+MOST_ITERATIONS, PASSES = 60, 2
 CLEAR = 10.0  # of 2 ln L: below, two models cannot be told apart
 
 
@@ -62,9 +55,8 @@ class Fit:
 
 
 def chosen(
-    job: ScaleJob, config: PostrefineConfig, data: Dataset, geometry: Geometry, size: F8,
-    settings: PostrefineSettings,
-) -> tuple[str, list[Fit]]:  # fmt: skip
+    job: ScaleJob, config: PostrefineConfig, data: Dataset, geometry: Geometry, size: F8
+) -> tuple[str, list[Fit]]:
     """The likeliest model's name and how all fit; the same on all ranks."""
     sample = sampled(job, data, geometry, size)
     fits: list[Fit] = []
@@ -73,7 +65,7 @@ def chosen(
             f"trying {len(PARTIALITIES)} partiality models on {len(sample.size)} crystals, "
             f"{len(sample.observations):,} observations"
         )
-        fits = fitted(sample, config, settings, job.threads)
+        fits = fitted(sample, config, job.threads)
     fits = job.comm.bcast(fits)
     if not fits:
         raise DataError(
@@ -136,15 +128,13 @@ def joined(parts: list[tuple[Observations, Geometry, F8]], reflections: Reflecti
     )  # fmt: skip
 
 
-def fitted(
-    sample: Sample, config: PostrefineConfig, settings: PostrefineSettings, threads: int
-) -> list[Fit]:
+def fitted(sample: Sample, config: PostrefineConfig, threads: int) -> list[Fit]:
     """All models on a sample, the likeliest first; those that cannot be fitted are left out."""
     found = []
     for name, shape in PARTIALITIES.items():
         if shape.uses_bandwidth and not sample.geometry.bandwidth.any():
             continue  # the same as the model without a spectrum
-        one = fit_of(sample, shape, config, settings, threads)
+        one = fit_of(sample, shape, config, threads)
         if one is not None:
             found.append((name, *one))
     best = min((score for _, score, _ in found), default=0.0)
@@ -156,17 +146,15 @@ def fitted(
 
 
 def fit_of(
-    sample: Sample, shape: Partiality, config: PostrefineConfig, settings: PostrefineSettings,
-    threads: int,
-) -> tuple[float, Result[PostrefineModel]] | None:  # fmt: skip
+    sample: Sample, shape: Partiality, config: PostrefineConfig, threads: int
+) -> tuple[float, Result[PostrefineModel]] | None:
     """−2 ln L of a model on the sample, and its solution; None if it explains nothing."""
-    table = sample.observations
-    start = partialities(shape, table.crystal, sample.geometry, sample.size)
-    if not np.any(start >= LEAST_PARTIALITY):
+    recorded = Recorded(sample.geometry, sample.size, shape)
+    table, n_shown = recorded.shown(sample.observations)
+    if n_shown == 0:
         return None
-    table = replace(table, partiality=np.maximum(start, LEAST_PARTIALITY).astype(np.float32))
-    comm, n = SerialComm(), len(sample.size)
-    counts = np.bincount(table.crystal, minlength=n)
+    comm = SerialComm()
+    counts = np.bincount(table.crystal, minlength=len(sample.size))
     chunks = plan_chunks(counts, len(sample.reflections), comm)
     engine = Engine(ChunkSums(comm, chunks), threads)
     problem = scale_problem(
@@ -175,28 +163,10 @@ def fit_of(
     loss = loss_of(config)
     solver = LevenbergMarquardt(loss=loss, max_iterations=MOST_ITERATIONS, tolerance=1e-6)
 
-    def solve(model: PostrefineModel, point: Point, key: str) -> Result[PostrefineModel]:
+    def solve(model: CrystalModelT, point: Point, key: str) -> Result[CrystalModelT]:
         return solver.solve(engine, model, point)
 
-    scaled = solver.solve(engine, problem.model, problem.start)
-    begin = extended(scaled.point, sample.size, sample.geometry)
-    model = postrefine_model(scaled.model, sample.geometry, shape, begin, settings)
-    way = Refinement(
-        engine, solve, loss, refits_of(config.scaling.error_model), passes=2,
-        cycles=1, tell=lambda _: None, judge=lambda _: np.zeros(n, dtype=bool),
-    )  # fmt: skip
-    result = jointly(way, model, begin)
+    way = Refinement(engine, solve, loss, refits_of(config.scaling.error_model), PASSES)
+    result = scaled_and_refined(recorded, problem, way)
     score = unlikeliness(result.model, result.point, loss)
     return (score, result) if np.isfinite(score) else None
-
-
-def settings_of(wanted: Postrefine) -> PostrefineSettings:
-    """The model's choices."""
-    return PostrefineSettings(
-        theta_prior_mrad=wanted.theta_prior_mrad,
-        size_prior=wanted.size_prior,
-        cell_prior=0.01 * wanted.cell_prior_percent,
-        wavelength_prior=0.01 * wanted.wavelength_prior_percent,
-        orientation=wanted.orientation,
-        size=wanted.refine_size,
-    )

@@ -58,7 +58,11 @@ def concluded(
     local, sigma, found_cc = (job.comm.allgather_rows(a) for a in own)
     frames = report.frame_columns(
         data, n_overlaps, local, sigma, found_cc,
-        {**data.found, **judging.columns(solution.model, solution.point), **(more or {})},
+        {
+            **data.classes.columns(),
+            **judging.columns(solution.model, solution.point),
+            **(more or {}),
+        },
         result.model.layout.parameters,
     )  # fmt: skip
     solver = {"method": config.solver.method, **result.as_dict()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,21 @@ from numpy.typing import NDArray
 from sfxproc.data import Crystals, Ints, Observations, Status
 from sfxproc.errors import DataError
 from sfxproc.intake.selection import Inventory
-from sfxproc.lsq import Point
+from sfxproc.lsq import Point, Result
 from sfxproc.models.cell_strains import deformations, strain_basis, strains_of, symmetrised
-from sfxproc.models.postrefine import Geometry, axes_of, refined_A, refined_wavelength
+from sfxproc.models.postrefine import (
+    Geometry,
+    PostrefineModel,
+    axes_of,
+    extended,
+    partialities,
+    postrefine_model,
+    refined_A,
+    refined_wavelength,
+)
+from sfxproc.models.postrefine_passes import Refinement, Solve, jointly
+from sfxproc.models.scale_start import ScaleProblem
+from sfxproc.partiality import Partiality
 from sfxproc.report.log import Log
 from sfxproc.settings.postrefine import Postrefine, PostrefineConfig
 from sfxproc.symmetry import cells_from_A, reciprocal_matrix, space_group, symmetrised_cell
@@ -61,8 +73,8 @@ def geometry_of(
         bandwidth=bandwidth,
         deformations=T,
         strain=strain,
-        waves=settings.wavelength,
-    ), size  # fmt: skip
+        settings=settings,
+    ), size
 
 
 def n_strains_of(config: PostrefineConfig) -> int:
@@ -87,11 +99,41 @@ def sizes_of(data: Inventory, crystals: Crystals, settings: Postrefine) -> F8:
     return np.where(own > 0, own, np.median(known))
 
 
-def with_shown(observations: Observations, shown: F8) -> Observations:
-    """Observations with the partialities that recorded orientations give, none too near to nothing:
-    these may be wrong."""
-    partiality = np.maximum(shown, LEAST_PARTIALITY).astype(np.float32)
-    return replace(observations, partiality=partiality)
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """Crystals as recorded, to be postrefined with a partiality model. size : (n,) r₀, Å⁻¹."""
+
+    geometry: Geometry
+    size: F8
+    partiality: Partiality
+
+    def shown(self, observations: Observations) -> tuple[Observations, int]:
+        """Their observations with the partialities that recorded orientations give, none too near
+        to nothing, as these may be wrong; and of how many it is more than that."""
+        P = partialities(self.partiality, observations.crystal, self.geometry, self.size)
+        n_shown = int(np.count_nonzero(P >= LEAST_PARTIALITY))
+        partiality = np.maximum(P, LEAST_PARTIALITY).astype(np.float32)
+        return replace(observations, partiality=partiality), n_shown
+
+
+def begun(
+    recorded: Recorded, problem: ScaleProblem, solve: Solve | None
+) -> tuple[PostrefineModel, Point]:
+    """The model of all that is to be refined and its start: scaled, if there is something to solve
+    that with. problem : of scaling, with the partialities that are `shown`."""
+    model, point = problem.model, problem.start
+    if solve is not None:
+        scaled = solve(problem.model, problem.start, "scaling")
+        model, point = scaled.model, scaled.point
+    start = extended(point, recorded.size, recorded.geometry)
+    return postrefine_model(model, recorded.geometry, recorded.partiality, start), start
+
+
+def scaled_and_refined(
+    recorded: Recorded, problem: ScaleProblem, way: Refinement
+) -> Result[PostrefineModel]:
+    """Crystals scaled as recorded, and then all that is to be refined of them together."""
+    return jointly(way, *begun(recorded, problem, way.solve))
 
 
 def require_shown(n: int, n_shown: int, size: F8, log: Log) -> None:
@@ -116,8 +158,8 @@ def moved_columns(geometry: Geometry, point: Point) -> dict[str, F8]:
     """Columns of frames.h5 about what was refined of the geometry of some crystals."""
     A = refined_A(geometry, point)
     columns: dict[str, F8] = {"A_refined": A}
-    if geometry.n_strains:
+    if len(geometry.deformations):
         columns["cell_refined"] = np.asarray(cells_from_A(A))
-    if geometry.waves:
+    if geometry.settings.wavelength:
         columns["wavelength_refined_A"] = refined_wavelength(geometry, point)
     return columns

@@ -16,6 +16,7 @@ from sfxproc.formats.frames import read_frames
 from sfxproc.formats.inputs import missing_file
 from sfxproc.intake.reading import Dataset
 from sfxproc.lsq import Point
+from sfxproc.models.parameters import named
 from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import B, ScaleModel
 from sfxproc.refine.judge import Judging
@@ -29,7 +30,7 @@ ModelT = TypeVar("ModelT", ScaleModel, PostrefineModel)
 class Earlier:
     """Parameters of this rank's crystals as an earlier job found them.
 
-    known : (n_own,) whether it did. local : (n_own, p), zero where not known.
+    known : (n_own,) whether it did. local : (n_own, p), NaN where not known.
     """
 
     known: NDArray[np.bool_]
@@ -53,8 +54,7 @@ def earlier(job: ScaleJob, data: Dataset, parameters: Sequence[str]) -> Earlier 
         if not path.is_file():
             raise missing_file(path.absolute(), f"start.frames: '{path}'")
         frames = read_frames(path)
-        columns = [_column(frames.columns, p, len(frames.crystals)) for p in parameters]
-        told = frames.crystals.identity, np.stack(columns, axis=1)
+        told = frames.crystals.identity, local_of(frames.columns, parameters, len(frames.crystals))
     identities, values = job.comm.bcast(told)
     row_of = {identity: n for n, identity in enumerate(identities)}
     rows = np.array([row_of.get(i, -1) for i in data.own_crystals.identity], dtype=np.int64)
@@ -68,7 +68,17 @@ def earlier(job: ScaleJob, data: Dataset, parameters: Sequence[str]) -> Earlier 
             "same files."
         )
     job.log(f"{n:,} of {len(data.crystals):,} crystals begin where '{name}' has them")
-    return Earlier(known, np.where(np.expand_dims(known, 1), np.nan_to_num(local), 0.0))
+    return Earlier(known, np.where(known[:, None], local, np.nan))
+
+
+def local_of(columns: Mapping[str, NDArray[Any]], parameters: Sequence[str], n: int) -> F8:
+    """(n, p) parameters of all crystals from the columns of a frames.h5; NaN where it has none."""
+    out = np.full((n, len(parameters)), np.nan)
+    for number, parameter in enumerate(named(parameters)):
+        if parameter.column in columns:
+            column = np.asarray(columns[parameter.column], dtype=np.float64)
+            out[:, number] = parameter.unit.read(column)
+    return out
 
 
 def begun_at(
@@ -78,19 +88,10 @@ def begun_at(
     refined again; those that are not known are then left out."""
     if found is None:
         return model, start
-    local = np.where(found.known[:, None], found.local, start.local)
+    local = np.where(np.isfinite(found.local), found.local, start.local)
     if not job.config.start.refine:
         own = judging.data.status[judging.data.chunks.crystals] != Status.LEFT_OUT
         unknown = ~found.known & own
         judging.reason = np.where(unknown, np.uint8(Reason.NOT_REFINED_BEFORE), judging.reason)
         model = model.without(unknown).held()
     return model, Point(local, start.shared)
-
-
-def _column(columns: Mapping[str, NDArray[Any]], parameter: str, n: int) -> F8:
-    """A parameter of all crystals (n,) from the columns of a frames.h5; 0 if it is not there."""
-    if parameter == "ln_size" and "size" in columns:
-        return np.log(np.asarray(columns["size"], dtype=np.float64))
-    if f"{parameter}_mrad" in columns:
-        return 1e-3 * np.asarray(columns[f"{parameter}_mrad"], dtype=np.float64)
-    return np.asarray(columns.get(parameter, np.zeros(n)), dtype=np.float64)

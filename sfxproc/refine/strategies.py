@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,28 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Reason, ReferenceSet, Status
 from sfxproc.errors import Stopped, UserError
-from sfxproc.formats.inputs import list_inputs
 from sfxproc.intake import pieces
-from sfxproc.intake.reference import reference_scales, require_overlap
-from sfxproc.intake.reindexing import warn_unresolved
+from sfxproc.intake.reference import reference_scales
 from sfxproc.intake.selection import Inventory
 from sfxproc.lsq import Engine
 from sfxproc.merging.halves import half_of
 from sfxproc.merging.merge import merge
 from sfxproc.models.scale_start import scale_problem
 from sfxproc.parallel.chunks import ChunkSums
-from sfxproc.parallel.combine import Listed, listed
-from sfxproc.parallel.coordinator import Arrays
 from sfxproc.refine.blocks import judge as block_rejection
 from sfxproc.refine.blocks.rounds import BlockScaling
 from sfxproc.refine.blocks.tasks import Modelling, Scaling, Work
 from sfxproc.refine.choices import columns_wanted, loss_of, scale_settings
 from sfxproc.refine.conclude import concluded
 from sfxproc.refine.judge import Judging, refined_without_bad, without_crystals
-from sfxproc.refine.scale_job import Scaled, ScaleJob, mark_fixed, read_all, with_fixed
+from sfxproc.refine.scale_job import (
+    Scaled,
+    ScaleJob,
+    intake_of,
+    mark_fixed,
+    read_all,
+    with_fixed,
+)
 from sfxproc.refine.solve import solve
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.report.log import Log
@@ -85,9 +87,6 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
         data, plan, work = read_pieces(job, stages, modelling, oriented)
     if data is not None:
         report.tell_data(data, log)
-        warn_unresolved(data.space_group, data.cell, config.symmetry, log)
-        if job.reference is not None:
-            require_overlap(data, job.reference, config.symmetry)
     log(
         f"{work.count('blocks')} blocks of {settings.block_size} crystals, overlapping by "
         f"{settings.overlap}"
@@ -123,7 +122,8 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     more = left.columns | work.modelling.columns(blocks.state["local"])
     frames = report.frame_columns(
         data, everything(n_overlaps), local, sigma, crystal_cc,
-        {name: everything(rows, np.nan) for name, rows in more.items()}, work.modelling.parameters,
+        data.classes.columns() | {name: everything(rows, np.nan) for name, rows in more.items()},
+        work.modelling.parameters,
     )  # fmt: skip
     solver = {**blocks.as_dict(), "coordinating_s": stages.coordinating_s}
     return Scaled(data, merged, frames, solver, blocks.state.errors, np.nan)
@@ -153,51 +153,19 @@ STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
 
 def read_pieces(
     job: ScaleJob, stages: Stages, modelling: ModellingOf, oriented: bool
-) -> tuple[Inventory | None, pieces.Plan | None, Work]:
-    """Convert and sort all inputs. Inventory and plan are on rank 0 only."""
-    config, comm, log = job.config, job.comm, job.log
-    settings = config.parallel
-    files = tuple(list_inputs(job.inputs.paths, job.inputs.exclude, Path.cwd()))
+) -> tuple[Inventory | None, pieces.Plan, Work]:
+    """Convert and sort all inputs. The inventory is on rank 0 only."""
+    config, comm, settings = job.config, job.comm, job.config.parallel
+    order = pieces.Order(settings.block_size, settings.overlap, config.seed)
     folder = job.checkpoint.store.folder / READING
-    reading = pieces.Reading(
-        files,
-        columns_wanted(config),
-        job.inputs.strict,
-        folder,
-        corrections=config.corrections,
-        oriented=oriented,
-    )
-    if comm.rank == 0:
-        pieces.make_folders(folder)
-    comm.barrier()
-
-    def read(number: int) -> Arrays:
-        return pieces.read_file(reading, number)
-
-    found = stages.run("read", read, len(files), Listed(), to_all=False, all_needed=True)
-    plan = None
-    if comm.rank == 0:
-        plan = pieces.plan(
-            listed(found, len(files)), reading, config.symmetry, config.selection,
-            size=settings.block_size, overlap=settings.overlap, seed=config.seed,
-        )  # fmt: skip
-        for note in plan.notes:
-            log(note)
-    sorting, blocks = comm.bcast(None if plan is None else (plan.sorting, plan.blocks))
-
-    def sort(number: int) -> Arrays:
-        return pieces.sort_part(sorting, number)
-
-    found = stages.run("sort", sort, sorting.n_parts, Listed(), to_all=False, all_needed=True)
-    data, told = None, None
-    if plan is not None:
-        data, keys = pieces.inventory(plan, listed(found, sorting.n_parts))
-        told = keys, data.reflections, modelling(data, plan)
+    intake = intake_of(job, columns_wanted(config), oriented)
+    taken = pieces.read_pieces_of(intake, order, folder, stages)
+    data, plan = taken.inventory, taken.parts.plan
+    told = None if data is None else (taken.keys, data.reflections, modelling(data, plan))
     keys, reflections, model = comm.bcast(told)
-    read_rows = pieces.reader(sorting, keys)
     work = Work(
-        read_rows, blocks, reflections, scale_settings(config), loss_of(config),
-        job.threads, config.solver.max_iterations, config.solver.tolerance, model,
+        taken.parts.reader(keys), plan.blocks, reflections, scale_settings(config),
+        loss_of(config), job.threads, config.solver.max_iterations, config.solver.tolerance, model,
     )  # fmt: skip
     return data, plan, work
 
@@ -215,10 +183,9 @@ def warn_of_thin_blocks(data: Inventory, work: Work, log: Log) -> None:
         )
 
 
-def _by_crystal(plan: pieces.Plan | None, n: int) -> Callable[..., NDArray[Any]]:
+def _by_crystal(plan: pieces.Plan, n: int) -> Callable[..., NDArray[Any]]:
     """Rows in the order of the blocks as rows of all crystals, 0 or what else is to be filled in
     for those in no block."""
-    assert plan is not None
 
     def everything(rows: NDArray[Any], nothing: float = 0.0) -> NDArray[Any]:
         out = np.full((n, *rows.shape[1:]), nothing, dtype=rows.dtype)
@@ -228,9 +195,8 @@ def _by_crystal(plan: pieces.Plan | None, n: int) -> Callable[..., NDArray[Any]]
     return everything
 
 
-def _halves(data: Inventory, plan: pieces.Plan | None) -> NDArray[np.int8]:
+def _halves(data: Inventory, plan: pieces.Plan) -> NDArray[np.int8]:
     """Half set of each crystal in the order of the blocks; −1 for those left out."""
-    assert plan is not None
     half = half_of(data.crystals.identity)
     half[data.status == Status.LEFT_OUT] = -1
     return half[plan.crystal_at]

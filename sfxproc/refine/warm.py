@@ -8,7 +8,7 @@ and the other ranks wait and then only read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from sfxproc.models.agreement import agreement_of
 from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
-    PostrefineSettings,
     axes_of,
     extended,
     postrefine_model,
@@ -31,6 +30,7 @@ from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_merge import merge_sums
 from sfxproc.models.scale_start import ScaleSettings, scale_problem
 from sfxproc.models.scaled_rows import scaled_rows
+from sfxproc.models.settings import ParameterSettings
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import Comm, SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality
@@ -41,12 +41,12 @@ N_CRYSTALS, N_HKL = 16, 60
 
 @dataclass(frozen=True)
 class Kernels:
-    """What postrefinement is to be compiled for: names of partiality models, strains of a cell,
-    whether wavelengths are refined."""
+    """What postrefinement is to be compiled for: names of partiality models, what is refined of
+    crystals, strains of a cell if that is."""
 
     partialities: tuple[str, ...]
+    settings: ParameterSettings = field(default_factory=ParameterSettings)
     n_strains: int = 0
-    waves: bool = False
 
 
 def compile_once(comm: Comm, kernels: Kernels | None = None) -> None:
@@ -129,10 +129,10 @@ def postrefine_tiny(
         np.ascontiguousarray(observations.hkl, dtype=np.int16),
         np.tile(0.05 * np.eye(3), (n, 1, 1)), beam, axes_of(beam), np.ones(n), np.zeros(n),
         np.zeros(n), np.tile(np.eye(3), (kernels.n_strains, 1, 1)),
-        np.zeros((n, kernels.n_strains)), kernels.waves,
+        np.zeros((n, kernels.n_strains)), kernels.settings,
     )  # fmt: skip
     start = extended(point, np.full(n, 0.1), geometry)
-    model = postrefine_model(scale, geometry, shape, start, PostrefineSettings())
+    model = postrefine_model(scale, geometry, shape, start)
     model = model.with_errors(replace(model.errors, refits=2))
     result = LevenbergMarquardt(max_iterations=2).solve(engine, model, start)
     unlikeliness(result.model, result.point, Loss())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Crystals, Merged, Reason, Status
 from sfxproc.report import plots
+from sfxproc.report.crystal_plots import (
+    CELL_NAMES,
+    CELL_UNITS,
+    Shown,
+    cells_of,
+    crystal_plots,
+)
 from sfxproc.report.page import Grid, Section, page_html
 from sfxproc.report.plots import plain
 from sfxproc.report.pull_plots import partiality_plot
@@ -30,7 +37,6 @@ TITLES = {
     "d_0p3_A": "d where CC½ is 0.3 / Å",
     "delta_cc_half": "ΔCC½",
     "dof": "degrees of freedom",
-    "ln_G": "ln G",
     "mean_i_over_naive_sigma": "⟨I/σ⟩ if the scales were known",
     "n": "number",
     "r": "r / Å⁻²",
@@ -41,9 +47,6 @@ TITLES = {
     "sigma_0p143_A": "its σ / Å",
     "sigma_A": "its σ / Å",
     "sigma_B_A2": "σ(B) / Å²",
-    "size": "size / Å⁻¹",
-    "theta_1_mrad": "θ₁ / mrad",
-    "theta_2_mrad": "θ₂ / mrad",
 }
 """Names of quantities whose key does not read well."""
 UNITS = {"_A2": "Å²", "_A": "Å", "_mrad": "mrad", "_percent": "%"}
@@ -62,7 +65,8 @@ class Story:
 
     told : what statistics.json holds. frames : the columns of frames.h5, a row a crystal;
     `status` and `reason` (codes of `Status` and `Reason`) must be among them. config_text,
-    log_text : job.resolved.toml and log.txt. sentence : how good the data are.
+    log_text : job.resolved.toml and log.txt. sentence : how good the data are. parameters : what of
+    crystals was refined, with columns in frames.
     """
 
     title: str
@@ -73,6 +77,7 @@ class Story:
     merged: Merged
     config_text: str
     log_text: str
+    parameters: Sequence[Shown] = ()
 
 
 def report_html(story: Story) -> str:
@@ -88,7 +93,7 @@ def report_html(story: Story) -> str:
         warning=story.told.get("solver", {}).get("converged") is False,
         figures=key_figures(story.told),
         sections=_sections(story),
-        crystals=crystal_list(story.crystals, story.frames),
+        crystals=crystal_list(story.crystals, story.frames, story.parameters),
         config_text=story.config_text,
         log_text=story.log_text,
     )
@@ -122,7 +127,7 @@ def _sections(story: Story) -> list[Section]:
             "crystals",
             "Crystals",
             cell_grid(story.crystals, story.frames),
-            plots.crystal_plots(story.crystals, story.frames),
+            crystal_plots(story.crystals, story.frames, story.parameters),
             "Crystals that were left out are not counted here.",
         ),
         Section(
@@ -187,8 +192,8 @@ def shell_grid(told: Mapping[str, Any]) -> list[Grid]:
 def cell_grid(crystals: Crystals, frames: Mapping[str, NDArray[Any]]) -> list[Grid]:
     """Medians of the cells of crystals, and their spread as a σ: interquartile range / 1.349."""
     rows = []
-    cells = plots.cells_of(crystals, frames)
-    for k, (name, unit) in enumerate(zip(plots.CELL_NAMES, plots.CELL_UNITS, strict=True)):
+    cells = cells_of(crystals, frames)
+    for k, (name, unit) in enumerate(zip(CELL_NAMES, CELL_UNITS, strict=True)):
         row = [f"{name} / {unit}"]
         for values in (v[np.isfinite(v[:, k]), k] for v in cells.values()):
             q25, q50, q75 = np.percentile(values, [25, 50, 75]) if len(values) else [math.nan] * 3
@@ -225,7 +230,9 @@ def _fate(status: int, reason: int) -> str:
     return word if reason == Reason.NONE else f"{word}: {Reason(reason).text}"
 
 
-def crystal_list(crystals: Crystals, frames: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def crystal_list(
+    crystals: Crystals, frames: Mapping[str, NDArray[Any]], parameters: Sequence[Shown] = ()
+) -> dict[str, Any]:
     """Columns and rows of the list of crystals, and a note on what it does not hold.
 
     Columns of frames that are tables of their own and standard errors are left out. Of more than
@@ -242,9 +249,10 @@ def crystal_list(crystals: Crystals, frames: Mapping[str, NDArray[Any]]) -> dict
     fate = [_fate(*pair) for pair in zip(
         frames["status"][rows].tolist(), frames["reason"][rows].tolist(), strict=True)]  # fmt: skip
     columns = [plain(np.asarray(frames[name])[rows].tolist()) for name in names]
+    titles = {parameter.column: parameter.title for parameter in parameters}
     return {
         "note": note,
-        "header": ["crystal", "fate", *(label(name) for name in names)],
+        "header": ["crystal", "fate", *(titles.get(name) or label(name) for name in names)],
         "rows": [
             list(row) for row in zip(crystals.take(rows).identity, fate, *columns, strict=True)
         ],

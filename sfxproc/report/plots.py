@@ -12,13 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Crystals, Floats, Merged, Status
+from sfxproc.data import Floats, Merged
 from sfxproc.report.terminal import resolution_range
 
 F8 = NDArray[np.float64]
@@ -29,9 +28,6 @@ MOST_POINTS = 5000  # of a scatter plot
 N_RESOLUTION_TICKS = 7
 SAMPLE_SEED = 1
 DIGITS = 7  # significant ones in the page
-CONSTANT = 1e-6  # Å or °: a smaller range of a cell's constant is rounding
-CELL_NAMES = ("a", "b", "c", "α", "β", "γ")
-CELL_UNITS = ("Å", "Å", "Å", "°", "°", "°")
 
 MOST_R = 100.0  # %, where the axis of R ends unless all are below
 SHELL_PLOTS: tuple[tuple[str, str, str, float, dict[str, str]], ...] = (
@@ -159,49 +155,6 @@ def wilson_plot(shells: Sequence[Mapping[str, Any]], line: Mapping[str, Any]) ->
     return [Plot("wilson", "Wilson plot", traces, layout)]
 
 
-def crystal_plots(crystals: Crystals, frames: Mapping[str, NDArray[Any]]) -> list[Plot]:
-    """Distributions over the crystals that were not left out, and ln G against B."""
-    kept = np.asarray(frames["status"]) != Status.LEFT_OUT
-    columns = {name: np.asarray(v)[kept] for name, v in frames.items() if np.ndim(v) == 1}
-    if "theta_1_mrad" in columns and "theta_2_mrad" in columns:
-        columns["shift"] = np.hypot(columns["theta_1_mrad"], columns["theta_2_mrad"])
-    wanted = (
-        ("ln_G", "ln-g", "Scale", "ln G"),
-        ("B_A2", "b", "Relative B factor", "B / Å²"),
-        ("shift", "shift", "Change of orientation", "√(θ₁² + θ₂²) / mrad"),
-        ("size", "size", "Size of reciprocal-lattice points", "size / Å⁻¹"),
-        ("cc_to_merge", "cc-to-merge", "Agreement with the merge", "CC to merge"),
-        ("delta_cc_half", "delta-cc-half", "Influence on CC½", "ΔCC½"),
-        ("reindexing_margin", "margin", "Certainty of the indexing", "margin / standard errors"),
-    )
-    found = [
-        histogram(name, title, label, {"": columns[key]}, "crystals")
-        for key, name, title, label in wanted
-        if key in columns
-    ]
-    for k, (name, unit) in enumerate(zip(CELL_NAMES, CELL_UNITS, strict=True)):
-        values = {kind: cells[:, k] for kind, cells in cells_of(crystals, frames).items()}
-        together = np.concatenate(list(values.values()))
-        together = together[np.isfinite(together)]
-        if len(together) and np.ptp(together) > CONSTANT:  # angles often are not free
-            label = f"{name} / {unit}"
-            found.append(
-                histogram(f"cell-{k + 1}", f"Unit cell: {name}", label, values, "crystals")
-            )
-    if "ln_G" in columns and "B_A2" in columns:
-        names = np.array(crystals.identity, dtype=object)[kept]
-        found.append(_scales(columns["B_A2"], columns["ln_G"], names))
-    return [plot for plots in found for plot in plots]
-
-
-def cells_of(crystals: Crystals, frames: Mapping[str, NDArray[Any]]) -> dict[str, F8]:
-    """Cells (n, 6), Å and degrees, of the crystals that were not left out: `recorded` and, where
-    there are any, `refined`."""
-    kept = np.asarray(frames["status"]) != Status.LEFT_OUT
-    found = {"recorded": crystals.cell, "refined": frames.get("cell_refined")}
-    return {k: np.asarray(v, dtype=np.float64)[kept] for k, v in found.items() if v is not None}
-
-
 def histogram(
     name: str, title: str, label: str, values: Mapping[str, Floats], of_what: str
 ) -> list[Plot]:
@@ -233,7 +186,7 @@ def histogram(
         "barmode": "overlay",
         "showlegend": len(finite) > 1,
     }
-    return [Plot(name, title, traces, layout, "; ".join([*notes, *_beyond(together, low, high)]))]
+    return [Plot(name, title, traces, layout, "; ".join([*notes, *beyond(together, low, high)]))]
 
 
 def inner_range(values: Floats) -> tuple[float, float]:
@@ -244,7 +197,7 @@ def inner_range(values: Floats) -> tuple[float, float]:
     return float(max(values.min(), q25 - reach)), float(min(values.max(), q75 + reach))
 
 
-def _beyond(values: Floats, low: float, high: float) -> list[str]:
+def beyond(values: Floats, low: float, high: float) -> list[str]:
     """How many values an axis does not show, for the note of a plot."""
     n = int(np.count_nonzero((values < low) | (values > high)))
     if n == 0:
@@ -259,28 +212,6 @@ def sampled(n: int) -> NDArray[np.intp]:
         return np.arange(n)
     drawn = np.random.default_rng(SAMPLE_SEED).choice(n, MOST_POINTS, replace=False)
     return np.sort(drawn)
-
-
-def _scales(B_A2: Floats, ln_G: Floats, names: NDArray[np.object_]) -> list[Plot]:
-    """ln G against B, a point a crystal; the view without outliers."""
-    known = np.flatnonzero(np.isfinite(B_A2) & np.isfinite(ln_G))
-    if not len(known):
-        return []
-    shown = known[sampled(len(known))]
-    trace = {
-        "type": "scatter", "mode": "markers", "marker": {"size": 4, "opacity": 0.6},
-        "x": plain(B_A2[shown]), "y": plain(ln_G[shown]),
-        "text": [escape(name, quote=False) for name in names[shown]],
-        "hovertemplate": "%{text}<br>B = %{x:.4~g} Å²<br>ln G = %{y:.4~g}<extra></extra>",
-    }  # fmt: skip
-    axes = {}
-    notes = [_how_many(len(shown), len(known), "crystals")]
-    for axis, label, values in (("xaxis", "B / Å²", B_A2), ("yaxis", "ln G", ln_G)):
-        low, high = inner_range(values[known])
-        margin = 0.05 * (high - low) or 1.0
-        axes[axis] = {"title": {"text": label}, "range": plain([low - margin, high + margin])}
-        notes += [f"{label.split()[0]}: {text}" for text in _beyond(values[known], low, high)]
-    return [Plot("ln-g-b", "Scale against B", [trace], axes, "; ".join(notes))]
 
 
 def half_set_plot(merged: Merged) -> list[Plot]:
@@ -307,7 +238,7 @@ def half_set_plot(merged: Merged) -> list[Plot]:
     for axis, half in (("xaxis", 1), ("yaxis", 2)):
         label = f"I, half set {half}"
         layout[axis] = {"title": {"text": label}, **ticks}
-    note = _how_many(len(shown), len(both), "reflections")
+    note = how_many(len(shown), len(both), "reflections")
     return [Plot("half-sets", "One half set against the other", traces, layout, note)]
 
 
@@ -321,7 +252,8 @@ def _asinh_ticks(ends: F8, unit: float) -> dict[str, Any]:
             "ticktext": [f"{v:g}" for v in ticks]}  # fmt: skip
 
 
-def _how_many(n_shown: int, n: int, of_what: str) -> str:
+def how_many(n_shown: int, n: int, of_what: str) -> str:
+    """How many points a plot shows, for its note."""
     return (
         f"{n:,} {of_what}" if n_shown == n else f"{n_shown:,} of {n:,} {of_what}, drawn at random"
     )

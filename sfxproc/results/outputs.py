@@ -27,6 +27,7 @@ from sfxproc.formats.mtz_merged import write_difference, write_half, write_merge
 from sfxproc.formats.mtz_scaled import ScaledObservations
 from sfxproc.intake.selection import Inventory
 from sfxproc.merging.derived import derive
+from sfxproc.models.parameters import among
 from sfxproc.report.html import Story, report_html
 from sfxproc.report.log import Log
 from sfxproc.results import exports
@@ -104,7 +105,7 @@ def write_results(
     story = Story(
         title=f"{kind} {folder.name}", sentence=sentence, told=results.statistics,
         crystals=dataset.crystals, frames=results.frames, merged=merged, config_text=settings,
-        log_text=log.text,
+        log_text=log.text, parameters=among(results.frames),
     )  # fmt: skip
     write_text(folder / "report.html", report_html(story))
     write_text(folder / "log.txt", log.text)

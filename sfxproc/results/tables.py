@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Crystals, Merged, Reason, ReferenceSet, Status
 from sfxproc.intake.selection import Inventory
-from sfxproc.kernels.postrefine import LN_SIZE, N_LOCAL, THETA_1, THETA_2
 from sfxproc.merging.compare import compare_sets
 from sfxproc.merging.statistics import statistics, summary_sentence
 from sfxproc.models.error_model import ErrorModel
-from sfxproc.models.scale import LN_G, B
+from sfxproc.models.parameters import columns_of
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table, statistics_table
 from sfxproc.settings.scale import ScaleConfig
@@ -72,37 +71,15 @@ def frame_columns(
     local: F8,
     sigma: F8,
     crystal_cc: F8,
-    more: Mapping[str, NDArray[Any]] | None = None,
-    parameters: Sequence[str] = (),
+    more: Mapping[str, NDArray[Any]],
+    parameters: Sequence[str],
 ) -> dict[str, NDArray[Any]]:
     """The columns of frames.h5, for all crystals of the job; NaN where a crystal was left out.
 
-    local, sigma : (n_crystals, p) of ln G and B and, of postrefinement, the rotations (rad), ln of
-    the size and what else has a name among the parameters; the others (n_crystals,). more : columns
-    as they are.
+    local, sigma : (n_crystals, p) of the parameters of these names; the others (n_crystals,).
+    more : columns as they are.
     """
-    moved = {}
-    if local.shape[1] >= N_LOCAL:
-        size = np.exp(local[:, LN_SIZE])
-        moved = {
-            "theta_1_mrad": 1e3 * local[:, THETA_1],
-            "sigma_theta_1_mrad": 1e3 * sigma[:, THETA_1],
-            "theta_2_mrad": 1e3 * local[:, THETA_2],
-            "sigma_theta_2_mrad": 1e3 * sigma[:, THETA_2],
-            "size": size,
-            "sigma_size": size * sigma[:, LN_SIZE],
-        }
-        for column in range(N_LOCAL, local.shape[1]):
-            name = parameters[column]
-            moved |= {name: local[:, column], f"sigma_{name}": sigma[:, column]}
-    refined = {
-        "ln_G": local[:, LN_G],
-        "sigma_ln_G": sigma[:, LN_G],
-        "B_A2": local[:, B],
-        "sigma_B_A2": sigma[:, B],
-        **moved,
-        "cc_to_merge": crystal_cc,
-    }
+    refined = {**columns_of(parameters, local, sigma), "cc_to_merge": crystal_cc}
     left_out = data.status == Status.LEFT_OUT
     return {
         "status": data.status,
@@ -110,7 +87,7 @@ def frame_columns(
         "n_observations": data.n_observations,
         "n_overlaps": n_overlaps,
         **{name: np.where(left_out, np.nan, values) for name, values in refined.items()},
-        **(more or {}),
+        **more,
     }
 
 
@@ -194,8 +171,8 @@ def of_groups(config: ScaleConfig, data: Inventory, groups: Mapping[str, Merged]
 
 def of_clusters(data: Inventory) -> dict[str, Any]:
     """Clusters of cells with their medians; nothing where all crystals are in one."""
-    label = data.found.get("cell_cluster")
-    if label is None or label.max(initial=0) < 1:
+    label = data.classes.cell_cluster
+    if label.max(initial=0) < 1:
         return {}
     told = []
     for number in range(int(label.max()) + 1):

@@ -7,10 +7,9 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, field
 
 from sfxproc.config import Count, NotNegative, Positive, Whole
-from sfxproc.powder.optimise import Accept
-from sfxproc.powder.search import IndexSettings
+from sfxproc.powder.settings import Accept
 from sfxproc.settings.sections import Section
-from sfxproc.simulate.powder import PowderSettings
+from sfxproc.simulate.settings import PowderSettings
 
 Bravais = Literal[
     "aP", "mP", "mC", "oP", "oC", "oF", "oI", "tP", "tI", "hP", "hR", "cP", "cF", "cI"
@@ -49,21 +48,6 @@ class Search(Section, frozen=True):
                 f"max_volume_A3 = {self.max_volume_A3:g} is below min_volume_A3 = "
                 f"{self.min_volume_A3:g}"
             )
-
-    def index_settings(self) -> IndexSettings:
-        """As the search takes them: it ranks many cells, however few are told, since whether one is
-        beyond doubt depends on the others."""
-        return IndexSettings(
-            lattices=tuple(self.lattices),
-            effort=self.effort,
-            n_lines=self.n_lines,
-            n_ranked=max(self.n_cells, IndexSettings.n_ranked),
-            early_stop=self.early_stop,
-            accept=self.accept,
-            seed=self.seed,
-            min_volume_A3=self.min_volume_A3,
-            max_volume_A3=self.max_volume_A3,
-        )
 
 
 class PowderOutput(Section, frozen=True):

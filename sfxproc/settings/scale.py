@@ -6,7 +6,6 @@ from typing import Literal
 
 from sfxproc.config import Count, Positive
 from sfxproc.errors import ConfigError
-from sfxproc.lsq import SOLVERS
 from sfxproc.settings.sections import (
     Corrections,
     Input,
@@ -21,8 +20,7 @@ from sfxproc.settings.sections import (
     Start,
     Symmetry,
 )
-from sfxproc.simulate.stills import StillsSettings
-from sfxproc.symmetry import require_cell, space_group
+from sfxproc.simulate.settings import StillsSettings
 
 
 class Scaling(Section, frozen=True):
@@ -59,13 +57,8 @@ class ScaleConfig(Section, frozen=True):
     seed: int = 0
 
 
-def require_sense(config: ScaleConfig) -> None:
+def require_together(config: ScaleConfig) -> None:
     """Raise ConfigError for settings that are valid one by one but not together."""
-    if config.solver.method not in SOLVERS:
-        names = ", ".join(f'"{m}"' for m in SOLVERS)
-        raise ConfigError(
-            f'solver.method = "{config.solver.method}" is not a solver; choose one of {names}.'
-        )
     low, high = config.selection.d_max_A, config.selection.d_min_A
     if low is not None and high is not None and low <= high:
         raise ConfigError(
@@ -94,23 +87,8 @@ def require_sense(config: ScaleConfig) -> None:
             "selection.min_partiality out."
         )
     parallel = config.parallel
-    if parallel.strategy == "blocks":
-        for section, default in (("merging", Merging()), ("start", Start())):
-            if getattr(config, section) != default:
-                raise ConfigError(
-                    f'[{section}] asks for what parallel.strategy = "blocks" does not do. Use '
-                    'parallel.strategy = "global", which runs on many ranks too, or leave it out.'
-                )
-        if config.output.unmerged:
-            raise ConfigError(
-                'output.unmerged needs parallel.strategy = "global": in blocks observations stay '
-                "where they are. Change one of them."
-            )
     if parallel.strategy == "blocks" and parallel.overlap >= parallel.block_size:
         raise ConfigError(
             f"parallel.overlap = {parallel.overlap} must be smaller than parallel.block_size = "
             f"{parallel.block_size}: each block would hold nothing new. Half the block is usual."
         )
-    group = space_group(config.symmetry.space_group)
-    if config.symmetry.unit_cell is not None:
-        require_cell(group, config.symmetry.unit_cell)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from sfxproc.errors import DataError, InputError
 from sfxproc.formats.frames import write_frames
 from sfxproc.formats.mtz_merged import write_merged
 from sfxproc.formats.truth import truth_path, write_truth
-from sfxproc.simulate import Simulated, StillsSettings, simulate_stills
-from sfxproc.simulate.settings import reindexing_of
+from sfxproc.simulate.sense import reindexing_of
+from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 from sfxproc.symmetry import reindexed_hkl, space_group, unique_keys
 
 HEXAGONAL = StillsSettings(
@@ -35,7 +35,7 @@ Told = dict[str, Any]
 
 def told_of(merged: Path, *truths: Path, **more: Any) -> Told:
     arguments = {"n_shells": 3, "d_min_A": None, "json_path": None, **more}
-    return compare_truth(merged, truths, console=Console(quiet=True), **arguments)
+    return asdict(compare_truth(merged, truths, console=Console(quiet=True), **arguments))
 
 
 @pytest.fixture(scope="module")

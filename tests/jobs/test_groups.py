@@ -140,7 +140,7 @@ def test_a_group_without_crystals(ranks: int, run: Callable[..., Any]) -> None:
 
 
 def test_not_in_blocks(run: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match=r"\[merging\] asks for what .* does not do"):
+    with pytest.raises(ConfigError, match=r"merging\.groups = .* does not go with parallel\.str"):
         run("blocks", *GROUPS, "parallel.strategy=blocks", kind="scale")
 
 

@@ -194,5 +194,5 @@ def test_frames_of_other_data(ranks: int, run: Callable[..., Any], first: dict[s
 
 def test_not_in_blocks(run: Callable[..., Any], first: dict[str, Any]) -> None:
     settings = (f"start.frames={first['scale'].folder}", "parallel.strategy=blocks")
-    with pytest.raises(ConfigError, match=r"\[start\] asks for what .* does not do"):
+    with pytest.raises(ConfigError, match=r"start\.frames = .* does not go with parallel\.strat"):
         run("scale", "blocks", *settings)

@@ -153,7 +153,7 @@ def test_no_such_model(told: Callable[..., str]) -> None:
 
 
 def test_recorded_partialities_have_no_place(told: Callable[..., str]) -> None:
-    assert "has no place in postrefinement" in told("scaling.partiality=recorded")
+    assert 'does not go with job = "postrefine"' in told("scaling.partiality=recorded")
 
 
 def test_no_orientation(told: Callable[..., str]) -> None:

@@ -148,8 +148,8 @@ def test_what_fails_is_set_aside(
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("postrefine.partiality=auto", 'postrefine.partiality = "auto" needs parallel.strategy'),
-        ("postrefine.scheme=cycles", 'postrefine.scheme = "cycles" needs parallel.strategy'),
+        ("postrefine.partiality=auto", 'postrefine.partiality = "auto" does not go with par'),
+        ("postrefine.scheme=cycles", 'postrefine.scheme = "cycles" does not go with par'),
     ],
 )
 def test_what_blocks_do_not_do(setting: str, said: str, folder: Path, tmp_path: Path) -> None:

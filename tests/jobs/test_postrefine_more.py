@@ -165,7 +165,7 @@ def test_models_that_cannot_be_told_apart_are_named(run: Callable[..., Any]) -> 
 
 MISTAKES = [
     ("postrefine.partiality=ball", "is not a partiality model"),
-    ("scaling.partiality=recorded", "has no place in postrefinement"),
+    ("scaling.partiality=recorded", 'does not go with job = "postrefine"'),
     ("postrefine.scheme=both", "scheme"),
     ("postrefine.cell_prior_percent=0", "cell_prior_percent"),
 ]

@@ -303,7 +303,7 @@ def test_the_job_file_says_the_defaults() -> None:
     for name, section in (("search", Search), ("simulate", SimulatedPattern)):
         assert set(told[name]) == set(section.__struct_fields__)
     assert msgspec.convert(told, PowderConfig).output == PowderConfig(job="powder").output
-    assert Search().index_settings() == IndexSettings()
+    assert powder.index_settings(Search()) == IndexSettings()
 
 
 # ---- from spots to a cell --------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_a_lowest_correlation(run: Callable[..., Any], found: Any) -> None:
     cc = found.frames["cc_to_others"]
     good = found.frames["status"] == USED
     least = float(np.sort(cc[good])[:2].mean())
-    strict = run("strict", "wrong", f"rejection.min_cc={least}", "rejection.passes=1")
+    strict = run("strict", "wrong", f"rejection.min_cc={least}")
     reasons = strict.statistics["crystals"]["reasons"]
     assert reasons["unrelated"] == 4
     assert reasons["cc too low"] >= 1

@@ -163,9 +163,9 @@ def test_results_of_an_earlier_job_are_cleared_away(run: Callable[..., Any]) -> 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("output.unmerged=true", r"output\.unmerged needs parallel\.strategy = .global."),
-        ("merging.independent_halves=true", r"\[merging\] asks for what"),
-        ("start.refine=false", r"\[start\] asks for what"),
+        ("output.unmerged=true", r"output\.unmerged = true does not go with parallel\.st"),
+        ("merging.independent_halves=true", r"merging\.independent_halves = true does not go"),
+        ("start.refine=false", r"start\.refine = false does not go"),
     ],
 )
 def test_not_in_blocks(setting: str, said: str, run: Callable[..., Any], folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from sfxproc.commands.slurm import (
     TEMPLATES,
+    SlurmOptions,
     batch_script,
     bytes_of,
     seconds_of,
@@ -204,8 +205,12 @@ def test_a_state_kept_anew_is_headway(site: Path, submit: Any) -> None:
 
 # ---- filled in -------------------------------------------------------------------------------
 
-OPTIONS = {"nodes": 2, "ntasks-per-node": 4, "cpus-per-task": 1, "mem-per-cpu": "4G",
-           "time": "1-12", "account": "chem", "partition": "long"}  # fmt: skip
+OPTIONS = SlurmOptions(
+    nodes=2, ntasks_per_node=4, cpus_per_task=1, mem_per_cpu="4G", time="1-12", account="chem",
+    partition="long",
+)  # fmt: skip
+SHOWN = {"nodes": 2, "ntasks-per-node": 4, "cpus-per-task": 1, "mem-per-cpu": "4G",
+         "time": "1-12", "account": "chem", "partition": "long"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -220,7 +225,7 @@ def test_a_filled_script_differs_from_its_template_where_it_must(name: str, site
     ours = text.partition(below)[2].splitlines()
     theirs = shipped(name).partition(below)[2].splitlines()
     changed = [our for our, their in zip(ours, theirs, strict=True) if our != their]
-    expected = [f"#SBATCH --{k}={v}" for k, v in OPTIONS.items()] + [
+    expected = [f"#SBATCH --{k}={v}" for k, v in SHOWN.items()] + [
         f"sfxproc={shlex.quote(str(Path(sys.executable).with_name('sfxproc')))}",
         "job=my.toml",
         "settings=(--set 'symmetry.space_group=P 21' --set 'output.folder=my out')",
@@ -232,7 +237,7 @@ def test_a_filled_script_differs_from_its_template_where_it_must(name: str, site
 
 
 def test_without_options_the_template_stands(site: Path) -> None:
-    text, _ = batch_script("job", Path("my.toml"), config_of(), [], {"nodes": None})
+    text, _ = batch_script("job", Path("my.toml"), config_of(), [], SlurmOptions())
     shown = re.findall(r"^##?SBATCH.*$", text, re.M)
     assert shown == re.findall(r"^##?SBATCH.*$", shipped("job"), re.M)
 
@@ -240,7 +245,7 @@ def test_without_options_the_template_stands(site: Path) -> None:
 def test_a_filled_script_runs(site: Path, submit: Any) -> None:
     overrides = ["input.paths=it's $HOME/*.h5", "output.folder=my out"]
     config = config_of(JOB, *overrides)
-    text, _ = batch_script("job", Path("my job.toml"), config, overrides, {})
+    text, _ = batch_script("job", Path("my job.toml"), config, overrides, SlurmOptions())
     program = shlex.quote(str(Path(sys.executable).with_name("sfxproc")))
     done = submit(text.replace(f"sfxproc={program}", "sfxproc=.venv/bin/sfxproc"), DONE="1")
     assert (done.returncode, done.stderr) == (0, "")

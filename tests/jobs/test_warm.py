@@ -37,8 +37,10 @@ def test_other_ranks_compile_nothing(
     cache = tmp_path / "cache"
     environment = surroundings | {"NUMBA_CACHE_DIR": str(cache), "OPENBLAS_NUM_THREADS": "1"}
     script = (
+        "from sfxproc.models.settings import ParameterSettings\n"
         "from sfxproc.refine.warm import Kernels, solve_tiny\n"
-        "solve_tiny(Kernels(('sphere',), n_strains=2, waves=True))"
+        "refined = ParameterSettings(cell=True, wavelength=True)\n"
+        "solve_tiny(Kernels(('sphere',), refined, n_strains=2))"
     )
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, cwd=tmp_path)
     before = compiled(cache)

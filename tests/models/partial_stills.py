@@ -16,14 +16,14 @@ from sfxproc.models.error_model import MOST_REFITS
 from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
-    PostrefineSettings,
     axes_of,
     extended,
     partialities,
     postrefine_model,
-    second_chance,
 )
+from sfxproc.models.postrefine_strayed import second_chance
 from sfxproc.models.scale_start import ScaleSettings, scale_problem
+from sfxproc.models.settings import ParameterSettings
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality
@@ -92,7 +92,8 @@ def with_cells(data: Partials, waves: bool = False) -> Partials:
     basis = strain_basis(sg.rotations, B)
     geometry = replace(
         data.geometry, deformations=deformations(basis, B),
-        strain=strains_of(data.geometry.A, basis, B), waves=waves,
+        strain=strains_of(data.geometry.A, basis, B),
+        settings=ParameterSettings(cell=True, wavelength=waves),
     )  # fmt: skip
     return replace(data, geometry=geometry)
 
@@ -110,7 +111,7 @@ def set_up(data: Partials) -> tuple[Engine, PostrefineModel, Point]:
     scaled = solver.solve(engine, problem.model, problem.start)
     model: Any = scaled.model
     start = extended(scaled.point, data.size, data.geometry)
-    made = postrefine_model(model, data.geometry, data.partiality, start, PostrefineSettings())
+    made = postrefine_model(model, data.geometry, data.partiality, start)
     return engine, made, start
 
 

@@ -19,6 +19,7 @@ from sfxproc.models.postrefine_passes import (
     jointly,
     unlikeliness,
 )
+from sfxproc.models.scale import ScaleModel
 from tests.models.partial_stills import (
     Partials,
     ideal,
@@ -49,7 +50,7 @@ def way_of(
 ) -> Refinement:  # fmt: skip
     solver = LevenbergMarquardt(loss=LOSS, max_iterations=60, tolerance=1e-7)
 
-    def solve(model: PostrefineModel, point: Point, key: str) -> Result:
+    def solve(model: ScaleModel | PostrefineModel, point: Point, key: str) -> Result:
         kept.keys.append(key)
         return solver.solve(engine, model, point)
 

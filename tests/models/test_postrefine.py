@@ -14,12 +14,11 @@ from sfxproc.kernels.postrefine import (
     LN_SIZE,
     THETA_1,
     THETA_2,
-    partiality_kernel,
     rotation_of,
 )
 from sfxproc.lsq import Loss, Point
 from sfxproc.lsq.covariance import exact
-from sfxproc.models.postrefine import axes_of, refined_A
+from sfxproc.models.postrefine import axes_of, filler, refined_A
 from sfxproc.partiality import PARTIALITIES, size_at, values, width_at
 from tests.models.partial_stills import (
     ideal,
@@ -83,10 +82,7 @@ def test_kernel_is_the_formula(name: str) -> None:
 
     def kernel(local: np.ndarray, relative: np.ndarray) -> np.ndarray:
         P = np.empty(len(crystal))
-        partiality_kernel()(
-            model.profile, model.amplitude == "r0/R", start, 0, data.n, local, g.hkl, *g.arrays, P,
-            relative,
-        )  # fmt: skip
+        filler(model, g)(start, 0, data.n, local, P, relative)
         return P
 
     rng = np.random.default_rng(3)
@@ -225,3 +221,21 @@ def test_sixty_bytes_an_observation_are_enough() -> None:
     read = (table.crystal, table.hkl, table.intensity, table.variance, table.reflection)
     kept = (scale.background, scale.floor, scale.partiality, lin.e)
     assert sum(column.nbytes for column in (*read, *kept)) <= 60 * len(table)
+
+
+def test_models_of_two_points_keep_their_own_partialities() -> None:
+    """What `at` hands out stays as it is while the model is looked at elsewhere."""
+    data = partials("gaussian", **SMALL)
+    engine, model, start = set_up(data)
+    away = Point(start.local + np.array([0, 0, 1e-3, 0, 0.1]), start.shared)
+    here = model.at(start)
+    before = here.partiality.copy()
+    there = model.at(away)
+    engine.linearise(model, away, Loss())
+    np.testing.assert_array_equal(here.partiality, before)
+    assert np.abs(there.partiality - before).max() > 0.01
+    d = np.empty(model.layout.n_rows)
+    of_model = np.empty(model.layout.n_rows)
+    model.deviances(start, 0, data.n, of_model)
+    here.deviances(start, 0, data.n, d)
+    np.testing.assert_array_equal(of_model, d)

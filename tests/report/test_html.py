@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from sfxproc.data import Crystals, Merged, Reason, Reflections, Status
+from sfxproc.models.parameters import among
 from sfxproc.report.html import N_WORST, Story, crystal_list, key_figures, label, report_html
 from sfxproc.report.plots import MOST_POINTS, half_set_plot, histogram, shell_plots
 
@@ -168,6 +169,7 @@ def story(n: int = 50, n_left_out: int = 10, full: bool = False, n_reflections: 
         merged=merged,
         config_text='paths = ["</pre><b>"]',
         log_text="  0.1 s  read </script>",
+        parameters=among(frames),
     )
 
 
@@ -226,8 +228,8 @@ def test_every_plot_has_its_place_and_its_numbers(page: Page) -> None:
     assert places == set(plots)
     assert places >= {
         "cc", "r-split", "completeness", "multiplicity", "i-over-sigma", "wilson", "signal",
-        "half-sets", "ln-g", "b", "shift", "size", "cc-to-merge", "delta-cc-half", "margin",
-        "cell-1", "cell-2", "cell-3", "ln-g-b", "objective", "predicted", "error-model",
+        "half-sets", "ln-g", "b-a2", "theta-1-mrad", "size", "cc-to-merge", "delta-cc-half",
+        "margin", "cell-1", "cell-2", "cell-3", "ln-g-b", "objective", "predicted", "error-model",
     }  # fmt: skip
     assert "cell-4" not in plots  # every α is 90°
     cc, _, fitted = plots["cc"]["data"]
@@ -238,6 +240,9 @@ def test_every_plot_has_its_place_and_its_numbers(page: Page) -> None:
     assert cc["y"] == [0.9876, None]
     assert cc["x"] == pytest.approx([(1 / 400 + 1 / 6.25) / 2, (1 / 6.25 + 1 / 4) / 2])
     assert sum(plots["ln-g"]["data"][0]["y"]) == 40
+    label = plots["theta-1-mrad"]["layout"]["xaxis"]["title"]["text"]
+    assert label == "√(θ₁² + θ₂²) / mrad"
+    assert "theta-2-mrad" not in plots  # it is in that of the other
     assert [t["name"] for t in plots["cell-1"]["data"]] == ["recorded", "refined"]
     assert [sum(t["y"]) for t in plots["cell-1"]["data"]] == [40, 40]
     assert plots["objective"]["data"][0]["y"] == [2000, 1300]
@@ -309,7 +314,8 @@ def test_columns_must_fit_the_crystals() -> None:
 
 def test_of_very_many_crystals_the_ones_worth_a_look_are_listed() -> None:
     many = story(20_000, 300, full=True, n_reflections=20_000)
-    listed = crystal_list(many.crystals, many.frames)
+    listed = crystal_list(many.crystals, many.frames, many.parameters)
+    assert {"ln G", "B / Å²", "θ₁ / mrad", "size / Å⁻¹", "ΔCC½"} <= set(listed["header"])
     assert "the 300 that were not used" in listed["note"]
     assert len(listed["rows"]) == 300 + N_WORST
     cc = listed["header"].index("CC to merge")

@@ -10,32 +10,23 @@ from numpy.typing import NDArray
 from sfxproc.data import Observations
 from sfxproc.intake import pieces
 from sfxproc.intake.selection import Inventory
-from sfxproc.kernels.postrefine import LN_SIZE, N_LOCAL
+from sfxproc.kernels.postrefine import LN_SIZE
 from sfxproc.lsq import Loss, Point, Result
 from sfxproc.models.error_model import refits_of
-from sfxproc.models.postrefine import (
-    Geometry,
-    PostrefineModel,
-    PostrefineSettings,
-    Typical,
-    extended,
-    partialities,
-    postrefine_model,
-    strayed_anew,
-    turns_and_sizes,
-)
-from sfxproc.models.postrefine_passes import Refinement, jointly
+from sfxproc.models.parameters import names_of
+from sfxproc.models.postrefine import Geometry, PostrefineModel, extended, postrefine_model
+from sfxproc.models.postrefine_passes import CrystalModelT, Refinement, jointly
+from sfxproc.models.postrefine_strayed import Typical, strayed_anew, turns_and_sizes
 from sfxproc.models.scale import LN_G, ScaleModel
 from sfxproc.models.scale_start import ScaleProblem
 from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.refine.blocks.tasks import Model, State, Table, Work
-from sfxproc.refine.choose_partiality import settings_of
 from sfxproc.refine.postrefine_setup import (
-    LEAST_PARTIALITY,
+    Recorded,
     geometry_of,
     moved_columns,
     require_shown,
-    with_shown,
+    scaled_and_refined,
 )
 from sfxproc.refine.scale_job import Scaled, ScaleJob
 from sfxproc.refine.strategies import in_blocks
@@ -56,7 +47,7 @@ def postrefined_in_blocks(job: ScaleJob, config: PostrefineConfig) -> Scaled | N
         nothing = Point(np.zeros((len(size), 2)), np.empty(0))
         return Postrefining(
             config.postrefine.partiality, geometry, extended(nothing, size, geometry).local,
-            settings_of(config.postrefine), config.scaling.b_factor, config.postrefine.passes,
+            config.scaling.b_factor, config.postrefine.passes,
         )  # fmt: skip
 
     return in_blocks(job, modelling, oriented=True)
@@ -73,20 +64,19 @@ class Postrefining:
     partiality: str
     geometry: Geometry
     begin: F8
-    settings: PostrefineSettings
     b_factor: bool
     passes: int
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of a crystal's parameters."""
-        return self.geometry.parameters
+        return names_of(self.geometry.parameters)
 
     @property
     def n_free(self) -> int:
         """Parameters of a crystal that are free."""
-        more = len(self.parameters) - N_LOCAL
-        return 1 + self.b_factor + 2 * self.settings.orientation + self.settings.size + more
+        moved = [p for p in self.geometry.parameters if p.group != "scale"]
+        return 1 + self.b_factor + sum(p.free(self.geometry.settings) for p in moved)
 
     @property
     def shape(self) -> Partiality:
@@ -99,13 +89,15 @@ class Postrefining:
         part = self.geometry.of(np.arange(first, last), np.empty(0, dtype=np.int64))
         return replace(part, hkl=np.ascontiguousarray(table.hkl, dtype=np.int16))
 
+    def recorded(self, table: Table, first: int, last: int) -> Recorded:
+        """Some crystals with their observations."""
+        geometry = self.geometry_at(table, first, last)
+        return Recorded(geometry, np.exp(self.begin[first:last, LN_SIZE]), self.shape)
+
     def shown(self, table: Table, first: int, last: int) -> tuple[Table, int]:
         """Observations with the partialities that recorded orientations give."""
         assert isinstance(table, Observations)
-        geometry = self.geometry_at(table, first, last)
-        size = np.exp(self.begin[first:last, LN_SIZE])
-        P = partialities(self.shape, table.crystal, geometry, size)
-        return with_shown(table, P), int(np.count_nonzero(P >= LEAST_PARTIALITY))
+        return self.recorded(table, first, last).shown(table)
 
     def require_shown(self, n: int, n_shown: int, log: Log) -> None:
         """Raise DataError if too little is shown."""
@@ -117,24 +109,14 @@ class Postrefining:
         """Scaled with the orientations as recorded, then all together."""
         engine = problem.model.engine
 
-        def solve(model: PostrefineModel, point: Point, key: str) -> Result[PostrefineModel]:
+        def solve(model: CrystalModelT, point: Point, key: str) -> Result[CrystalModelT]:
             return work.solver.solve(engine, model, point)
 
+        way = Refinement(engine, solve, work.loss, refits_of(work.settings.variances), self.passes)
         if "local" in state.arrays:
-            scale, start = replace(problem.model, errors=state.errors), state.point(first, last)
-            model = self.model(scale, table, state, first)
-        else:
-            scaled = work.solver.solve(engine, problem.model, problem.start)
-            geometry = self.geometry_at(table, first, last)
-            size = np.exp(self.begin[first:last, LN_SIZE])
-            start = extended(scaled.point, size, geometry)
-            model = postrefine_model(scaled.model, geometry, self.shape, start, self.settings)
-        way = Refinement(
-            engine, solve, work.loss, refits_of(work.settings.variances),
-            self.passes, cycles=1, tell=lambda _: None,
-            judge=lambda _: np.zeros(last - first, dtype=bool),
-        )  # fmt: skip
-        return jointly(way, model, start)
+            scale = replace(problem.model, errors=state.errors)
+            return jointly(way, self.model(scale, table, state, first), state.point(first, last))
+        return scaled_and_refined(self.recorded(table, first, last), problem, way)
 
     def model(self, scale: ScaleModel, table: Table, state: State, first: int) -> PostrefineModel:
         """Held to the priors of the state."""
@@ -142,7 +124,7 @@ class Postrefining:
         centre = state["centre"][first:last]
         geometry = self.geometry_at(table, first, last)
         start = Point(centre, state["shared"])
-        model = postrefine_model(scale, geometry, self.shape, start, self.settings)
+        model = postrefine_model(scale, geometry, self.shape, start)
         layout = replace(model.layout, prior_centre=centre)
         return replace(model, scale=replace(model.scale, layout=layout))
 
@@ -168,7 +150,7 @@ class Postrefining:
             centre[:, LN_G] = local[:, LN_G] - state["pulled"]
         recorded = self.geometry.strain
         if recorded is not None:
-            cells = slice(N_LOCAL, N_LOCAL + self.geometry.n_strains)
+            cells = self.geometry.strains
             now = (local[:, cells] + recorded)[state["refined"]]
             centre[:, cells] = now.mean(axis=0) - recorded
         return state.with_arrays(centre=centre)
