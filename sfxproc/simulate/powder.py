@@ -9,7 +9,7 @@ that the space group does not extinguish. A line is observable if
     2. y″ there is below `max_curvature` (per square degree): it shows as a maximum, and
     3. no stronger observable line is nearer than `min_separation` full widths.
 
-(D. Moreau, ML-Whole methods, 2024, peak lists 1 and 2.) From the observable lines some are dropped,
+(D. Moreau, ML-Index methods, 2024, peak lists 1 and 2.) From the observable lines some are dropped,
 false ones are added at random 2θ, and all places get normal errors of
 
     σ(q²) = sigma_q2 + sigma_q2_relative q²  and  σ(2θ)
