@@ -26,9 +26,9 @@ from sfxproc.formats.checkpoint import Checkpoint
 from sfxproc.jobs.outputs import CHECKPOINT, OWNER, claim_output, was_stopped
 from sfxproc.jobs.settings import Output
 from sfxproc.jobs.status import STOPPED, write_progress
-from sfxproc.lsq import Engine, Model, Point
+from sfxproc.lsq import Engine, Point
 from sfxproc.lsq.lm import State
-from sfxproc.lsq.problem import ModelT
+from sfxproc.lsq.problem import AnyModel, ModelT
 from sfxproc.lsq.result import iterations_of, table_of
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
@@ -232,7 +232,7 @@ def _shown(value: Any) -> str:
 # ---- states of the solver --------------------------------------------------------------------
 
 
-def arrays_of(state: State[Model], engine: Engine) -> dict[str, NDArray[Any]] | None:
+def arrays_of(state: State[AnyModel], engine: Engine) -> dict[str, NDArray[Any]] | None:
     """A state but for its model as arrays, on the first rank; None elsewhere. Called on all.
 
     Local parameters of all ranks lie end to end, so that it fits any number of ranks.
@@ -243,6 +243,7 @@ def arrays_of(state: State[Model], engine: Engine) -> dict[str, NDArray[Any]] | 
     return {
         "local": local,
         "shared": state.point.shared,
+        "border": state.point.border,
         "damping": np.array([state.damping, state.growth]),
         "known": np.array([] if state.known is None else [state.known]),
         "iterations": table_of(state.iterations),
@@ -257,7 +258,9 @@ def state_of(arrays: Arrays, model: ModelT, engine: Engine) -> State[ModelT]:
     damping, growth = arrays["damping"].tolist()
     known = arrays["known"].tolist()
     return State(
-        Point(arrays["local"][before : before + n_local].copy(), arrays["shared"]),
+        Point(
+            arrays["local"][before : before + n_local].copy(), arrays["shared"], arrays["border"]
+        ),
         damping, growth, model, known[0] if known else None,
         iterations_of(arrays["iterations"]), float(arrays["seconds"][0]),
     )  # fmt: skip

@@ -13,12 +13,13 @@ Exact, with a dense factor; `lsq.sampled` is for problems too large for that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from sfxproc.errors import DataError
 from sfxproc.kernels.covariance import quadratic_forms
+from sfxproc.lsq.border.solve import covariances
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import F8
 from sfxproc.lsq.schur import Damped
@@ -33,6 +34,11 @@ from sfxproc.lsq.schur_dense import (
 )
 
 SLICES = 64  # of the shared parameters, spread over threads
+UNSOLVED = (
+    "The standard uncertainties cannot be worked out: at the solution the normal matrix is not "
+    "positive definite, or not finite. The refinement did not end at a minimum, or the data do not "
+    "determine its parameters: refine fewer of them, or give them priors."
+)
 LEAST_LEFT = 1e-12  # of a curvature: where elimination leaves less, the data determine nothing
 
 
@@ -41,28 +47,35 @@ class Covariance:
     """local : (n_local, p, p) covariance blocks of this process's local parameters (0 where
     fixed, infinite where free and not determined by the data). from_local : (n_shared,) what the
     local parameters add to the variance of each shared one, infinite where one of these is
-    infinite. relative_error : of from_local, 0 where exact."""
+    infinite; the border's part included. relative_error : of from_local, 0 where exact. border :
+    (k, k) of the common parameters, zero along a gauge and where fixed, infinite where they are
+    free without any data.
+
+    With a border the solution is the one with the gauge held at Σ_j z_j H_jj δ_j = 0 for each
+    combination z of common parameters that it found."""
 
     local: F8
     from_local: F8
     relative_error: float = 0.0
+    border: F8 = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 def exact(engine: Engine, lin: Linearisation) -> Covariance:
     """Exact covariances. Raises DataError if the dense factor would need too much memory, or if
     there is none: then nobody knows the covariances."""
     layout = lin.layout
+    if lin.border is not None:
+        solved = covariances(engine, lin)
+        if solved is None:
+            raise DataError(UNSOLVED)
+        return Covariance(solved[0], solved[1], border=solved[2])
     everything = whole(engine, lin, whole_layout(engine, layout))
     found = None if everything is None else _exact(engine, everything)
     blocks, from_local = (None, None) if found is None else found
     local = own_part(engine, layout, blocks)
     from_local = engine.sums.told(from_local)
     if local is None or from_local is None:
-        raise DataError(
-            "The standard uncertainties cannot be worked out: at the solution the normal matrix is "
-            "not positive definite, or not finite. The refinement did not end at a minimum, or "
-            "the data do not determine its parameters: refine fewer of them, or give them priors."
-        )
+        raise DataError(UNSOLVED)
     return Covariance(local, from_local)
 
 

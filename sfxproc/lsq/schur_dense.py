@@ -158,6 +158,8 @@ class Factor:
         for row in N:
             held = np.flatnonzero(row)
             S[np.ix_(held, held)] += np.outer(row[held], row[held]) / (row @ row)
+        if not len(S):
+            return cls(S, scale, N, N)
         (potrf,) = get_lapack_funcs(("potrf",), (S,))
         diagonal = np.arange(len(S))
         mirror(S)  # the upper triangle keeps S while the lower one is factored
@@ -182,6 +184,8 @@ class Factor:
 
     def solve(self, b: F8) -> F8:
         """A⁻¹b in scaled variables."""
+        if not len(b):
+            return b
         (potrs,) = get_lapack_funcs(("potrs",), (self.A,))
         x, _ = potrs(self.A.T, b, lower=0)
         return np.asarray(x)
@@ -195,6 +199,8 @@ class Factor:
 
     def covariance(self) -> F8:
         """(n, n) inverse of S on the subspace, both triangles, in the memory of the factor."""
+        if not len(self.A):
+            return self.A
         (potri,) = get_lapack_funcs(("potri",), (self.A,))
         potri(self.A.T, lower=0, overwrite_c=1)
         V = self.A
