@@ -187,9 +187,15 @@ def measured(
     runs = [once(*large, exactly=False) for _ in range(options.repeat)]
     best = min(runs, key=lambda run: run["both"])
     figures: Figures = {
-        "blocks": blocks, "local": p, "common": k, "slots": w, "rows": rows, **best,
-        "before_MB": before, "peak_MB": peak_MB(),
-    }  # fmt: skip
+        "blocks": blocks,
+        "local": p,
+        "common": k,
+        "slots": w,
+        "rows": rows,
+        **best,
+        "before_MB": before,
+        "peak_MB": peak_MB(),
+    }
     if options.exact:
         figures["exact"] = once(*large, exactly=True)["exact"]
     return figures

@@ -28,7 +28,7 @@ from sfxproc.jobs.settings import Output
 from sfxproc.jobs.status import STOPPED, write_progress
 from sfxproc.lsq import Engine, Point
 from sfxproc.lsq.lm import State
-from sfxproc.lsq.problem import AnyModel, ModelT
+from sfxproc.lsq.problem import NONE, AnyModel, ModelT
 from sfxproc.lsq.result import iterations_of, table_of
 from sfxproc.parallel.comm import Comm
 from sfxproc.report.log import Log
@@ -259,7 +259,8 @@ def state_of(arrays: Arrays, model: ModelT, engine: Engine) -> State[ModelT]:
     known = arrays["known"].tolist()
     return State(
         Point(
-            arrays["local"][before : before + n_local].copy(), arrays["shared"], arrays["border"]
+            arrays["local"][before : before + n_local].copy(), arrays["shared"],
+            arrays.get("border", NONE),
         ),
         damping, growth, model, known[0] if known else None,
         iterations_of(arrays["iterations"]), float(arrays["seconds"][0]),

@@ -148,9 +148,26 @@ def border_kernels(p: int, w: int) -> BorderKernels:
 
     @njit(cache=True, nogil=True)
     def accumulate(  # type: ignore[no-untyped-def]
-        start, pattern, columns, first, last, r, d, a, f, loss, k, chunk, begin, column, place,
-        C, g, F, weight,
-    ):  # fmt: skip
+        start,
+        pattern,
+        columns,
+        first,
+        last,
+        r,
+        d,
+        a,
+        f,
+        loss,
+        k,
+        chunk,
+        begin,
+        column,
+        place,
+        C,
+        g,
+        F,
+        weight,
+    ):
         """Write C and g of local blocks first … last−1 and the weights of their rows, add to F.
 
         Buffers r, d, a, f and weight begin at first's row. chunk : the block whose columns begin

@@ -157,26 +157,36 @@ class LevenbergMarquardt:
             return cast(ModelProblem[ModelT], problem).model  # refreshed, it still is one
 
         def kept(at: Standing[Point, Linearisation]) -> None:
-            keep(
-                State(
-                    at.point, at.damping, at.growth, model_of(at.problem), at.known, at.iterations,
-                    at.seconds,
-                )
-            )  # fmt: skip
+            model = model_of(at.problem)
+            state = State(at.point, at.damping, at.growth, model, at.known, at.iterations)
+            keep(replace(state, seconds=at.seconds))
 
         problem = ModelProblem(engine, state.model, self.loss, self.step, self.cg_tolerance)
         begin = Standing[Point, Linearisation](
-            problem, state.point, state.damping, state.growth, state.known, state.iterations,
-            state.seconds,
-        )  # fmt: skip
+            problem=problem,
+            point=state.point,
+            damping=state.damping,
+            growth=state.growth,
+            known=state.known,
+            iterations=state.iterations,
+            seconds=state.seconds,
+        )
         end = self.minimise(begin, progress, kept)
         held = gauges(engine, end.lin) if end.lin.border is not None else ()
         n_rows, n_parameters = counts(engine, end.lin)
         return Result(
-            end.point, model_of(end.problem), end.converged, end.termination, end.objective,
-            end.lin.chi2, n_rows, n_parameters - len(held), end.iterations, end.seconds,
+            point=end.point,
+            model=model_of(end.problem),
+            converged=end.converged,
+            termination=end.termination,
+            objective=end.objective,
+            chi2=end.lin.chi2,
+            n_residuals=n_rows,
+            n_parameters=n_parameters - len(held),
+            iterations=end.iterations,
+            seconds=end.seconds,
             gauge=held,
-        )  # fmt: skip
+        )
 
     def minimise(
         self,

@@ -74,9 +74,26 @@ def test_accumulate_and_add_patterns(loss: int, rng: np.random.Generator) -> Non
     weight = np.empty(n)
     kernels = border_kernels(P, W)
     objective, chi2 = kernels.accumulate(
-        START, pattern, columns, first, last, r, np.abs(r), a, f, loss, 0.8, 1, begin, column,
-        np.full(K, -1), C, g, F, weight,
-    )  # fmt: skip
+        START,
+        pattern,
+        columns,
+        first,
+        last,
+        r,
+        np.abs(r),
+        a,
+        f,
+        loss,
+        0.8,
+        1,
+        begin,
+        column,
+        np.full(K, -1),
+        C,
+        g,
+        F,
+        weight,
+    )
     rho, w = rho_and_weight(np.abs(r), loss, 0.8)
     assert (objective, chi2) == pytest.approx((rho.sum(), r @ r))
     np.testing.assert_allclose(weight, w)

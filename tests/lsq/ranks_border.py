@@ -25,9 +25,14 @@ for size in (Size(k=40, w=9, patterns=40, each=30), Size(p=0), Size(shared=11)):
     local, blocks = (engine.sums.gathered(a) for a in (result.point.local, found.local))
     if local is not None and blocks is not None:
         parts = (
-            local, blocks, result.point.shared, result.point.border, found.border,
-            found.from_local, np.array([result.objective, result.chi2, len(result.iterations)]),
-        )  # fmt: skip
+            local,
+            blocks,
+            result.point.shared,
+            result.point.border,
+            found.border,
+            found.from_local,
+            np.array([result.objective, result.chi2, len(result.iterations)]),
+        )
         for part in parts:
             digest.update(np.ascontiguousarray(part).tobytes())
 if comm.rank == 0:

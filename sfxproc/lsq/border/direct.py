@@ -93,9 +93,19 @@ class Direct:
             where[columns] = np.arange(len(columns))
             X, y = np.zeros((len(columns), (last - first) * p)), np.empty((last - first) * p)
             kernels.panel(
-                self.L, self.state, part.begin, part.column, part.F, self.lin.g, first, last,
-                start, where, X, y,
-            )  # fmt: skip
+                self.L,
+                self.state,
+                part.begin,
+                part.column,
+                part.F,
+                self.lin.g,
+                first,
+                last,
+                start,
+                where,
+                X,
+                y,
+            )
             subtract_packed(X @ X.T, columns, S)
             b[columns] += X @ y
 
@@ -109,9 +119,17 @@ class Direct:
         def chunk(c: int) -> None:
             part = self.blocks.parts[c]
             kernels.back(
-                self.L, self.state, part.begin, part.column, part.F, g, z, layout.chunk[c],
-                layout.chunk[c + 1], x,
-            )  # fmt: skip
+                self.L,
+                self.state,
+                part.begin,
+                part.column,
+                part.F,
+                g,
+                z,
+                layout.chunk[c],
+                layout.chunk[c + 1],
+                x,
+            )
 
         self.engine.map(chunk, len(layout.chunk) - 1)
         return Point(x, np.zeros_like(self.lin.q), z)

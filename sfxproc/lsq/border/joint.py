@@ -54,9 +54,14 @@ class System:
 
     @classmethod
     def of(
-        cls, engine: Engine, lin: Linearisation, blocks: BorderBlocks, F: F8, damping: float,
+        cls,
+        engine: Engine,
+        lin: Linearisation,
+        blocks: BorderBlocks,
+        F: F8,
+        damping: float,
         most_ridge: float,
-    ) -> System | None:  # fmt: skip
+    ) -> System | None:
         """Of a whole linearisation, the whole G in its blocks, and F (n_local·p, k)."""
         layout, border = lin.layout, lin.layout.border
         assert border is not None

@@ -51,15 +51,9 @@ class BorderBlocks:
 
 
 def packed_size(k: int) -> int:
-    """Numbers in the lower triangle of a (k, k) matrix."""
+    """Numbers in the lower triangle of a (k, k) matrix, which every chunk sums. `plan_chunks`
+    balances the number of chunks against that, if given it for n_shared."""
     return k * (k + 1) // 2
-
-
-def width_of_sums(layout: Layout) -> int:
-    """How many numbers a linearisation sums over chunks. `plan_chunks` balances the number of
-    chunks against it, if given it for n_shared: each thread holds one or two such rows."""
-    k = 0 if layout.border is None else len(layout.border)
-    return 2 * layout.n_shared + packed_size(k) + k
 
 
 def part_of(layout: Layout, border: Border, chunk: int) -> Part:
@@ -72,9 +66,17 @@ def part_of(layout: Layout, border: Border, chunk: int) -> Part:
         seen = np.full(len(border.columns), -1, dtype=np.int32)
         met = np.full(len(border), -1, dtype=np.int32)
         touched(
-            layout.start, border.pattern, border.columns, border.free, first, last, seen, met,
-            begin, column,
-        )  # fmt: skip
+            layout.start,
+            border.pattern,
+            border.columns,
+            border.free,
+            first,
+            last,
+            seen,
+            met,
+            begin,
+            column,
+        )
         if not len(column):
             column = np.empty(begin[-1], dtype=np.int32)
     return Part(begin, column, np.zeros((len(column), p)))
@@ -102,17 +104,37 @@ class Accumulator:
         at = slice(int(layout.start[first]), int(layout.start[last]))
         weight = np.empty(len(rows.r))
         found = self._kernels.accumulate(
-            layout.start, border.pattern, border.columns, first, last, rows.r,
-            rows.d if len(rows.d) else rows.r, rows.a, rows.f, *self._loss,
-            self._first, self.part.begin, self.part.column, self._place, C, g,
-            self.part.F, weight,
-        )  # fmt: skip
+            layout.start,
+            border.pattern,
+            border.columns,
+            first,
+            last,
+            rows.r,
+            rows.d if len(rows.d) else rows.r,
+            rows.a,
+            rows.f,
+            *self._loss,
+            self._first,
+            self.part.begin,
+            self.part.column,
+            self._place,
+            C,
+            g,
+            self.part.F,
+            weight,
+        )
         pattern = border.pattern[at]
         order = np.argsort(pattern, kind="stable")
         self._kernels.add_patterns(
-            order, pattern, border.columns, weight, rows.r, rows.f, out[: packed_size(k)],
+            order,
+            pattern,
+            border.columns,
+            weight,
+            rows.r,
+            rows.f,
+            out[: packed_size(k)],
             out[packed_size(k) :],
-        )  # fmt: skip
+        )
         if len(G):
             G[at] = (weight * rows.c)[:, None] * rows.f
         return found[0], found[1]
