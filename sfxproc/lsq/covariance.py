@@ -27,8 +27,10 @@ from sfxproc.lsq.schur_dense import (
     MOST_RIDGE_OF_COVARIANCE,
     Factor,
     Pairs,
+    infinite_where,
     own_part,
     schur_matrix,
+    undetermined,
     whole,
     whole_layout,
 )
@@ -39,7 +41,6 @@ UNSOLVED = (
     "positive definite, or not finite. The refinement did not end at a minimum, or the data do not "
     "determine its parameters: refine fewer of them, or give them priors."
 )
-LEAST_LEFT = 1e-12  # of a curvature: where elimination leaves less, the data determine nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +88,8 @@ def _exact(engine: Engine, lin: Linearisation) -> tuple[F8, F8] | None:
     pairs = Pairs.of(lin.layout)
     e = pairs.couplings(lin)
     S = schur_matrix(engine, damped, pairs, e)
-    curvature = np.einsum("mii->mi", lin.C)
-    unknown = lin.layout.free & ~(np.diag(S).reshape(n_local, p) > LEAST_LEFT * curvature)
-    unknown |= lin.layout.free & (curvature <= 0.0)
+    unknown = undetermined(S, lin)
     if unknown.any():
-        if not np.isfinite(np.diag(S)).all():
-            return None
         layout = replace(lin.layout, free=lin.layout.free & ~unknown)
         lin = replace(lin, layout=layout)
         e = pairs.couplings(lin)
@@ -115,7 +112,5 @@ def _exact(engine: Engine, lin: Linearisation) -> tuple[F8, F8] | None:
     at = np.arange(n_local * p).reshape(n_local, p)
     both = lin.layout.free[:, :, None] & lin.layout.free[:, None, :]
     blocks = np.where(both, V[at[:, :, None], at[:, None, :]], 0.0)
-    blocks[unknown[:, :, None] & np.eye(p, dtype=bool)] = np.inf
-    touches = unknown[np.repeat(np.arange(n_local), np.diff(lin.layout.start))] & (lin.e != 0)
-    from_local[np.unique(lin.layout.shared[touches.any(axis=1)])] = np.inf
+    infinite_where(unknown, lin, blocks, from_local)
     return blocks, from_local

@@ -250,6 +250,29 @@ def test_a_local_parameter_that_only_its_block_could_tell_has_an_infinite_varian
     np.testing.assert_allclose(flat(step.delta), d, rtol=1e-7, atol=1e-7 * np.abs(d).max())
 
 
+def test_with_shared_parameters_too_what_nothing_determines_has_an_infinite_variance() -> None:
+    """A block whose rows all have shared parameters of their own, and one without weight."""
+    engine, model, point = bordered(Size(shared=11, p=1))
+    layout = model.layout
+    own, silent = slice(*layout.start[4:6]), slice(*layout.start[9:11])
+    shared = layout.shared.copy()
+    shared[own] = 11 + np.arange(own.stop - own.start)
+    layout = replace(layout, shared=shared, n_shared=int(shared.max()) + 1)
+    a = model.a.copy()
+    a[silent] = 0.0
+    model = replace(model, layout=layout, a=a)
+    c, f = model.c.copy(), model.f.copy()
+    f[own] = 0.0
+    model = replace(model, c=c, f=f)
+    point = point._replace(shared=np.concatenate([point.shared, np.ones(layout.n_shared - 11)]))
+    found = exact(engine, engine.linearise(model, point, Loss()))
+    assert np.isinf(found.local[[4, 9], 0, 0]).all()
+    assert np.isfinite(np.delete(found.local, [4, 9], axis=0)).all()
+    assert np.isinf(found.from_local[11:]).all()
+    assert np.isfinite(found.from_local[:11]).all()
+    assert np.isfinite(found.border).all()
+
+
 @pytest.mark.parametrize("name", [n for n in SOLVERS if n not in ("schur-cg", "schur-dense")])
 def test_other_solvers_refuse_what_they_do_not_know(name: str) -> None:
     engine, model, start = bordered(SIZES["local"])

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sfxproc.kernels.border import unpack
@@ -30,8 +31,10 @@ from sfxproc.lsq.schur_dense import (
     MOST_RIDGE_OF_COVARIANCE,
     Factor,
     Pairs,
+    infinite_where,
     own_part,
     schur_matrix,
+    undetermined,
     whole,
     whole_layout,
 )
@@ -42,7 +45,8 @@ COLUMNS = 256  # of shared parameters worked on at once
 @dataclass(frozen=True, eq=False)
 class System:
     """The whole problem, on the first process. E (n_local·p, n_shared) and G (n_shared, k) are
-    sparse; B (n_local·p, k), AB = A⁻¹B, H the border's matrix with shared parameters eliminated."""
+    sparse; B (n_local·p, k), AB = A⁻¹B, H the border's matrix with shared parameters eliminated.
+    unknown (n_local, p) local parameters that are left out, because nothing determines them."""
 
     damped: Damped
     factor: Factor
@@ -51,6 +55,7 @@ class System:
     B: F8
     AB: F8
     H: F8
+    unknown: NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -60,7 +65,7 @@ class System:
         blocks: BorderBlocks,
         F: F8,
         damping: float,
-        most_ridge: float,
+        for_covariance: bool,
     ) -> System | None:
         """Of a whole linearisation, the whole G in its blocks, and F (n_local·p, k)."""
         layout, border = lin.layout, lin.layout.border
@@ -68,7 +73,16 @@ class System:
         n_local, p = layout.free.shape
         damped, pairs = Damped.of(replace(lin, border=None), damping), Pairs.of(layout)
         matrix = schur_matrix(engine, damped, pairs, pairs.couplings(lin))
-        factor = Factor.of(matrix, layout, most_ridge)
+        unknown = np.zeros_like(layout.free)
+        if for_covariance:
+            unknown = undetermined(matrix, lin)
+        if unknown.any():
+            layout = replace(layout, free=layout.free & ~unknown)
+            damped = replace(damped, lin=replace(damped.lin, layout=layout))
+            matrix = schur_matrix(engine, damped, pairs, pairs.couplings(damped.lin))
+        factor = Factor.of(
+            matrix, layout, MOST_RIDGE_OF_COVARIANCE if for_covariance else MOST_RIDGE
+        )
         if factor is None:
             return None
         block = np.repeat(np.arange(n_local), np.diff(layout.start))
@@ -89,7 +103,7 @@ class System:
         H[np.diag_indices(len(H))] += damping * blocks.diagonal
         H -= (G.T @ GD).toarray()
         AB = np.stack([factor.held(column) for column in B.T], axis=1)
-        return cls(damped, factor, E, G, B, AB, H)
+        return cls(damped, factor, E, G, B, AB, H, unknown)
 
     def right_sides(self, lin: Linearisation, blocks: BorderBlocks) -> tuple[F8, F8]:
         """b_l (n_local·p,), and b of the reduced system."""
@@ -125,8 +139,7 @@ class Joint:
             layout = replace(everything.layout, border=replace(border, pattern=pattern))
             everything = replace(everything, layout=layout)
             blocks = replace(blocks, G=G)
-            most_ridge = MOST_RIDGE_OF_COVARIANCE if for_covariance else MOST_RIDGE
-            system = System.of(engine, everything, blocks, F, damping, most_ridge)
+            system = System.of(engine, everything, blocks, F, damping, for_covariance)
         if not engine.sums.told(system is not None):
             return None
         return cls(engine, lin, border, blocks, damping, system, everything)
@@ -162,7 +175,7 @@ class Joint:
         the variances of shared ones. V : (k, k) of the border."""
         blocks, from_others = None, None
         if self.system is not None and self.everything is not None:
-            system, layout = self.system, self.everything.layout
+            system, layout = self.system, self.system.damped.lin.layout
             n_local, p = layout.free.shape
             cross = -system.AB @ V
             all_local = system.factor.covariance() - cross @ system.AB.T
@@ -177,6 +190,7 @@ class Joint:
                 M = np.vstack([system.E[:, part].toarray(), system.G[part].toarray().T])
                 from_others[part] = np.einsum("ih,ih->h", M, everything @ M)
             from_others *= system.damped.inverse_D**2
+            infinite_where(system.unknown, self.everything, blocks, from_others)
         own = own_part(self.engine, self.lin.layout, blocks)
         assert own is not None
         return own, self.engine.sums.told(from_others)
