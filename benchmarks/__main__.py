@@ -7,6 +7,7 @@ import sys
 
 from benchmarks import (
     blocks,
+    border,
     fill_in,
     gate,
     partiality,
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         fill_in,
         gate,
         blocks,
+        border,
         scale_out,
         powder,
         powder_success,

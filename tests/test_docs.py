@@ -285,3 +285,39 @@ def test_the_smallest_model_is_fitted() -> None:
     expected = np.linalg.lstsq(J, observed, rcond=None)[0][:n_blocks]
     assert abs(found.mean()) < 1e-12
     np.testing.assert_allclose(found, expected - expected.mean(), atol=2e-3)
+
+
+def test_a_model_with_common_parameters_is_fitted() -> None:
+    """The example of docs/adding.md against least squares of all parameters at once."""
+    page = ROOT / "docs" / "adding.md"
+    names: Tree = {}
+    exec(compile(blocks(page, "python")[2], "adding.md", "exec"), names)
+    rng = np.random.default_rng(4)
+    n_blocks, n_tiles, n_rows = 40, 8, 12
+    start = np.arange(n_blocks + 1, dtype=np.int64) * n_rows
+    block = np.repeat(np.arange(n_blocks), n_rows)
+    tile = rng.integers(0, n_tiles, len(block)).astype(np.int32)
+    t = rng.uniform(-1.0, 1.0, len(block))
+    truth = rng.normal(size=n_blocks), rng.normal(size=n_tiles)
+    observed = truth[0][block] + truth[1][tile] + 0.7 * t + rng.normal(size=len(block))
+
+    offsets, common, sigma, gauge = names["fit_tiles"](start, tile, n_tiles, t, observed)
+
+    J = np.zeros((len(block), n_blocks + n_tiles + 1))
+    rows = np.arange(len(block))
+    J[rows, block] = J[rows, n_blocks + tile] = 1.0
+    J[:, -1] = t
+    free = np.linalg.lstsq(J, observed, rcond=None)[0]
+    shift = (common - free[n_blocks:])[:n_tiles]
+    np.testing.assert_allclose(shift, shift[0], atol=1e-8)
+    np.testing.assert_allclose(offsets - free[:n_blocks], -shift[0], atol=1e-8)
+    assert common[-1] == pytest.approx(free[-1], abs=1e-8)
+    held = np.zeros(J.shape[1])
+    held[n_blocks:-1] = np.bincount(tile, minlength=n_tiles)  # as the solver weights them
+    inverse = np.linalg.inv(J.T @ J + np.outer(held, held))
+    move = np.concatenate([-np.ones(n_blocks), np.ones(n_tiles), [0.0]])
+    inverse -= np.outer(move, move) / (held @ move) ** 2
+    np.testing.assert_allclose(sigma, np.sqrt(np.diag(inverse))[n_blocks:], rtol=1e-6)
+    shown = " ".join(read(page).split())
+    assert len(gauge) == 1
+    assert gauge[0] in shown

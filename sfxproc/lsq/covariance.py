@@ -13,12 +13,13 @@ Exact, with a dense factor; `lsq.sampled` is for problems too large for that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from sfxproc.errors import DataError
 from sfxproc.kernels.covariance import quadratic_forms
+from sfxproc.lsq.border.solve import covariances
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.problem import F8
 from sfxproc.lsq.schur import Damped
@@ -26,14 +27,20 @@ from sfxproc.lsq.schur_dense import (
     MOST_RIDGE_OF_COVARIANCE,
     Factor,
     Pairs,
+    infinite_where,
     own_part,
     schur_matrix,
+    undetermined,
     whole,
     whole_layout,
 )
 
 SLICES = 64  # of the shared parameters, spread over threads
-LEAST_LEFT = 1e-12  # of a curvature: where elimination leaves less, the data determine nothing
+UNSOLVED = (
+    "The standard uncertainties cannot be worked out: at the solution the normal matrix is not "
+    "positive definite, or not finite. The refinement did not end at a minimum, or the data do not "
+    "determine its parameters: refine fewer of them, or give them priors."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,28 +48,35 @@ class Covariance:
     """local : (n_local, p, p) covariance blocks of this process's local parameters (0 where
     fixed, infinite where free and not determined by the data). from_local : (n_shared,) what the
     local parameters add to the variance of each shared one, infinite where one of these is
-    infinite. relative_error : of from_local, 0 where exact."""
+    infinite; the border's part included. relative_error : of from_local, 0 where exact. border :
+    (k, k) of the common parameters, zero along a gauge and where fixed, infinite where they are
+    free without any data.
+
+    With a border the solution is the one with the gauge held at Σ_j z_j H_jj δ_j = 0 for each
+    combination z of common parameters that it found."""
 
     local: F8
     from_local: F8
     relative_error: float = 0.0
+    border: F8 = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 def exact(engine: Engine, lin: Linearisation) -> Covariance:
     """Exact covariances. Raises DataError if the dense factor would need too much memory, or if
     there is none: then nobody knows the covariances."""
     layout = lin.layout
+    if lin.border is not None:
+        solved = covariances(engine, lin)
+        if solved is None:
+            raise DataError(UNSOLVED)
+        return Covariance(solved[0], solved[1], border=solved[2])
     everything = whole(engine, lin, whole_layout(engine, layout))
     found = None if everything is None else _exact(engine, everything)
     blocks, from_local = (None, None) if found is None else found
     local = own_part(engine, layout, blocks)
     from_local = engine.sums.told(from_local)
     if local is None or from_local is None:
-        raise DataError(
-            "The standard uncertainties cannot be worked out: at the solution the normal matrix is "
-            "not positive definite, or not finite. The refinement did not end at a minimum, or "
-            "the data do not determine its parameters: refine fewer of them, or give them priors."
-        )
+        raise DataError(UNSOLVED)
     return Covariance(local, from_local)
 
 
@@ -74,12 +88,8 @@ def _exact(engine: Engine, lin: Linearisation) -> tuple[F8, F8] | None:
     pairs = Pairs.of(lin.layout)
     e = pairs.couplings(lin)
     S = schur_matrix(engine, damped, pairs, e)
-    curvature = np.einsum("mii->mi", lin.C)
-    unknown = lin.layout.free & ~(np.diag(S).reshape(n_local, p) > LEAST_LEFT * curvature)
-    unknown |= lin.layout.free & (curvature <= 0.0)
+    unknown = undetermined(S, lin)
     if unknown.any():
-        if not np.isfinite(np.diag(S)).all():
-            return None
         layout = replace(lin.layout, free=lin.layout.free & ~unknown)
         lin = replace(lin, layout=layout)
         e = pairs.couplings(lin)
@@ -102,7 +112,5 @@ def _exact(engine: Engine, lin: Linearisation) -> tuple[F8, F8] | None:
     at = np.arange(n_local * p).reshape(n_local, p)
     both = lin.layout.free[:, :, None] & lin.layout.free[:, None, :]
     blocks = np.where(both, V[at[:, :, None], at[:, None, :]], 0.0)
-    blocks[unknown[:, :, None] & np.eye(p, dtype=bool)] = np.inf
-    touches = unknown[np.repeat(np.arange(n_local), np.diff(lin.layout.start))] & (lin.e != 0)
-    from_local[np.unique(lin.layout.shared[touches.any(axis=1)])] = np.inf
+    infinite_where(unknown, lin, blocks, from_local)
     return blocks, from_local

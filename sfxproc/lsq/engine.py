@@ -20,7 +20,16 @@ from sfxproc.kernels.arrow import (
     sum_by_component,
     sum_rho,
 )
-from sfxproc.lsq.problem import F8, Array, Layout, Loss, Model, Point, Sums
+from sfxproc.lsq.border.normal import (
+    Accumulator,
+    BorderBlocks,
+    Part,
+    border_prior,
+    packed_size,
+    with_priors,
+)
+from sfxproc.lsq.problem import F8, NONE, AnyModel, Array, Layout, Loss, Point, Rows, Sums
+from sfxproc.lsq.step import Outcome, Step
 
 BATCH_ROWS = 16384  # rows evaluated at once: their Jacobian stays in cache
 LOSSES = {"none": NO_LOSS, "huber": HUBER, "cauchy": CAUCHY}
@@ -55,8 +64,9 @@ class Linearisation:
 
     C (n_local, p, p), g (n_local, p), e (n_rows, p): of this process; priors are in C and g.
     D (n_shared,), q (n_shared,): summed over all processes. objective = ½ Σ ρ + ½ priors;
-    chi2 = Σ r², without priors. e is large: the engine lends its memory (couplings) until its
-    next linearisation, and asking for it later raises RuntimeError.
+    chi2 = Σ r², without priors. border : the border's blocks, if there is one. e is large: the
+    engine lends its memory (couplings) until its next linearisation, and asking for it later raises
+    RuntimeError.
     """
 
     layout: Layout
@@ -67,6 +77,7 @@ class Linearisation:
     q: F8
     objective: float
     chi2: float
+    border: BorderBlocks | None = None
 
     @property
     def e(self) -> Array:
@@ -76,6 +87,12 @@ class Linearisation:
     def with_e(self, e: Array) -> Linearisation:
         """With other couplings, in memory of their own."""
         return replace(self, couplings=Lent(e))
+
+    def no_step(self) -> Step[Point]:
+        """The step that is none, because it could not be worked out."""
+        border = NONE if self.border is None else np.zeros_like(self.border.q)
+        none = Point(np.zeros_like(self.g), np.zeros_like(self.q), border)
+        return Step(none, 0.0, outcome=Outcome.INDEFINITE)
 
 
 @dataclass(eq=False)
@@ -138,7 +155,7 @@ class Engine:
         return total.reshape(shape)
 
     def linearise(
-        self, model: Model, point: Point, loss: Loss, objective: float | None = None
+        self, model: AnyModel, point: Point, loss: Loss, objective: float | None = None
     ) -> Linearisation:
         """Residuals, Jacobian and normal equations at a point.
 
@@ -149,32 +166,57 @@ class Engine:
         n, p = layout.n_local, len(layout.parameters)
         C, g = np.zeros((n, p, p)), np.zeros((n, p))
         self._lent.take_back()
-        e = self.buffer("e", (layout.n_rows, p), self.storage)
+        border, n_shared = layout.border, layout.n_shared
+        k = 0 if border is None else len(border)
+        arrow = border is None or n_shared > 0
+        bordered = border is not None and (k > 0 or n_shared == 0)
+        e = self.buffer("e", (layout.n_rows if arrow else 0, p), self.storage)
         self._lent = Lent(e)
         per_chunk = np.zeros((len(layout.chunk) - 1, 2))
         accumulate = arrow_kernels(p).accumulate
 
-        def fill(c: int, out: Array) -> None:
-            for first, last in batches(layout, c):
-                rows = int(layout.start[last] - layout.start[first])
-                r, a, s = np.empty(rows), np.empty((rows, p)), np.empty(rows)
-                d = np.empty(0 if skip else rows)
-                model.rows(point, first, last, r, d, a, s)
-                per_chunk[c] += accumulate(
-                    layout.start, layout.shared, first, last, r, r if skip else d, a, s,
-                    LOSSES[loss.kind], loss.scale, C, g, e, out[0], out[1],
-                )  # fmt: skip
+        parts: list[Part | None] = [None] * len(per_chunk)
+        G = NONE
+        if border is not None and k and n_shared:
+            G = np.empty((layout.n_rows, border.columns.shape[1]))
 
-        D, q = self.shared_sums(layout, 2, fill)
+        def fill(c: int, out: Array) -> None:
+            D, q, beyond = out[:n_shared], out[n_shared : 2 * n_shared], out[2 * n_shared :]
+            common = None
+            if border is not None and bordered:
+                common = Accumulator(layout, border, (LOSSES[loss.kind], loss.scale), c)
+            for first, last in batches(layout, c):
+                n_rows = int(layout.start[last] - layout.start[first])
+                rows = Rows.empty(layout, n_rows, deviances=not skip)
+                rows.fill(model, point, first, last)
+                if arrow:
+                    sums = accumulate(
+                        layout.start, layout.shared, first, last, rows.r,
+                        rows.r if skip else rows.d, rows.a, rows.c, LOSSES[loss.kind], loss.scale,
+                        C, g, e, D, q,
+                    )  # fmt: skip
+                if common is not None:
+                    sums = common.add(first, last, rows, C, g, G, beyond)
+                per_chunk[c] += sums
+            parts[c] = None if common is None else common.part
+
+        width = 2 * n_shared + packed_size(k) + k
+        total = self.sums.shared(width, fill, self.map)
+        D, q = total[: 2 * n_shared].reshape(2, n_shared)
         rho, chi2 = (float(total) for total in self.sums.scalars(per_chunk))
         pull = point.local - layout.prior_centre
         g += layout.prior_weight * pull
         C[:, range(p), range(p)] += layout.prior_weight
+        common, border_pull = None, 0.0
+        if border is not None and bordered:
+            H, gradient = np.split(total[2 * n_shared :], [packed_size(k)])
+            border_pull = with_priors(border, H, gradient, point.border)
+            common = BorderBlocks(H, gradient, tuple(p for p in parts if p is not None), G)
         if objective is None:
-            objective = 0.5 * (rho + self._prior(layout, pull))
-        return Linearisation(layout, C, g, self._lent, D, q, objective, chi2)
+            objective = 0.5 * (rho + self._prior(layout, pull)) + border_pull
+        return Linearisation(layout, C, g, self._lent, D, q, objective, chi2, common)
 
-    def objective(self, model: Model, point: Point, loss: Loss) -> float:
+    def objective(self, model: AnyModel, point: Point, loss: Loss) -> float:
         """½ Σ ρ(d) + ½ priors."""
         layout = model.layout
 
@@ -188,7 +230,8 @@ class Engine:
 
         per_chunk = np.array(self.map(chunk, len(layout.chunk) - 1)).reshape(-1, 1)
         prior = self._prior(layout, point.local - layout.prior_centre)
-        return 0.5 * (float(self.sums.scalars(per_chunk)[0]) + prior)
+        common = border_prior(layout.border, point.border)
+        return 0.5 * (float(self.sums.scalars(per_chunk)[0]) + prior) + common
 
     def _prior(self, layout: Layout, pull: F8) -> float:
         return float(self.dots(layout, layout.prior_weight * pull, pull).sum())

@@ -19,10 +19,12 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import Generic, cast
 
+from sfxproc.lsq.border.solve import border_step, gauges
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import Loss, ModelT, ModelT_co, Point
+from sfxproc.lsq.problem import Loss, ModelT, ModelT_co, Point, require_no_border, retracted
 from sfxproc.lsq.result import Iteration, Result, counts
 from sfxproc.lsq.schur import schur_cg
+from sfxproc.lsq.schur_dense import schur_dense
 from sfxproc.lsq.step import L, Outcome, P, Problem, Step
 
 StepMethod = Callable[[Engine, Linearisation, float, float], Step[Point]]
@@ -68,12 +70,17 @@ class ModelProblem(Generic[ModelT]):
         return self.engine.linearise(self.model, point, self.loss, objective)
 
     def step(self, lin: Linearisation, damping: float) -> Step[Point]:
-        """The damped step."""
-        return self.method(self.engine, lin, damping, self.accuracy)
+        """The damped step; with a border by elimination, for the methods that eliminate."""
+        method = self.method
+        if lin.border is not None:
+            if method not in (schur_cg, schur_dense):
+                require_no_border(lin.layout, "This way to solve the normal equations")
+            method = border_step
+        return method(self.engine, lin, damping, self.accuracy)
 
     def retract(self, point: Point, delta: Point) -> Point:
         """The model's own update."""
-        return self.model.retract(point, delta.local, delta.shared)
+        return retracted(self.model, point, delta)
 
     def objective(self, point: Point) -> float:
         """½ Σ ρ(d) + ½ priors."""
@@ -150,23 +157,36 @@ class LevenbergMarquardt:
             return cast(ModelProblem[ModelT], problem).model  # refreshed, it still is one
 
         def kept(at: Standing[Point, Linearisation]) -> None:
-            keep(
-                State(
-                    at.point, at.damping, at.growth, model_of(at.problem), at.known, at.iterations,
-                    at.seconds,
-                )
-            )  # fmt: skip
+            model = model_of(at.problem)
+            state = State(at.point, at.damping, at.growth, model, at.known, at.iterations)
+            keep(replace(state, seconds=at.seconds))
 
         problem = ModelProblem(engine, state.model, self.loss, self.step, self.cg_tolerance)
         begin = Standing[Point, Linearisation](
-            problem, state.point, state.damping, state.growth, state.known, state.iterations,
-            state.seconds,
-        )  # fmt: skip
+            problem=problem,
+            point=state.point,
+            damping=state.damping,
+            growth=state.growth,
+            known=state.known,
+            iterations=state.iterations,
+            seconds=state.seconds,
+        )
         end = self.minimise(begin, progress, kept)
+        held = gauges(engine, end.lin) if end.lin.border is not None else ()
+        n_rows, n_parameters = counts(engine, end.lin)
         return Result(
-            end.point, model_of(end.problem), end.converged, end.termination, end.objective,
-            end.lin.chi2, *counts(engine, end.lin), end.iterations, end.seconds,
-        )  # fmt: skip
+            point=end.point,
+            model=model_of(end.problem),
+            converged=end.converged,
+            termination=end.termination,
+            objective=end.objective,
+            chi2=end.lin.chi2,
+            n_residuals=n_rows,
+            n_parameters=n_parameters - len(held),
+            iterations=end.iterations,
+            seconds=end.seconds,
+            gauge=held,
+        )
 
     def minimise(
         self,

@@ -48,7 +48,8 @@ class Result(Generic[ModelT_co]):
     model carries the weights of the last point; n_residuals and n_parameters are of the whole
     job (priors not counted, gauge taken off), so that chi2 / (n_residuals − n_parameters) ≈ 1
     for a model that fits; chi2 is that at the start of the last step, a hair from the end.
-    extra : further numbers that a method has to tell of itself.
+    extra : further numbers that a method has to tell of itself. gauge : combinations with common
+    parameters that neither data nor priors determine, each in words; they are held.
     """
 
     point: Point
@@ -62,6 +63,7 @@ class Result(Generic[ModelT_co]):
     iterations: tuple[Iteration, ...]
     seconds: float
     extra: Mapping[str, float] = field(default_factory=dict)
+    gauge: tuple[str, ...] = ()
 
     @property
     def dof(self) -> int:
@@ -70,7 +72,8 @@ class Result(Generic[ModelT_co]):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and text, for statistics.json."""
-        return {
+        gauge = {"gauge": list(self.gauge)} if self.gauge else {}
+        return gauge | {
             "termination": self.termination,
             "converged": self.converged,
             "objective": self.objective,
@@ -97,4 +100,6 @@ def counts(engine: Engine, lin: Linearisation) -> tuple[int, int]:
     per_chunk = np.stack([rows, np.diff(free)], axis=1).astype(np.float64)
     n_rows, n_free = engine.sums.scalars(per_chunk)
     n_parameters = int(n_free) + int(np.count_nonzero(lin.D)) - engine.gauge_count(layout)
+    if layout.border is not None and lin.border is not None:
+        n_parameters += int(np.count_nonzero(layout.border.free & (lin.border.diagonal != 0.0)))
     return int(n_rows), n_parameters

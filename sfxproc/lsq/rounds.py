@@ -31,7 +31,7 @@ import numpy as np
 
 from sfxproc.kernels.arrow import rho_by_block
 from sfxproc.lsq.engine import LOSSES, Engine, Linearisation, batches
-from sfxproc.lsq.problem import F8, Loss, Model, Point
+from sfxproc.lsq.problem import F8, AnyModel, Loss, Point, require_no_border, retracted
 from sfxproc.lsq.schur import block_inverses, scatter, schur_cg, times
 from sfxproc.lsq.step import Outcome, Step
 
@@ -57,13 +57,16 @@ class Refit:
     outcome: Outcome = Outcome.SOLVED
 
 
-def refit_local(engine: Engine, model: Model, point: Point, loss: Loss) -> Refit:
+def refit_local(engine: Engine, model: AnyModel, point: Point, loss: Loss) -> Refit:
     """Minimise over the local parameters alone, each block by damped Newton steps of its own.
 
-    A block at a kink of its model, where steps promise what they do not bring, stays there.
+    A block at a kink of its model, where steps promise what they do not bring, stays there. Raises
+    DataError if there are common parameters.
     """
     layout = model.layout
+    require_no_border(layout, "Refitting blocks one by one")
     found = local_objectives(engine, model, point, loss)
+    nowhere = np.zeros_like(point.shared)
     stuck, ones = np.zeros(len(found), dtype=bool), np.ones((len(found), 1))
     for number in range(MOST_REFITS + 1):
         lin = engine.linearise(model, point, loss)
@@ -75,7 +78,7 @@ def refit_local(engine: Engine, model: Model, point: Point, loss: Loss) -> Refit
             break
         before, part = found, np.where(moving, 1.0, 0.0)
         while np.any(part > 0.0):
-            trial = model.retract(point, part[:, None] * step, np.zeros_like(point.shared))
+            trial = retracted(model, point, Point(part[:, None] * step, nowhere))
             reached = local_objectives(engine, model, trial, loss)
             better = (part > 0.0) & (reached <= found)
             point = Point(np.where(better[:, None], trial.local, point.local), point.shared)
@@ -85,7 +88,7 @@ def refit_local(engine: Engine, model: Model, point: Point, loss: Loss) -> Refit
     # what is left to the others is small: to first order it need not be evaluated again
     small = promised <= SETTLED
     step, promised = np.where(small[:, None], step, 0.0), np.where(small, promised, 0.0)
-    local = model.retract(point, step, np.zeros_like(point.shared)).local
+    local = retracted(model, point, Point(step, nowhere)).local
     left = engine.dots(layout, promised[:, None], ones)
     q = lin.q + scatter(engine, lin, step)
     outcome = Outcome.SOLVED if n_moving == 0.0 else Outcome.NOT_CONVERGED
@@ -95,7 +98,7 @@ def refit_local(engine: Engine, model: Model, point: Point, loss: Loss) -> Refit
     return Refit(local, lin.D, q, lin.objective - float(left[0]), lin.chi2, outcome)
 
 
-def local_objectives(engine: Engine, model: Model, point: Point, loss: Loss) -> F8:
+def local_objectives(engine: Engine, model: AnyModel, point: Point, loss: Loss) -> F8:
     """(n_local,) ½ Σ ρ(d) + ½ priors of each local block."""
     layout = model.layout
     out = np.empty(layout.n_local)

@@ -24,7 +24,7 @@ from sfxproc.errors import DataError
 from sfxproc.kernels.arrow import arrow_kernels
 from sfxproc.lsq.covariance import Covariance
 from sfxproc.lsq.engine import LOSSES, Engine, Linearisation, batches
-from sfxproc.lsq.problem import F8, Array, Loss, Model, Point
+from sfxproc.lsq.problem import F8, AnyModel, Array, Loss, Point, Rows
 from sfxproc.lsq.schur import (
     Damped,
     SchurSystem,
@@ -43,7 +43,7 @@ CG_TOLERANCE = 1e-2
 
 def sampled(
     engine: Engine,
-    model: Model,
+    model: AnyModel,
     point: Point,
     lin: Linearisation,
     loss: Loss,
@@ -122,7 +122,7 @@ def _unknown_infinite(
     return np.where(which, np.inf, V), np.where(touched != 0.0, np.inf, from_local)
 
 
-def noise(engine: Engine, model: Model, point: Point, loss: Loss, seed: int) -> tuple[F8, F8]:
+def noise(engine: Engine, model: AnyModel, point: Point, loss: Loss, seed: int) -> tuple[F8, F8]:
     """g (n_local, p) and q (n_shared,) of unit noise on all residuals and priors of the job."""
     layout = model.layout
     p = len(layout.parameters)
@@ -133,10 +133,10 @@ def noise(engine: Engine, model: Model, point: Point, loss: Loss, seed: int) -> 
     def fill(c: int, out: Array) -> None:
         for first, last in batches(layout, c):
             n = int(layout.start[last] - layout.start[first])
-            r, d, a, s = np.empty(n), np.empty(n), np.empty((n, p)), np.empty(n)
-            model.rows(point, first, last, r, d, a, s)
+            rows = Rows.empty(layout, n)
+            rows.fill(model, point, first, last)
             kernel(
-                layout.start, layout.shared, first, last, d, a, s, LOSSES[loss.kind],
+                layout.start, layout.shared, first, last, rows.d, rows.a, rows.c, LOSSES[loss.kind],
                 loss.scale, layout.prior_weight, seed, before, g, out[0],
             )  # fmt: skip
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sfxproc.kernels.arrow import arrow_kernels, invert_blocks
 from sfxproc.lsq.engine import Engine, Linearisation
-from sfxproc.lsq.problem import F8, Array, Layout, Point
+from sfxproc.lsq.problem import F8, Array, Layout, Point, require_no_border
 from sfxproc.lsq.step import Outcome, Step
 
 MAX_CG_ITERATIONS = 500
@@ -45,7 +45,10 @@ class Damped:
 
     @classmethod
     def of(cls, lin: Linearisation, damping: float) -> Damped:
-        """Blocks at a damping value. Parameters without curvature get none of the step."""
+        """Blocks at a damping value. Parameters without curvature get none of the step. Raises
+        DataError where there is a border, which these blocks leave out."""
+        if lin.border is not None:
+            require_no_border(lin.layout, "This way to solve the normal equations")
         p = lin.C.shape[1]
         C = lin.C.copy()
         diagonal = np.arange(p)
@@ -157,21 +160,15 @@ def complete(
     """
     lin = damped.lin
     if x is None:
-        return no_step(lin)
+        return lin.no_step()
     u = -damped.inverse_D * (lin.q + scatter(engine, lin, x))
     diagonal = np.einsum("mii->mi", lin.C)
     local = engine.dots(lin.layout, x, damped.damping * diagonal * x - lin.g).sum()
     shared = float(np.sum(u * (damped.damping * lin.D * u - lin.q)))
     predicted = 0.5 * (float(local) + engine.sums.agreed(shared))
     if not isfinite(predicted):
-        return no_step(lin)
+        return lin.no_step()
     return Step(Point(x, u), predicted, iterations, outcome)
-
-
-def no_step(lin: Linearisation) -> Step[Point]:
-    """The step that is none, because it could not be worked out."""
-    none = Point(np.zeros_like(lin.g), np.zeros_like(lin.q))
-    return Step(none, 0.0, outcome=Outcome.INDEFINITE)
 
 
 class Projection:

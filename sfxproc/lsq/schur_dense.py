@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import get_lapack_funcs
 
 from sfxproc.errors import DataError
@@ -33,6 +34,7 @@ from sfxproc.lsq.step import Step
 
 MOST_BYTES = 8 << 30
 SMALLEST_RIDGE, MOST_RIDGE = 1e-12, 1e-3
+LEAST_LEFT = 1e-12  # of a curvature: where elimination leaves less, the data determine nothing
 MOST_RIDGE_OF_COVARIANCE = 1e-6  # what single precision leaves in doubt; σ is then ≥ 500 × larger
 
 
@@ -124,9 +126,29 @@ def schur_matrix(engine: Engine, damped: Damped, pairs: Pairs, e: F8) -> F8:
     C = np.where(both, damped.C, 0.0)
     at = np.arange(n).reshape(n_local, p)
     S[at[:, :, None], at[:, None, :]] += C
-    used = layout.free & (np.einsum("mii->mi", C) > 0.0)
+    used = layout.free & (np.einsum("mii->mi", C) != 0.0)
     S[at, at] = np.where(used, S[at, at], 1.0)
     return S
+
+
+def undetermined(S: F8, lin: Linearisation) -> NDArray[np.bool_]:
+    """(n_local, p) free local parameters without data, or of whose curvature elimination leaves
+    nothing in S, that of a whole linearisation: no factor can tell their variance."""
+    curvature = np.einsum("mii->mi", lin.C)
+    left = np.diag(S)[: lin.g.size].reshape(lin.g.shape)
+    nothing = (curvature == 0.0) | (np.abs(left) <= LEAST_LEFT * curvature)
+    return np.asarray(lin.layout.free & nothing)
+
+
+def infinite_where(
+    unknown: NDArray[np.bool_], lin: Linearisation, blocks: F8, from_local: F8
+) -> None:
+    """Make variances infinite of unknown local parameters (n_local, p), in blocks (n_local, p, p),
+    and of the shared parameters that depend on them, in from_local (n_shared,)."""
+    blocks[unknown[:, :, None] & np.eye(unknown.shape[1], dtype=bool)] = np.inf
+    row = np.repeat(np.arange(len(unknown)), np.diff(lin.layout.start))
+    touches = (unknown[row] & (lin.e != 0)).any(axis=1)
+    from_local[np.unique(lin.layout.shared[touches])] = np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +180,8 @@ class Factor:
         for row in N:
             held = np.flatnonzero(row)
             S[np.ix_(held, held)] += np.outer(row[held], row[held]) / (row @ row)
+        if not len(S):
+            return cls(S, scale, N, N)
         (potrf,) = get_lapack_funcs(("potrf",), (S,))
         diagonal = np.arange(len(S))
         mirror(S)  # the upper triangle keeps S while the lower one is factored
@@ -182,6 +206,8 @@ class Factor:
 
     def solve(self, b: F8) -> F8:
         """A⁻¹b in scaled variables."""
+        if not len(b):
+            return b
         (potrs,) = get_lapack_funcs(("potrs",), (self.A,))
         x, _ = potrs(self.A.T, b, lower=0)
         return np.asarray(x)
@@ -195,6 +221,8 @@ class Factor:
 
     def covariance(self) -> F8:
         """(n, n) inverse of S on the subspace, both triangles, in the memory of the factor."""
+        if not len(self.A):
+            return self.A
         (potri,) = get_lapack_funcs(("potri",), (self.A,))
         potri(self.A.T, lower=0, overwrite_c=1)
         V = self.A

@@ -74,8 +74,8 @@ class ScaleModel:
     def arguments(self, point: Point, first: int, last: int) -> Arguments:
         """What all kernels of the model begin with, for crystals first … last−1."""
         return (
-            self.layout.start, self.layout.shared, first, last, *point, self.s2, self.partiality,
-            self.observed, self.floor, self.errors.gain, self.errors.scatter**2,
+            self.layout.start, self.layout.shared, first, last, point.local, point.shared, self.s2,
+            self.partiality, self.observed, self.floor, self.errors.gain, self.errors.scatter**2,
         )  # fmt: skip
 
     def alone(self, point: Point, first: int, last: int, partiality: F8) -> Arguments:
@@ -202,9 +202,9 @@ class ScaleModel:
         def chunk(c: int) -> F8:
             out = np.zeros(10)
             variance_sums(
-                layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], *point, self.s2,
-                self.partiality, self.observed, self.background, errors.v, self.share, errors.most,
-                out,
+                layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], point.local,
+                point.shared, self.s2, self.partiality, self.observed, self.background, errors.v,
+                self.share, errors.most, out,
             )  # fmt: skip
             return out
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sfxproc import signals
 from sfxproc.lsq import SOLVERS, Engine, Iteration, LevenbergMarquardt, Model, Point, Result
 from sfxproc.lsq.lm import State
-from sfxproc.lsq.problem import ModelT
+from sfxproc.lsq.problem import NONE, AnyModel, ModelT
 from sfxproc.lsq.result import iterations_of, table_of
 from sfxproc.models.error_model import ErrorModel
 from sfxproc.refine.choices import loss_of
@@ -27,7 +27,7 @@ from sfxproc.runs.progress import write_progress
 from sfxproc.settings.scale import ScaleConfig
 
 
-def arrays_of(state: State[Model], engine: Engine) -> dict[str, NDArray[Any]] | None:
+def arrays_of(state: State[AnyModel], engine: Engine) -> dict[str, NDArray[Any]] | None:
     """A state but for its model as arrays, on the first rank; None elsewhere. Called on all.
 
     Local parameters of all ranks lie end to end, so that it fits any number of ranks.
@@ -38,6 +38,7 @@ def arrays_of(state: State[Model], engine: Engine) -> dict[str, NDArray[Any]] | 
     return {
         "local": local,
         "shared": state.point.shared,
+        "border": state.point.border,
         "damping": np.array([state.damping, state.growth]),
         "known": np.array([] if state.known is None else [state.known]),
         "iterations": table_of(state.iterations),
@@ -52,7 +53,10 @@ def state_of(arrays: Arrays, model: ModelT, engine: Engine) -> State[ModelT]:
     damping, growth = arrays["damping"].tolist()
     known = arrays["known"].tolist()
     return State(
-        Point(arrays["local"][before : before + n_local].copy(), arrays["shared"]),
+        Point(
+            arrays["local"][before : before + n_local].copy(), arrays["shared"],
+            arrays.get("border", NONE),
+        ),
         damping, growth, model, known[0] if known else None,
         iterations_of(arrays["iterations"]), float(arrays["seconds"][0]),
     )  # fmt: skip

@@ -145,6 +145,15 @@ def test_fill_in_command() -> None:
         assert printed in ended.stdout
 
 
+def test_border_command() -> None:
+    sizes = "--blocks 12 --local 3 --common 9 --slots 4 --rows 300 --repeat 1 --exact"
+    ended = benchmarks("border", *sizes.split())
+    assert ended.returncode == 0, ended.stderr
+    cells = [cell.strip() for cell in ended.stdout.splitlines()[-1].split("|")[1:-1]]
+    assert cells[:5] == ["12", "3", "9", "4", "300"]
+    assert float(cells[10].replace(",", "")) > 50.0  # MB: Python alone takes as much
+
+
 def test_sigmas_mean_something() -> None:
     done = benchmarks("sigmas", "--cases", "200 × 150")
     assert done.returncode == 0, done.stderr

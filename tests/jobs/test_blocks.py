@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import random
 import signal
@@ -17,9 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sfxproc.config import load
 from sfxproc.formats.hdf5 import write as write_h5
+from sfxproc.jobs import JOBS
+from sfxproc.parallel.comm import SerialComm
 from sfxproc.refine.blocks import tasks as block_tasks
 from sfxproc.refine.blocks.tasks import TASKS
+from sfxproc.report.log import open_log
+from sfxproc.settings.scale import ScaleConfig
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 from tests.jobs.conftest import JOB, SCRIPT
 from tests.jobs.test_ranks import PROMPT_s, require_same_bits
@@ -69,6 +75,23 @@ def calm(run: Callable[..., Any]) -> Any:
 def joint(run: Callable[..., Any]) -> Any:
     """What all crystals refined together give."""
     return run("joint", "solver.tolerance=1e-12")
+
+
+def test_rounds_whose_steps_are_not_solved_do_not_converge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little they move in the end."""
+    monkeypatch.setattr("sfxproc.lsq.schur.MAX_CG_ITERATIONS", 1)
+    settings = [
+        f"output.folder={tmp_path / 'out'}", "simulate.n_crystals=40", "simulate.d_min_A=4",
+        "scaling.error_model=counting", "parallel.strategy=blocks", "parallel.block_size=20",
+        "parallel.overlap=10", "parallel.round_tolerance_sigma=1e9",
+    ]  # fmt: skip
+    demo = Path(__file__).resolve().parents[2] / "jobs" / "demo.toml"
+    JOBS["scale"].run(load(demo, settings, ScaleConfig), SerialComm(), open_log())
+    told = json.loads((tmp_path / "out" / "statistics.json").read_text(encoding="utf-8"))
+    assert not told["solver"]["converged"]
+    assert told["solver"]["termination"].startswith("Stopped after")
 
 
 def distance(found: Any, expected: Any) -> tuple[float, float]:

@@ -33,7 +33,10 @@ class Touchy(LampModel):
     def deviances(self, point: Point, first: int, last: int, d: np.ndarray) -> None:
         super().deviances(point, first, last, d)
         assert self.origin is not None
-        if any(np.abs(a - b).max() > self.reach for a, b in zip(point, self.origin, strict=True)):
+        if any(
+            np.abs(a - b).max() > self.reach
+            for a, b in zip(point[:2], self.origin[:2], strict=True)
+        ):
             d[:] = np.inf
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.lsq.engine import Engine
-from sfxproc.lsq.problem import F8, Layout, Loss, Model, ModelT, Point
+from sfxproc.lsq.problem import F8, AnyModel, Layout, Loss, ModelT, Point, retracted
 from sfxproc.lsq.result import Iteration, Result, counts
 from sfxproc.lsq.rounds import Refit, refit_local
 from sfxproc.lsq.step import Outcome
@@ -75,12 +75,12 @@ def alternating(
     )  # fmt: skip
 
 
-def settled(engine: Engine, model: Model, point: Point, loss: Loss, times: int = 2) -> Point:
+def settled(engine: Engine, model: AnyModel, point: Point, loss: Loss, times: int = 2) -> Point:
     """The shared parameters that fixed local ones want; weights follow so many times."""
     for _ in range(times):
         lin = engine.linearise(model, point, loss)
         step: F8 = np.divide(-lin.q, lin.D, out=np.zeros_like(lin.q), where=lin.D > 0.0)
-        point = model.retract(point, np.zeros_like(point.local), step)
+        point = retracted(model, point, Point(np.zeros_like(point.local), step))
     return point
 
 

@@ -26,7 +26,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.lm import NEGLIGIBLE
-from sfxproc.lsq.problem import F8, Loss, Model, ModelT, Point
+from sfxproc.lsq.problem import F8, AnyModel, Loss, ModelT, Point, require_no_border, retracted
 from sfxproc.lsq.result import Iteration, Result, counts
 from sfxproc.lsq.schur import Projection
 
@@ -56,7 +56,8 @@ class Lbfgs:
         start: Point,
         progress: Callable[[Iteration], None] = lambda _: None,
     ) -> Result[ModelT]:
-        """Minimise from a starting point."""
+        """Minimise from a starting point. Raises DataError if there are common parameters."""
+        require_no_border(model.layout, "L-BFGS")
         began = time.monotonic()
         model, point = model.refreshed(start), start
         lin = engine.linearise(model, point, self.loss)
@@ -112,7 +113,7 @@ class Round:
     """A run of the minimiser under one model, from one point, in one set of scales."""
 
     def __init__(
-        self, engine: Engine, model: Model, base: Point, loss: Loss, lin: Linearisation,
+        self, engine: Engine, model: AnyModel, base: Point, loss: Loss, lin: Linearisation,
         curvatures: bool,
     ) -> None:  # fmt: skip
         self._engine, self._model, self._base, self._loss = engine, model, base, loss
@@ -184,7 +185,9 @@ class Round:
         n_shared = len(self._shared)
         local = y[: len(y) - n_shared].reshape(-1, self._local.shape[1])[self._own]
         move = self._projection(local * self._local)
-        return self._model.retract(self._base, move, y[len(y) - n_shared :] * self._shared)
+        return retracted(
+            self._model, self._base, Point(move, y[len(y) - n_shared :] * self._shared)
+        )
 
     def evaluate(self, y: F8) -> tuple[float, F8]:
         """Objective at y of the whole job, and, on the first process, its gradient; on a plateau

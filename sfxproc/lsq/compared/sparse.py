@@ -39,7 +39,16 @@ from sfxproc.kernels.elimination import column_counts, elimination_tree, postord
 from sfxproc.kernels.normal import add_couplings_sparse
 from sfxproc.lsq.engine import Engine, Linearisation
 from sfxproc.lsq.lm import LevenbergMarquardt
-from sfxproc.lsq.problem import F8, Array, Layout, Loss, ModelT, Point, gauge_rows
+from sfxproc.lsq.problem import (
+    F8,
+    Array,
+    Layout,
+    Loss,
+    ModelT,
+    Point,
+    gauge_rows,
+    require_no_border,
+)
 from sfxproc.lsq.result import Iteration, Result
 from sfxproc.lsq.schur import Damped, complete
 from sfxproc.lsq.schur_dense import own_part, whole, whole_layout
@@ -239,6 +248,7 @@ class SparseCholesky:
     ) -> Result[ModelT]:
         """Minimise from a starting point. Raises DataError if the factor would take more than
         MOST_BYTES. The result tells the non-zeros of the matrix and of its factor."""
+        require_no_border(model.layout, "A sparse factor")
         everywhere = whole_layout(engine, model.layout)
         structure = None if everywhere is None else Structure.of(everywhere)
         nonzeros = None if structure is None else structure.pattern.factor_nonzeros()

@@ -53,10 +53,10 @@ class Averages:
 
     def result(self) -> Found:
         """The averages, their information D, and how well the blocks agree."""
-        local, shared = self.averaging.point()
+        point = self.averaging.point()
         return {
-            "local": local,
-            "shared": shared,
+            "local": point.local,
+            "shared": point.shared,
             "D": self.averaging.information(),
             "disagreement": np.array([self.averaging.disagreement()]),
             "scatter": np.array([np.mean(self.scatter)]),
