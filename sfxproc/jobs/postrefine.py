@@ -51,6 +51,8 @@ from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.refine.warm import Kernels
 from sfxproc.report.log import Log
+from sfxproc.runs.contents import Claim
+from sfxproc.runs.run import Finished, Run
 from sfxproc.settings.postrefine import AUTO, PostrefineConfig
 
 F8 = NDArray[np.float64]
@@ -58,18 +60,23 @@ F8 = NDArray[np.float64]
 ROUGH = 1e-4  # relative, of the objective: scaling is only where postrefinement begins
 
 
-def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
+def run(config: PostrefineConfig, run: Run) -> Finished | None:
     """Do the job."""
     wanted = config.postrefine
     names = tuple(PARTIALITIES) if wanted.partiality == AUTO else (wanted.partiality,)
     kernels = Kernels(names, n_strains_of(config) if wanted.cell else 0, wanted.wavelength)
     way = STRATEGIES[config.parallel.strategy]
-    scale.run_with(lambda job: way(job, config), config, comm, log, kernels)
+    return scale.run_with(lambda job: way(job, config), config, run, kernels)
 
 
-def check(config: PostrefineConfig, log: Log) -> None:
-    """Validate a job without reading data: settings, inputs, output folder."""
-    log(checked(config, log))
+def claim(config: PostrefineConfig, comm: Comm) -> Claim:
+    """What the job asks of its output folder. Raises ConfigError for settings without sense."""
+    return scale.claim(config, comm)
+
+
+def check(config: PostrefineConfig, log: Log) -> str:
+    """Validate a job without reading data; a sentence for the end."""
+    return checked(config, log)
 
 
 def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
@@ -94,9 +101,7 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
         result = refined(job, config, engine, together, begin, data, judging)
     else:
         job.log("merging with crystals as they were refined before")
-        result = solve_kept(
-            engine, together, begin, config, job.checkpoint, job.log, "merging-again"
-        )
+        result = solve_kept(engine, together, begin, config, job.run, "merging-again")
     assert isinstance(result.model, PostrefineModel)
     own = moved_columns(result.model.geometry, result.point)
     more = {name: job.comm.allgather_rows(column) for name, column in own.items()}
@@ -126,9 +131,7 @@ def set_up(
         job.log("scaling with the orientations as recorded")
         solver = structs.replace(config.solver, tolerance=max(config.solver.tolerance, ROUGH))
         rough = structs.replace(config, solver=solver)
-        scaled = solve_kept(
-            engine, problem.model, problem.start, rough, job.checkpoint, job.log, "scaling"
-        )
+        scaled = solve_kept(engine, problem.model, problem.start, rough, job.run, "scaling")
         point = scaled.point
     assert isinstance(scaled.model, ScaleModel)
     begin = extended(point, size, geometry)
@@ -152,12 +155,12 @@ def refined(
     wanted = config.postrefine
 
     def solve(some: PostrefineModel, point: Point, key: str) -> Result:
-        return solve_kept(engine, some, point, config, job.checkpoint, job.log, key)
+        return solve_kept(engine, some, point, config, job.run, key)
 
     way = Refinement(
         engine, solve, loss_of(config),
         MOST_REFITS if config.scaling.error_model in FITTED else 0,
-        wanted.passes, wanted.cycles, job.log, judging, teller(job.checkpoint, job.log),
+        wanted.passes, wanted.cycles, job.log, judging, teller(job.run),
     )  # fmt: skip
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:
         start = Point(

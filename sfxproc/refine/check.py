@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sfxproc.errors import ConfigError, OutputError
+from sfxproc.errors import ConfigError
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.intake.reference import reference_of
 from sfxproc.intake.reindexing import ambiguity_reference
@@ -13,7 +13,6 @@ from sfxproc.partiality import PARTIALITIES
 from sfxproc.refine.estimate import estimate, needs_table
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table
-from sfxproc.runs.folder import refusal
 from sfxproc.settings import postrefine, scale
 from sfxproc.settings.postrefine import AUTO, PostrefineConfig
 from sfxproc.settings.scale import ScaleConfig
@@ -49,12 +48,8 @@ def require_known(config: ScaleConfig) -> None:
 
 
 def check(config: ScaleConfig, log: Log) -> str:
-    """Validate without reading data: settings, input files, reference, output folder; and tell what
-    the job will need."""
-    require_sense(config)
-    folder = Path(config.output.folder)
-    if problem := refusal(config.output):
-        raise OutputError(problem)
+    """Validate without reading data: input files and reference; and tell what the job will need.
+    Returns a sentence for the end."""
     if config.reference.path is not None:
         reference_of(config)
     ambiguity_reference(config.symmetry, None)
@@ -64,4 +59,6 @@ def check(config: ScaleConfig, log: Log) -> str:
     log.show(needs_table(estimate(config), max(config.parallel.threads, 1)))
     if config.simulate is not None:
         return f"The job is valid: {config.simulate.n_crystals} stills would be simulated."
-    return f"The job is valid: {len(files)} input files, results would go to '{folder}'."
+    return (
+        f"The job is valid: {len(files)} input files, results would go to '{config.output.folder}'."
+    )

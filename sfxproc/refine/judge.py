@@ -139,8 +139,6 @@ def refined_without_bad(job: ScaleJob, engine: Engine, result: Result, judge: Ju
         model = result.model.without(bad)
         refits = MOST_REFITS if job.config.scaling.error_model in FITTED else 0
         model = model.with_errors(replace(model.errors, refits=refits))
-        again = solve(
-            engine, model, result.point, job.config, job.checkpoint, job.log, f"without-{number}"
-        )
+        again = solve(engine, model, result.point, job.config, job.run, f"without-{number}")
         result = replace(again, iterations=(*result.iterations, *again.iterations))
     return result

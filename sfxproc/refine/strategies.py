@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Reason, ReferenceSet, Status
-from sfxproc.errors import Stopped, UserError
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.intake import pieces
 from sfxproc.intake.reference import reference_scales, require_overlap
@@ -36,10 +34,10 @@ from sfxproc.refine.solve import solve
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
+from sfxproc.runs.names import READING
 from sfxproc.runs.stages import Stages
 
 THIN = 2.0  # observations a reflection in a block
-READING = "reading"  # folder of shards and pieces, in the checkpoint
 
 
 def scale_globally(job: ScaleJob) -> Scaled:
@@ -58,7 +56,7 @@ def scale_globally(job: ScaleJob) -> Scaled:
         judging,
     )  # fmt: skip
     n_rows = np.diff(problem.model.layout.start)
-    result = solve(engine, model, start, config, job.checkpoint, job.log)
+    result = solve(engine, model, start, config, job.run)
     if config.start.refine:
         result = refined_without_bad(job, engine, result, judging)
     return concluded(job, judging, n_overlaps, engine, result, n_rows)
@@ -78,10 +76,8 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     """A job's crystals refined and merged in blocks; None on other ranks than 0. oriented : they
     need an orientation."""
     config, comm, log, settings = job.config, job.comm, job.log, job.config.parallel
-    job.checkpoint.begin()
-    comm.barrier()
-    stages = Stages(comm, log, job.checkpoint.folder, job.checkpoint.store)
-    with nothing_kept_if_refused(job):
+    stages = job.run.stages
+    with job.run.refusable():
         data, plan, work = read_pieces(job, stages, modelling, oriented)
     if data is not None:
         report.tell_data(data, log)
@@ -96,7 +92,7 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
         warn_of_thin_blocks(data, work, log)
     blocks = BlockScaling(work, stages, settings, log)
     set_sizes = blocks.survey()
-    with nothing_kept_if_refused(job):
+    with job.run.refusable():
         work.modelling.require_shown(blocks.n_rows, blocks.n_shown, log)
     reasons, n_overlaps = blocks.refine()
     blocks.go_on()
@@ -129,19 +125,6 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     return Scaled(data, merged, frames, solver, blocks.state.errors, np.nan)
 
 
-@contextmanager
-def nothing_kept_if_refused(job: ScaleJob) -> Iterator[None]:
-    """Remove the checkpoint of a job that is refused: nothing of it would fit once it is mended."""
-    try:
-        yield
-    except Stopped:
-        raise
-    except UserError:
-        if not job.checkpoint.resumed:
-            job.checkpoint.remove()
-        raise
-
-
 STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
     "global": scale_globally,
     "blocks": scale_in_blocks,
@@ -158,7 +141,7 @@ def read_pieces(
     config, comm, log = job.config, job.comm, job.log
     settings = config.parallel
     files = tuple(list_inputs(job.inputs.paths, job.inputs.exclude, Path.cwd()))
-    folder = job.checkpoint.store.folder / READING
+    folder = job.run.store.folder / READING
     reading = pieces.Reading(
         files,
         columns_wanted(config),
@@ -167,6 +150,7 @@ def read_pieces(
         corrections=config.corrections,
         oriented=oriented,
     )
+    job.run.begin_state()
     if comm.rank == 0:
         pieces.make_folders(folder)
     comm.barrier()
