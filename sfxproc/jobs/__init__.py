@@ -20,19 +20,25 @@ from sfxproc.settings.spot_powder import SpotPowderConfig
 if TYPE_CHECKING:
     from sfxproc.parallel.comm import Comm
     from sfxproc.report.log import Log
+    from sfxproc.runs.contents import Claim
+    from sfxproc.runs.run import Finished, Run
 
 Config = TypeVar("Config", bound=msgspec.Struct)
 Given = TypeVar("Given", bound=msgspec.Struct, contravariant=True)
 
 
 class Recipe(Protocol[Given]):
-    """What does or checks a job. Both tell the log what they do and end with a sentence."""
+    """What a kind of job is: what it asks for, how it is done, what is told of it beforehand."""
 
-    def run(self, config: Given, comm: Comm, log: Log) -> None:
-        """Do the job."""
+    def claim(self, config: Given, comm: Comm) -> Claim:
+        """What the job asks of its output folder. Raises ConfigError for settings that make no
+        sense together."""
 
-    def check(self, config: Given, log: Log) -> None:
-        """Validate it without doing it."""
+    def run(self, config: Given, run: Run) -> Finished | None:
+        """Do the job and write its results; what came of it, on the first rank."""
+
+    def check(self, config: Given, log: Log) -> str:
+        """Validate the job without doing it; a sentence for the end."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,33 @@ class Job(Generic[Config]):
     config: type[Config]
     recipe: Callable[[], Recipe[Config]]
 
-    def run(self, config: Config, comm: Comm, log: Log) -> None:
-        """Do the job."""
-        self.recipe().run(config, comm, log)
+    def run(self, config: Config, comm: Comm, log: Log) -> Finished:
+        """Do the job in its output folder, or find that it is done already; on all ranks. Raises
+        UserError, of which Stopped is one."""
+        from sfxproc.runs.run import Finished, opened
+
+        recipe = self.recipe()
+        claim = recipe.claim(config, comm)
+        log(claim.greeting(comm.size))
+        with opened(claim, comm, log) as run:
+            if run.complete is None:
+                return run.finish(recipe.run(config, run))
+            sentence = (
+                f"The results in '{run.folder}' are complete already: nothing to do. To do the job "
+                "anew, use --overwrite without --resume."
+            )
+            log(sentence)
+            return Finished(run.folder, run.complete, {}, sentence)
 
     def check(self, config: Config, log: Log) -> None:
-        """Validate it without doing it."""
-        self.recipe().check(config, log)
+        """Tell whether the job can be done and what it takes, without doing it. Raises
+        UserError."""
+        from sfxproc.parallel.comm import SerialComm
+        from sfxproc.runs.contents import require_free
+
+        recipe = self.recipe()
+        require_free(recipe.claim(config, SerialComm()))
+        log(recipe.check(config, log))
 
 
 def _postrefine() -> Recipe[PostrefineConfig]:

@@ -46,6 +46,8 @@ from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.refine.warm import Kernels
 from sfxproc.report.log import Log
+from sfxproc.runs.contents import Claim
+from sfxproc.runs.run import Finished, Run
 from sfxproc.settings.postrefine import AUTO, PostrefineConfig
 
 F8 = NDArray[np.float64]
@@ -53,18 +55,23 @@ F8 = NDArray[np.float64]
 ROUGH = 1e-4  # relative, of the objective: scaling is only where postrefinement begins
 
 
-def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
+def run(config: PostrefineConfig, run: Run) -> Finished | None:
     """Do the job."""
     wanted = config.postrefine
     names = tuple(PARTIALITIES) if wanted.partiality == AUTO else (wanted.partiality,)
     kernels = Kernels(names, wanted, n_strains_of(config) if wanted.cell else 0)
     way = STRATEGIES[config.parallel.strategy]
-    scale.run_with(lambda job: way(job, config), config, comm, log, kernels)
+    return scale.run_with(lambda job: way(job, config), config, run, kernels)
 
 
-def check(config: PostrefineConfig, log: Log) -> None:
-    """Validate a job without reading data: settings, inputs, output folder."""
-    log(checked(config, log))
+def claim(config: PostrefineConfig, comm: Comm) -> Claim:
+    """What the job asks of its output folder. Raises ConfigError for settings without sense."""
+    return scale.claim(config, comm)
+
+
+def check(config: PostrefineConfig, log: Log) -> str:
+    """Validate a job without reading data; a sentence for the end."""
+    return checked(config, log)
 
 
 def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
@@ -88,9 +95,7 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
         result = refined(job, config, engine, together, begin, data, judging)
     else:
         job.log("merging with crystals as they were refined before")
-        result = solve_kept(
-            engine, together, begin, config, job.checkpoint, job.log, "merging-again"
-        )
+        result = solve_kept(engine, together, begin, config, job.run, "merging-again")
     own = moved_columns(result.model.geometry, result.point)
     more = {name: job.comm.allgather_rows(column) for name, column in own.items()}
     found = concluded(job, judging, n_overlaps, engine, result, n_rows, more)
@@ -116,7 +121,7 @@ def set_up(
 
     def solve(model: CrystalModelT, point: Point, key: str) -> Result[CrystalModelT]:
         job.log("scaling with the orientations as recorded")
-        return solve_kept(engine, model, point, rough, job.checkpoint, job.log, key)
+        return solve_kept(engine, model, point, rough, job.run, key)
 
     return data, n_overlaps, *begun(recorded, problem, solve if scaled_first else None)
 
@@ -135,11 +140,11 @@ def refined(
     wanted = config.postrefine
 
     def solve(model: CrystalModelT, point: Point, key: str) -> Result[CrystalModelT]:
-        return solve_kept(engine, model, point, config, job.checkpoint, job.log, key)
+        return solve_kept(engine, model, point, config, job.run, key)
 
     way = Refinement(
         engine, solve, loss_of(config), refits_of(config.scaling.error_model), wanted.passes,
-        wanted.cycles, job.log, judging, teller(job.checkpoint, job.log),
+        wanted.cycles, job.log, judging, teller(job.run),
     )  # fmt: skip
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:
         start = Point(

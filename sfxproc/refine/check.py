@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sfxproc.errors import ConfigError, OutputError
+from sfxproc.errors import ConfigError
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.intake.reference import reference_of
 from sfxproc.intake.reindexing import ambiguity_reference
@@ -13,19 +13,21 @@ from sfxproc.partiality import PARTIALITIES
 from sfxproc.refine.estimate import estimate, needs_table
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table
-from sfxproc.runs.folder import refusal
 from sfxproc.settings.postrefine import AUTO, PostrefineConfig
 from sfxproc.settings.scale import ScaleConfig, require_together
 from sfxproc.settings.strategies import idle_settings, require_honoured
 from sfxproc.symmetry import require_cell, space_group
 
 
-def require_sense(config: ScaleConfig, log: Log) -> None:
-    """Raise ConfigError for names that no table knows and settings that do not go together; say
-    which settings belong to another way of working."""
+def require_sense(config: ScaleConfig) -> None:
+    """Raise ConfigError for names that no table knows and settings that do not go together."""
     require_known(config)
     require_honoured(config)
     require_together(config)
+
+
+def tell_idle(config: ScaleConfig, log: Log) -> None:
+    """Say which settings belong to another way of working."""
     for sentence in idle_settings(config):
         log(sentence)
 
@@ -51,12 +53,9 @@ def require_known(config: ScaleConfig) -> None:
 
 
 def check(config: ScaleConfig, log: Log) -> str:
-    """Validate without reading data: settings, input files, reference, output folder; and tell what
-    the job will need."""
-    require_sense(config, log)
-    folder = Path(config.output.folder)
-    if problem := refusal(config.output):
-        raise OutputError(problem)
+    """Validate without reading data: input files and reference; and tell what the job will need.
+    Returns a sentence for the end."""
+    tell_idle(config, log)
     if config.reference.path is not None:
         reference_of(config)
     ambiguity_reference(config.symmetry, None)
@@ -66,4 +65,6 @@ def check(config: ScaleConfig, log: Log) -> str:
     log.show(needs_table(estimate(config), max(config.parallel.threads, 1)))
     if config.simulate is not None:
         return f"The job is valid: {config.simulate.n_crystals} stills would be simulated."
-    return f"The job is valid: {len(files)} input files, results would go to '{folder}'."
+    return (
+        f"The job is valid: {len(files)} input files, results would go to '{config.output.folder}'."
+    )

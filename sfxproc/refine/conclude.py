@@ -131,9 +131,7 @@ def with_halves_apart(
         others = half != side
         model = result.model.without(others)
         model = model.with_errors(replace(model.errors, refits=0))
-        found = solve(
-            engine, model, result.point, job.config, job.checkpoint, job.log, f"half-{side + 1}"
-        )
+        found = solve(engine, model, result.point, job.config, job.run, f"half-{side + 1}")
         scale = model.at(found.point)
         point = aligned(engine, scale, found.point, solution.point, ~others)
         sums = weighted_sums(model.at(point), point, loss, np.where(others, np.int8(-1), half))

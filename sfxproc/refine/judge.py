@@ -139,8 +139,6 @@ def refined_without_bad(
         model = result.model.without(bad)
         refits = refits_of(job.config.scaling.error_model)
         model = model.with_errors(replace(model.errors, refits=refits))
-        again = solve(
-            engine, model, result.point, job.config, job.checkpoint, job.log, f"without-{number}"
-        )
+        again = solve(engine, model, result.point, job.config, job.run, f"without-{number}")
         result = replace(again, iterations=(*result.iterations, *again.iterations))
     return result

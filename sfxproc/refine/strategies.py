@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Reason, ReferenceSet, Status
-from sfxproc.errors import Stopped, UserError
 from sfxproc.intake import pieces
 from sfxproc.intake.reference import reference_scales
 from sfxproc.intake.selection import Inventory
@@ -38,10 +36,10 @@ from sfxproc.refine.solve import solve
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
+from sfxproc.runs.names import READING
 from sfxproc.runs.stages import Stages
 
 THIN = 2.0  # observations a reflection in a block
-READING = "reading"  # folder of shards and pieces, in the checkpoint
 
 
 def scale_globally(job: ScaleJob) -> Scaled:
@@ -60,7 +58,7 @@ def scale_globally(job: ScaleJob) -> Scaled:
         judging,
     )  # fmt: skip
     n_rows = np.diff(problem.model.layout.start)
-    result = solve(engine, model, start, config, job.checkpoint, job.log)
+    result = solve(engine, model, start, config, job.run)
     if config.start.refine:
         result = refined_without_bad(job, engine, result, judging)
     return concluded(job, judging, n_overlaps, engine, result, n_rows)
@@ -80,10 +78,8 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     """A job's crystals refined and merged in blocks; None on other ranks than 0. oriented : they
     need an orientation."""
     config, comm, log, settings = job.config, job.comm, job.log, job.config.parallel
-    job.checkpoint.begin()
-    comm.barrier()
-    stages = Stages(comm, log, job.checkpoint.folder, job.checkpoint.store)
-    with nothing_kept_if_refused(job):
+    stages = job.run.stages
+    with job.run.refusable():
         data, plan, work = read_pieces(job, stages, modelling, oriented)
     if data is not None:
         report.tell_data(data, log)
@@ -95,7 +91,7 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
         warn_of_thin_blocks(data, work, log)
     blocks = BlockScaling(work, stages, settings, log)
     set_sizes = blocks.survey()
-    with nothing_kept_if_refused(job):
+    with job.run.refusable():
         work.modelling.require_shown(blocks.n_rows, blocks.n_shown, log)
     reasons, n_overlaps = blocks.refine()
     blocks.go_on()
@@ -129,19 +125,6 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     return Scaled(data, merged, frames, solver, blocks.state.errors, np.nan)
 
 
-@contextmanager
-def nothing_kept_if_refused(job: ScaleJob) -> Iterator[None]:
-    """Remove the checkpoint of a job that is refused: nothing of it would fit once it is mended."""
-    try:
-        yield
-    except Stopped:
-        raise
-    except UserError:
-        if not job.checkpoint.resumed:
-            job.checkpoint.remove()
-        raise
-
-
 STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
     "global": scale_globally,
     "blocks": scale_in_blocks,
@@ -157,7 +140,8 @@ def read_pieces(
     """Convert and sort all inputs. The inventory is on rank 0 only."""
     config, comm, settings = job.config, job.comm, job.config.parallel
     order = pieces.Order(settings.block_size, settings.overlap, config.seed)
-    folder = job.checkpoint.store.folder / READING
+    folder = job.run.store.folder / READING
+    job.run.begin_state()
     intake = intake_of(job, columns_wanted(config), oriented)
     taken = pieces.read_pieces_of(intake, order, folder, stages)
     data, plan = taken.inventory, taken.parts.plan

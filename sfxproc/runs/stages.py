@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,20 +21,24 @@ from sfxproc.parallel.combine import Combiner, Found, told_arrays
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays, Stage, deal
 from sfxproc.report.log import Log
-from sfxproc.runs.checkpoints import stopped
-from sfxproc.runs.progress import write_progress
+from sfxproc.runs.progress import SignsOfLife
+
+
+class TasksFailed(DataError):
+    """Tasks failed that the job cannot do without; what others found is kept."""
 
 
 @dataclass(eq=False)
 class Stages:
     """The stages of one job: runs each, or remembers it.
 
-    folder : of the output. store : None keeps nothing. coordinating_s : spent by rank 0 on dealing.
+    life : told how far they are. store : None keeps nothing. coordinating_s : spent by rank 0 on
+    dealing.
     """
 
     comm: Comm
     log: Log
-    folder: Path
+    life: SignsOfLife
     store: Checkpoint | None
     coordinating_s: float = 0.0
     number: int = 0
@@ -86,20 +89,22 @@ class Stages:
     ) -> Found | None:
         """The combined result, kept, on rank 0; None elsewhere."""
         done = 0
+        if self.store is not None:
+            self.life.begin()
         with self.log.progress(n_tasks, name) as advance, signals.deferred():
 
             def progress(n: int) -> None:
                 nonlocal done
                 done += n
                 advance(n)
-                write_progress(self.folder, name, done, n_tasks, self.comm.size, **standing)
+                self.life.tell(name, done, n_tasks, **standing)
 
             outcome = deal(
                 self.comm, Stage(key, work), n_tasks, combiner.add,
                 store=self.store, stop=lambda: signals.requested() is not None, progress=progress,
             )  # fmt: skip
             if outcome.halted:
-                raise stopped(self.comm, self.folder, f"in the stage '{name}'")
+                raise self.life.stopped(f"in the stage '{name}'")
         self.coordinating_s += outcome.coordinating_s
         if outcome.failed:
             self._tell(name, n_tasks, outcome.failed, all_needed)
@@ -116,7 +121,7 @@ class Stages:
         first, reason = min(failed.items())
         place = f"number {first}, on {reason.strip()}"
         if all_needed or len(failed) == n_tasks:
-            raise DataError(
+            raise TasksFailed(
                 f"{len(failed)} of {n_tasks} tasks of the stage '{name}' failed twice, and the job "
                 f"cannot do without them. What is done is kept: mend the cause and go on with "
                 f"`sfxproc run JOB --resume`. The first was {place}"
