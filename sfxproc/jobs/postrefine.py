@@ -36,20 +36,27 @@ from sfxproc.refine.check import check as checked
 from sfxproc.refine.choices import loss_of, scale_settings
 from sfxproc.refine.choose_partiality import Fit, chosen, settings_of
 from sfxproc.refine.conclude import concluded
-from sfxproc.refine.judge import Judging
 from sfxproc.refine.postrefine_setup import (
     LEAST_PARTIALITY,
     geometry_of,
-    moved_columns,
     n_strains_of,
     require_shown,
     with_shown,
 )
-from sfxproc.refine.scale_job import Scaled, ScaleJob, read_all, with_fixed
+from sfxproc.refine.refined import Fates
+from sfxproc.refine.scale_job import (
+    Scaled,
+    ScaleJob,
+    read_all,
+    tell_start_scales,
+    with_start_scales,
+)
 from sfxproc.refine.solve import solve as solve_kept
 from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
+from sfxproc.refine.strategies import judge_of
 from sfxproc.refine.warm import Kernels
+from sfxproc.refine.whole import Together, fates_of
 from sfxproc.report.log import Log
 from sfxproc.settings.postrefine import AUTO, PostrefineConfig, require_sense
 
@@ -74,7 +81,7 @@ def check(config: PostrefineConfig, log: Log) -> None:
     log(checked(config, log))
 
 
-def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
+def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled | None:
     """Scale, refine all together, merge."""
     wanted, settings = config.postrefine, settings_of(config.postrefine)
     data = read_all(job, frozenset(), oriented=True)
@@ -86,32 +93,32 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
         name, fits = chosen(job, config, data, geometry, size, settings)
     before = earlier(job, data, geometry.parameters)
     anew = before is None or config.start.refine
-    data, n_overlaps, together, begin = set_up(
+    data, fates, together, begin = set_up(
         job, config, engine, data, geometry, size, PARTIALITIES[name], anew
     )
-    n_rows = np.diff(together.layout.start)
-    judging = Judging(job, data)
-    together, begin = begun_at(before, job, together, begin, judging)
+    judge = judge_of(job, data)
+    together, begin = begun_at(before, job, together, begin, judge)
+
+    def newly_out(result: Result) -> NDArray[np.bool_]:
+        return judge.newly_out(Together(job, data, fates, engine, result))[data.chunks.crystals]
+
     if anew:
-        result = refined(job, config, engine, together, begin, data, judging)
+        result = refined(job, config, engine, together, begin, data, newly_out)
     else:
         job.log("merging with crystals as they were refined before")
         result = solve_kept(
             engine, together, begin, config, job.checkpoint, job.log, "merging-again"
         )
-    assert isinstance(result.model, PostrefineModel)
-    own = moved_columns(result.model.geometry, result.point)
-    more = {name: job.comm.allgather_rows(column) for name, column in own.items()}
-    found = concluded(job, judging, n_overlaps, engine, result, n_rows, more)
-    return replace(found, models=[asdict(fit) for fit in fits])
+    found = concluded(job, Together(job, data, fates, engine, result), judge, data)
+    return None if found is None else replace(found, models=[asdict(fit) for fit in fits])
 
 
 def set_up(
     job: ScaleJob, config: PostrefineConfig, engine: Engine, data: Dataset, geometry: Geometry,
     size: F8, model: Partiality, scaled_first: bool,
-) -> tuple[Dataset, NDArray[np.int64], PostrefineModel, Point]:  # fmt: skip
+) -> tuple[Dataset, Fates, PostrefineModel, Point]:  # fmt: skip
     """The model of all that is to be refined, and its start: scaled, if wanted. Nothing else that
-    scaling holds outlives this. Also the data as `with_fixed` leaves them, and overlaps."""
+    scaling holds outlives this. Also the data with crystals marked that keep their start scale."""
     shown = partialities(model, data.observations.crystal, geometry, size)
     n_shown = int(np.count_nonzero(shown >= LEAST_PARTIALITY))
     n, n_shown = (sum(job.comm.allgather(v)) for v in (len(shown), n_shown))
@@ -121,7 +128,9 @@ def set_up(
         scale_settings(config),
     )  # fmt: skip
     del shown
-    data, n_overlaps = with_fixed(job, data, problem)
+    fates = fates_of(job, problem)
+    data = with_start_scales(data, fates.start_scale)
+    tell_start_scales(data, fates, job.log)
     scaled: Result | ScaleProblem = problem
     point = problem.start
     if scaled_first:
@@ -137,7 +146,7 @@ def set_up(
     together = postrefine_model(
         scaled.model, geometry, model, begin, settings_of(config.postrefine)
     )
-    return data, n_overlaps, together, begin
+    return data, fates, together, begin
 
 
 STRATEGIES: dict[str, Callable[[ScaleJob, PostrefineConfig], Scaled | None]] = {
@@ -148,7 +157,7 @@ STRATEGIES: dict[str, Callable[[ScaleJob, PostrefineConfig], Scaled | None]] = {
 
 def refined(
     job: ScaleJob, config: PostrefineConfig, engine: Engine, model: PostrefineModel, start: Point,
-    data: Dataset, judging: Callable[[Result], NDArray[np.bool_]],
+    data: Dataset, newly_out: Callable[[Result], NDArray[np.bool_]],
 ) -> Result:  # fmt: skip
     """The scheme that the settings ask for."""
     wanted = config.postrefine
@@ -159,7 +168,7 @@ def refined(
     way = Refinement(
         engine, solve, loss_of(config),
         MOST_REFITS if config.scaling.error_model in FITTED else 0,
-        wanted.passes, wanted.cycles, job.log, judging, teller(job.checkpoint, job.log),
+        wanted.passes, wanted.cycles, job.log, newly_out, teller(job.checkpoint, job.log),
     )  # fmt: skip
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:
         start = Point(

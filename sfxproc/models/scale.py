@@ -145,14 +145,17 @@ class ScaleModel:
         sets = self.layout.component, self.set_of_reflection
         return shifted(point, np.stack([ln_k, b], axis=1), *sets, self.s2)
 
-    def centred(self, point: Point) -> Point:
-        """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set, those
-        that have observations."""
+    def to_zero_mean(self, point: Point) -> F8:
+        """(n_components, 2) what brings mean ln G and B of the crystals of each connected set that
+        have observations to zero."""
         seen = np.diff(self.layout.start)[:, None] > 0
         total = self.engine.component_sums(self.layout, np.where(seen, point.local, 0.0))
         count = self.engine.component_sums(self.layout, np.where(seen, 1.0, 0.0))
-        mean = total / np.maximum(count, 1.0)
-        return self.gauged(point, -mean[:, LN_G], -mean[:, B])
+        return -(total / np.maximum(count, 1.0))[:, : B + 1]
+
+    def centred(self, point: Point) -> Point:
+        """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set."""
+        return self.gauged(point, *self.to_zero_mean(point).T)
 
     def _fitted_scatter(self, point: Point) -> float:
         """c with χ²(c) = dof; 0 if the counting statistics explain everything, the largest there is
@@ -205,7 +208,7 @@ class ScaleModel:
 
     def pulls_in_bins(self, point: Point) -> tuple[F8, F8]:
         """(PULL_BINS, 4) by modelled intensity and (PARTIALITY_BINS, 4) by partiality, of the whole
-        job; columns as of kernels.variances.pulls."""
+        job, zeros without partialities; columns as of kernels.variances.pulls."""
         layout, bins = self.layout, (PULL_BINS + PARTIALITY_BINS, 4)
 
         def chunk(c: int) -> F8:
@@ -218,7 +221,7 @@ class ScaleModel:
 
         per_chunk = np.array(self.engine.map(chunk, len(layout.chunk) - 1))
         total = self.engine.sums.scalars(per_chunk.reshape(len(per_chunk), -1)).reshape(bins)
-        return total[:PULL_BINS], total[PULL_BINS:]
+        return total[:PULL_BINS], total[PULL_BINS:] * bool(len(self.partiality))
 
     def chi2_at(self, point: Point, c2: float) -> tuple[float, float]:
         """χ² of the whole job at squared scatter c2, large pulls capped, and its slope in c2."""

@@ -27,7 +27,8 @@ from sfxproc.models.postrefine_passes import Refinement, jointly
 from sfxproc.models.scale import LN_G, ScaleModel
 from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem
 from sfxproc.partiality import PARTIALITIES, Partiality
-from sfxproc.refine.blocks.tasks import Model, State, Table, Work
+from sfxproc.refine.blocks.state import Common, Surveyed
+from sfxproc.refine.blocks.work import Model, Table, Work
 from sfxproc.refine.choose_partiality import settings_of
 from sfxproc.refine.postrefine_setup import (
     LEAST_PARTIALITY,
@@ -111,15 +112,18 @@ class Postrefining:
         require_shown(n, n_shown, np.exp(self.begin[:, LN_SIZE]), log)
 
     def solved(
-        self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
-    ) -> Result:
+        self, work: Work, state: Surveyed | Common, problem: ScaleProblem, table: Table,
+        first: int, last: int,
+    ) -> Result:  # fmt: skip
         """Scaled with the orientations as recorded, then all together."""
         engine = problem.model.engine
 
         def solve(model: PostrefineModel, point: Point, key: str) -> Result:
             return work.solver.solve(engine, model, point)
 
-        if "local" in state.arrays:
+        refits = MOST_REFITS if work.settings.variances in FITTED else 0
+        if isinstance(state, Common):
+            refits = 0
             scale, start = replace(problem.model, errors=state.errors), state.point(first, last)
             model = self.model(scale, table, state, first)
         else:
@@ -130,48 +134,50 @@ class Postrefining:
             start = extended(scaled.point, size, geometry)
             model = postrefine_model(scaled.model, geometry, self.shape, start, self.settings)
         way = Refinement(
-            engine, solve, work.loss, MOST_REFITS if work.settings.variances in FITTED else 0,
-            self.passes, cycles=1, tell=lambda _: None,
+            engine, solve, work.loss, refits, self.passes, cycles=1, tell=lambda _: None,
             judge=lambda _: np.zeros(last - first, dtype=bool),
         )  # fmt: skip
         return jointly(way, model, start)
 
-    def model(self, scale: ScaleModel, table: Table, state: State, first: int) -> PostrefineModel:
+    def model(self, scale: ScaleModel, table: Table, state: Common, first: int) -> PostrefineModel:
         """Held to the priors of the state."""
         last = first + scale.layout.n_local
-        centre = state["centre"][first:last]
+        assert state.centre is not None
+        centre = state.centre[first:last]
         geometry = self.geometry_at(table, first, last)
-        start = Point(centre, state["shared"])
+        start = Point(centre, state.shared)
         model = postrefine_model(scale, geometry, self.shape, start, self.settings)
         layout = replace(model.layout, prior_centre=centre)
         return replace(model, scale=replace(model.scale, layout=layout))
 
-    def second_chance(self, model: Model, state: State, first: int, last: int, loss: Loss) -> Point:
+    def second_chance(
+        self, model: Model, state: Common, first: int, last: int, loss: Loss
+    ) -> Point:
         """From the recorded orientation, with the median size of all."""
         assert isinstance(model, PostrefineModel)
         point = state.point(first, last)
-        found = turns_and_sizes(state["local"], self.begin)
-        typical = Typical.of(found[state["refined"]])
+        found = turns_and_sizes(state.local, self.begin)
+        typical = Typical.of(found[state.refined])
         if typical is None:
             return point
         start = Point(self.begin[first:last], point.shared)
         return strayed_anew(model, point, start, typical, loss)[0]
 
-    def held(self, state: State) -> State:
+    def held(self, state: Common) -> Common:
         """Scales to those of the block's scaling, cells to the mean of all; the rest to what was
         recorded."""
-        local = state["local"]
-        if "centre" in state.arrays:
-            centre = state["centre"].copy()
+        local = state.local
+        if state.centre is not None:
+            centre = state.centre.copy()
         else:
             centre = self.begin.copy()
-            centre[:, LN_G] = local[:, LN_G] - state["pulled"]
+            centre[:, LN_G] = local[:, LN_G] - state.pulled
         recorded = self.geometry.strain
         if recorded is not None:
             cells = slice(N_LOCAL, N_LOCAL + self.geometry.n_strains)
-            now = (local[:, cells] + recorded)[state["refined"]]
+            now = (local[:, cells] + recorded)[state.refined]
             centre[:, cells] = now.mean(axis=0) - recorded
-        return state.with_arrays(centre=centre)
+        return replace(state, centre=centre)
 
     def columns(self, local: F8) -> dict[str, F8]:
         """What came of orientations, cells and wavelengths."""
