@@ -7,8 +7,7 @@ two ranks go different ways, and wait for each other for ever.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from sfxproc.errors import UserError
 from sfxproc.parallel.comm import Comm
@@ -16,23 +15,33 @@ from sfxproc.parallel.comm import Comm
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """A user's mistake on its way to all ranks."""
-
-    error: UserError
-
-
 def decided(comm: Comm, decide: Callable[[], T]) -> T:
     """What `decide`, called on rank 0 only, says, on all ranks. A UserError that it raises is
     raised on all."""
-    outcome: T | Mistake | None = None
+    answer: T = comm.bcast(on_rank_0(comm, decide))
+    return answer
+
+
+def on_rank_0(comm: Comm, work: Callable[[], T]) -> T | None:
+    """What `work`, called on rank 0 only, makes; None elsewhere. A UserError that it raises is
+    raised on all ranks, which all must call."""
+    made: T | None = None
+    mistake: UserError | None = None
     if comm.rank == 0:
         try:
-            outcome = decide()
+            made = work()
         except UserError as error:
-            outcome = Mistake(error)
-    outcome = comm.bcast(outcome)
-    if isinstance(outcome, Mistake):
-        raise outcome.error
-    return cast(T, outcome)
+            mistake = error
+    mistake = comm.bcast(mistake)
+    if mistake is not None:
+        raise mistake
+    return made
+
+
+def gathered(comm: Comm, value: T) -> list[T]:
+    """Everybody's value in the order of the ranks, on rank 0; nothing elsewhere. Arrays in it may
+    be of any size. Called on all ranks alike."""
+    if comm.rank > 0:
+        comm.send_object(value, 0)
+        return []
+    return [value, *(comm.receive_object(rank) for rank in range(1, comm.size))]

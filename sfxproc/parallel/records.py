@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 
 class Record(Protocol):
-    """A dataclass whose fields are arrays or numbers; None, if a field may be, is none there."""
+    """A dataclass whose fields are arrays, numbers or such dataclasses; None, if a field of arrays
+    may be, is none there."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -21,9 +22,17 @@ R = TypeVar("R", bound=Record)
 
 
 def to_arrays(record: Record) -> dict[str, NDArray[Any]]:
-    """The fields of a record by name; those that are None are left out."""
-    values = ((f.name, getattr(record, f.name)) for f in fields(record))
-    return {name: np.asarray(value) for name, value in values if value is not None}
+    """The fields of a record by name, those of a record in it as `field.name`; objects (str) as
+    'U'. Those that are None are left out."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            arrays |= {f"{f.name}.{name}": array for name, array in to_arrays(value).items()}
+        elif value is not None:
+            array = np.asarray(value)
+            arrays[f.name] = array.astype(str) if array.dtype == object else array
+    return arrays
 
 
 def from_arrays(cls: type[R], arrays: Mapping[str, NDArray[Any]]) -> R:
@@ -31,12 +40,16 @@ def from_arrays(cls: type[R], arrays: Mapping[str, NDArray[Any]]) -> R:
 
     Raises KeyError for a field that is not there and has no None as its default.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for f in fields(cls):
-        if f.name not in arrays and f.default is None:
-            continue
-        array = arrays[f.name]
-        values[f.name] = array.item() if hints_of(cls)[f.name] in (float, int) else array
+        kind, prefix = hints_of(cls)[f.name], f"{f.name}."
+        if isinstance(kind, type) and is_dataclass(kind):
+            inner = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+            values[f.name] = from_arrays(kind, inner)
+        elif f.name in arrays or f.default is not None:
+            array = arrays[f.name]
+            array = array.astype(object) if array.dtype.kind == "U" else array
+            values[f.name] = array.item() if kind in (float, int, bool) else array
     return cls(**values)
 
 
