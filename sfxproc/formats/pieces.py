@@ -3,8 +3,8 @@
 The crystals of a job have a shuffled order, and each is in one piece. A piece has its crystals in
 that order and a crystal's rows by reflection, so that any run of the order is one stretch of each
 piece. One HDF5 file each, content "piece"; datasets keys, reflection, intensity, variance,
-partiality and hkl (both optional), position, n_rows and left_out, unchunked so that no byte beside
-the stretch is read.
+partiality and hkl (both optional), position, n_rows, too_few and left_out, unchunked so that no
+byte beside the stretch is read.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from numpy.typing import NDArray
 from sfxproc.data import Observations, Rows
 from sfxproc.formats.hdf5 import create, open_native, read_array
 
+HEAD = ("keys", "position", "n_rows", "too_few", "left_out")
+
 
 @dataclass(frozen=True, eq=False)
 class PieceHead:
     """What a piece holds, without its rows.
 
     keys : (n_keys,) int64, sorted: its unique reflections. position : (n_crystals,) int64,
-    increasing: its crystals in the order. n_rows : (n_crystals,) int32, may be 0. left_out : (k,)
-    int64 observations that were left out, by code of their reason.
+    increasing: its crystals in the order. n_rows : (n_crystals,) int32, may be 0. too_few :
+    (n_crystals,) bool, whether a crystal is left out for having too few. left_out : (k,) int64
+    observations that were left out, by code of their reason.
     """
 
     path: Path
     keys: NDArray[np.int64]
     position: NDArray[np.int64]
     n_rows: NDArray[np.int32]
+    too_few: NDArray[np.bool_]
     left_out: NDArray[np.int64]
 
 
@@ -43,6 +47,7 @@ def write_piece(
     position: NDArray[np.int64],
     rows: Rows | Observations,
     left_out: NDArray[np.int64],
+    too_few: NDArray[np.bool_],
 ) -> None:
     """Write one piece atomically; arrays as in `PieceHead` and `Rows`. Observations, with their
     reflections, have their hkl as indexed written too.
@@ -54,17 +59,16 @@ def write_piece(
     n_rows = np.bincount(rows.crystal, minlength=len(position)).astype(np.int32)
     columns: dict[str, NDArray[Any]] = rows.columns()
     del columns["crystal"]
-    told = {"keys": keys, "position": position, "n_rows": n_rows, "left_out": left_out}
+    head = dict(zip(HEAD, (keys, position, n_rows, too_few, left_out), strict=True))
     with create(path, "piece") as handle:
-        for name, values in (told | columns).items():
+        for name, values in (head | columns).items():
             handle.create_dataset(name, data=values)
 
 
 def read_piece_head(path: Path) -> PieceHead:
     """Read what a piece holds. Raises InputError if there is none, or it is damaged."""
     with open_native(path, "piece") as handle:
-        names = ("keys", "position", "n_rows", "left_out")
-        return PieceHead(path, *(read_array(handle, name) for name in names))
+        return PieceHead(path, *(read_array(handle, name) for name in HEAD))
 
 
 def read_run(

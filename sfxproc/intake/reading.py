@@ -1,54 +1,48 @@
-"""From input files to one data set spread over ranks: read, select, make unique, deal out.
+"""Taking in for strategy "global": every rank holds its share of the crystals in memory.
 
 Each rank reads its share of the files; crystals are then dealt out in fixed chunks, so that what
-follows does not depend on who read what. Everything left out is counted by reason.
+follows does not depend on who read what.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import (
-    Crystals,
-    Observations,
-    Reason,
-    ReferenceSet,
-    Status,
-    Stills,
-    concatenate,
-    require_distinct,
-)
-from sfxproc.formats.inputs import InputFile, list_inputs, read_input
-from sfxproc.intake.corrections import corrected
-from sfxproc.intake.reindexing import ambiguity_reference, in_one_setting
-from sfxproc.intake.selection import (
-    N_REASONS,
-    Inventory,
-    by_cell_cluster,
-    by_reason,
-    clusters_notes,
-    coded,
-    of_kept_crystals,
-    require_columns,
-    require_crystals,
-    require_reach,
-    require_rows,
-    select_crystals,
+from sfxproc.data import Crystals, Detector, Observations, Stills
+from sfxproc.formats.inputs import InputFile
+from sfxproc.intake.parts import (
+    Criteria,
+    CrystalSettings,
+    Part,
+    PartSummary,
+    in_settings,
+    joined,
+    keys_of,
+    selected,
     sort_order,
-    target_cell,
-    too_few,
-    usable,
+    summary_of,
+)
+from sfxproc.intake.recipe import take_in
+from sfxproc.intake.selection import Inventory
+from sfxproc.intake.source import (
+    FileSummary,
+    Intake,
+    RecordT,
+    read_corrected,
+    summary_of_file,
 )
 from sfxproc.parallel.chunks import Chunks, owned, plan_chunks
 from sfxproc.parallel.comm import Comm
+from sfxproc.parallel.decide import gathered
 from sfxproc.report.log import Log
-from sfxproc.settings.sections import Corrections, Input, Selection, Symmetry
-from sfxproc.symmetry import SpaceGroup, reflections, space_group, unique_keys
+
+I8 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,131 +62,94 @@ class Dataset(Inventory):
         return self.crystals.take(self.chunks.crystals)
 
 
-def read_dataset(
-    inputs: Input,
-    symmetry: Symmetry,
-    selection: Selection,
-    columns: frozenset[str],
-    comm: Comm,
-    log: Log,
-    oriented: bool = False,
-    reference: ReferenceSet | None = None,
-    corrections: Corrections | None = None,
-) -> Dataset:
-    """Read all inputs of a job. oriented : crystals need an orientation. reference : the set whose
-    setting crystals are brought into, where indexing is ambiguous and the settings name no other.
-    Raises InputError, ConfigError or DataError."""
-    group = space_group(symmetry.space_group)
-    reference = ambiguity_reference(symmetry, reference)
-    files = list_inputs(inputs.paths, inputs.exclude, Path.cwd())
-    stills = _read_share(files, columns, inputs.strict, corrections or Corrections(), comm, log)
-    crystals, first = _all_crystals(stills, comm)
-    require_distinct(crystals)
-    cell = target_cell(group, symmetry, crystals)
-    status, reason = select_crystals(crystals, cell, symmetry, oriented)
-    clusters = by_cell_cluster(crystals, status, reason, group, selection.cell_cluster)
-    for note in clusters_notes(clusters):
-        log(note)
-    observations, left_out = _select_observations(
-        stills, first, status, group, cell, selection, columns
-    )
-    counts = sum(comm.allgather(np.bincount(observations.crystal, minlength=len(crystals))))
-    few = too_few(status, counts, selection)
-    status[few], reason[few] = Status.LEFT_OUT, Reason.TOO_FEW_OBSERVATIONS
-    observations, with_crystals = of_kept_crystals(observations, status)
-    n_observations = np.where(status == Status.LEFT_OUT, 0, counts)
-    total = sum(comm.allgather(left_out + with_crystals))
-    require_rows(n_observations, reason, total, cell)
-    alike = in_one_setting(
-        group, cell, symmetry, crystals, status, observations, reference, comm, log
-    )
-    crystals, observations = alike.crystals, alike.observations
-    n_observations -= alike.n_absent
-    total[Reason.SYSTEMATIC_ABSENCE] += alike.n_absent.sum()
-    cell = target_cell(group, symmetry, crystals)
-    keys = unique_keys(group, observations.hkl, symmetry.anomalous)
-    unique = np.unique(comm.allgather_rows(np.unique(keys)))
-    unique_reflections = reflections(group, cell, unique)
-    require_reach(selection, unique_reflections)
-    observations = replace(observations, reflection=np.searchsorted(unique, keys).astype(np.int32))
-    chunks = plan_chunks(n_observations, len(unique), comm)
-    return Dataset(
-        group, cell, crystals, status, reason, n_observations, unique_reflections,
-        by_reason(total),
-        sum(comm.allgather(sum(s.n_images for s in stills.values()))),
-        next((s.detector for s in stills.values() if s.detector is not None), None),
-        tuple(files),
-        _deal(observations, chunks, len(unique), comm), chunks,
-        found={**alike.columns, "cell_cluster": clusters.label},
-    )  # fmt: skip
+def read_dataset(intake: Intake, comm: Comm, log: Log) -> Dataset:
+    """Read all inputs of a job. Raises InputError, ConfigError or DataError."""
+    taken = take_in(intake, lambda files: read_share(files, intake, comm, log), comm, log)
+    inventory, keys = comm.bcast((taken.inventory, taken.keys))
+    chunks = plan_chunks(inventory.n_observations, len(keys), comm)
+    observations = _deal(taken.parts.numbered(keys), chunks, len(keys), comm)
+    known = {f.name: getattr(inventory, f.name) for f in fields(Inventory)}
+    return Dataset(**known, observations=observations, chunks=chunks)
 
 
-def _read_share(
-    files: list[InputFile],
-    columns: frozenset[str],
-    strict: bool,
-    corrections: Corrections,
-    comm: Comm,
-    log: Log,
-) -> dict[int, Stills]:
-    """This rank's share of the files, by their number; every rank's notes are told by rank 0."""
+@dataclass(frozen=True, eq=False)
+class FilesInMemory:
+    """This rank's share of the files, by their number. summaries : of all files, on rank 0."""
+
+    stills: Mapping[int, Stills]
+    summaries: Sequence[FileSummary]
+    columns: frozenset[str]
+    comm: Comm
+
+    def detector(self) -> Detector | None:
+        """That of the first file that has one, on rank 0."""
+        own = [(n, s.detector) for n, s in sorted(self.stills.items()) if s.detector is not None]
+        firsts = [first for share in gathered(self.comm, own[:1]) for first in share]
+        return min(firsts, key=lambda pair: pair[0])[1] if firsts else None
+
+    def select(self, criteria: Criteria) -> PartInMemory:
+        """The observations that take part, this rank's as one part."""
+        first = criteria.first
+        parts = [
+            selected(self.stills[n].observations, int(first[n]), int(first[n + 1]), criteria)
+            for n in sorted(self.stills)
+        ]
+        nothing = selected(_no_observations(self.columns), 0, 0, criteria)
+        return PartInMemory(joined(parts or [nothing]), criteria, self.comm)
+
+
+def read_share(files: tuple[InputFile, ...], intake: Intake, comm: Comm, log: Log) -> FilesInMemory:
+    """Every rank its share of the files, read and corrected; collective. Raises UserError."""
     stills = {}
     with log.progress(len(files), "reading") as advance:
         for number in range(comm.rank, len(files), comm.size):
-            stills[number] = corrected(read_input(files[number], columns, strict), corrections)
-            present = stills[number].observations.columns()
-            require_columns(files[number].path, present, columns)
+            stills[number] = read_corrected(files[number], intake)
             advance(min(comm.size, len(files) - number))
-    notes = {number: s.notes for number, s in stills.items()}
-    for number, said in sorted({k: v for d in comm.allgather(notes) for k, v in d.items()}.items()):
-        for note in said:
-            log(f"{files[number].label}: {note}")
-    return stills
+    own = {number: summary_of_file(read) for number, read in stills.items()}
+    everyone = {n: summary for share in gathered(comm, own) for n, summary in share.items()}
+    return FilesInMemory(stills, [everyone[n] for n in sorted(everyone)], intake.columns, comm)
 
 
-def _all_crystals(stills: dict[int, Stills], comm: Comm) -> tuple[Crystals, dict[int, int]]:
-    """Crystals of all ranks in the order of the files, and where each file's crystals begin."""
-    tables = {k: v for d in comm.allgather({n: s.crystals for n, s in stills.items()})
-              for k, v in d.items()}  # fmt: skip
-    order = sorted(tables)
-    sizes = [len(tables[n]) for n in order]
-    require_crystals(sum(sizes))
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    first = {n: int(s) for n, s in zip(order, starts, strict=False)}
-    return concatenate([tables[n] for n in order]), first
+@dataclass(frozen=True, eq=False)
+class PartInMemory:
+    """This rank's part of the observations. keys : (n,) of each, once they are worked out."""
 
+    part: Part
+    criteria: Criteria
+    comm: Comm
+    keys: I8 | None = None
 
-def _select_observations(
-    stills: dict[int, Stills],
-    first: dict[int, int],
-    status: NDArray[np.uint8],
-    group: SpaceGroup,
-    cell: NDArray[np.float64],
-    selection: Selection,
-    columns: frozenset[str],
-) -> tuple[Observations, NDArray[np.int64]]:
-    """This rank's usable observations, numbered by the job's crystals, and what was left out."""
-    left_out = np.zeros(N_REASONS, dtype=np.int64)
-    parts = []
-    for number in sorted(stills):
-        still = stills[number]
-        table = replace(
-            still.observations,
-            crystal=(still.observations.crystal + first[number]).astype(np.int32),
-        )
-        part, here = usable(table, status, group, cell, selection)
-        left_out += coded(still.counts) + here
-        parts.append(part)
-    return (concatenate(parts) if parts else _no_observations(columns)), left_out
+    def each(
+        self, name: str, work: Callable[[Part], RecordT], kind: type[RecordT]
+    ) -> list[RecordT]:
+        """What `work` finds of every rank's part, in their order, on rank 0."""
+        return gathered(self.comm, work(self.part))
+
+    def in_settings(self, settings: CrystalSettings) -> Self:
+        """The same with all crystals in one setting."""
+        return replace(self, part=in_settings(self.part, settings, self.criteria.space_group))
+
+    def sort(self) -> tuple[Self, list[PartSummary]]:
+        """The same with keys; rows are sorted by the rank that they are dealt to."""
+        keys = keys_of(self.part, self.criteria)
+        unique = np.unique(keys)
+        summaries = self.each("sort", lambda part: summary_of(part, unique), PartSummary)
+        return replace(self, keys=keys), summaries
+
+    def numbered(self, keys: I8) -> Observations:
+        """The observations with their reflections; keys : of all unique ones."""
+        assert self.keys is not None
+        reflection = np.searchsorted(keys, self.keys).astype(np.int32)
+        return replace(self.part.observations, reflection=reflection)
 
 
 def _no_observations(columns: frozenset[str]) -> Observations:
     """An empty table with the columns that other ranks have."""
-    empty = np.empty(0, np.float32)
-    return Observations(
-        np.empty(0, np.int32), np.empty((0, 3), np.int16), empty, empty,
-        **dict.fromkeys(columns, empty),  # type: ignore[arg-type]
-    )  # fmt: skip
+    empty: dict[str, NDArray[Any]] = {
+        name: np.empty(0, np.int16 if name == "panel" else np.float32)
+        for name in ("intensity", "variance", *columns)
+    }
+    return Observations(np.empty(0, np.int32), np.empty((0, 3), np.int16), **empty)
 
 
 def _deal(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Ints, ReferenceSet
 from sfxproc.errors import DataError
-from sfxproc.intake.reindexing import reference_in_group
+from sfxproc.intake.reference_group import reference_in_group
 from sfxproc.intake.selection import Inventory
 from sfxproc.merging.compare import fit_scale, match
 from sfxproc.settings.scale import ScaleConfig
@@ -54,21 +54,24 @@ def reference_scales(
     intensity: F8, of_reflection: Ints, n_sets: int, data: Inventory, reference: ReferenceSet
 ) -> F8:
     """(n_sets, 2) ln k and B with I ≈ k·exp(−2 B s²)·I_reference for each connected set of
-    crystals: what their ln G and B must be shifted by.
+    crystals: what their ln G and B must be shifted by. One rank works it out for all
+    (`parallel.decide`), as they must agree to the last bit.
 
     intensity : (n_reflections,). of_reflection : (n_reflections,) the set each is in. (0, 0) for a
     set with too little in common; DataError if that is the largest one.
     """
-    sets = range(n_sets)
-    return np.array([_scale_of(intensity, of_reflection, n, data, reference) for n in sets])
+    i, j = _in_common(data, reference)
+    scales = np.empty((n_sets, 2))
+    for number in range(n_sets):
+        inside = of_reflection[i] == number
+        scales[number] = _scale_of(intensity, i[inside], j[inside], number, data, reference)
+    return scales
 
 
 def _scale_of(
-    intensity: F8, of_reflection: Ints, number: int, data: Inventory, reference: ReferenceSet
+    intensity: F8, i: Ints, j: Ints, number: int, data: Inventory, reference: ReferenceSet
 ) -> tuple[float, float]:
-    i, j = _in_common(data, reference)
-    inside = of_reflection[i] == number
-    i, j = i[inside], j[inside]
+    """Of one set; i, j : rows of the data's and the reference's reflections in common."""
     theirs = reference.reflections
     assert theirs.intensity is not None
     scale = fit_scale(
@@ -90,7 +93,7 @@ def reference_intensities(
     intensity: F8, of_reflection: Ints, data: Inventory, reference: ReferenceSet
 ) -> F8:
     """(n_reflections,) the reference's intensities on the scale of the given ones, which stay where
-    it has none."""
+    it has none; like `reference_scales` for one rank to work out."""
     i, j = _in_common(data, reference)
     theirs = reference.reflections.intensity
     assert theirs is not None

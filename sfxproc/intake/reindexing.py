@@ -1,27 +1,40 @@
 """Bringing crystals that could be indexed in several settings into one.
 
-Without a reference a sample of the crystals is gathered on rank 0, which finds their settings;
-every rank then compares the rest of its own with the sample's merge. With one all ranks compare
-theirs with it. Each crystal is looked at on its own, so the result is the same at any number of
-ranks.
+Without a reference a sample of the crystals is gathered on rank 0, which finds their settings; the
+others are then compared with the sample's merge, part by part. With a reference all are compared
+with it. Each crystal is looked at on its own, so the result depends neither on the number of ranks
+nor on how the crystals are parted.
+
+    count    how many observations each crystal has
+    sample   those of the sample (not with a reference)
+    settle   how each of the other crystals agrees with the merge in each setting
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Crystals, Observations, ReferenceSet, Status, concatenate
-from sfxproc.errors import ConfigError, DataError
-from sfxproc.formats.inputs import missing_file
-from sfxproc.formats.reference import read_any_reference
-from sfxproc.intake.reference_group import in_group
+from sfxproc.data import (
+    Crystals,
+    Floats,
+    Ints,
+    Observations,
+    ReferenceSet,
+    Status,
+    concatenate,
+)
+from sfxproc.errors import DataError
+from sfxproc.intake.census import Census, Tally, tally_of
+from sfxproc.intake.parts import CrystalSettings, Part, PartCounts
+from sfxproc.intake.reference_group import reference_in_group
+from sfxproc.intake.selection import target_cell
+from sfxproc.intake.source import PartsT
 from sfxproc.merging.ambiguity import (
     SIGNIFICANT,
     Choice,
@@ -33,18 +46,17 @@ from sfxproc.merging.ambiguity import (
     trusted,
 )
 from sfxproc.parallel.comm import Comm
+from sfxproc.parallel.decide import decided, on_rank_0
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Symmetry
 from sfxproc.symmetry import (
     Reindexing,
     SpaceGroup,
-    absent,
     cell_fits,
     reindexed_cells,
     reindexed_hkl,
     relative_settings,
     s_squared,
-    same_laue_group,
     space_group,
     twin_operators,
     unique_keys,
@@ -56,8 +68,6 @@ I8 = NDArray[np.int64]
 SAMPLE_CRYSTALS, SAMPLE_ROWS = 2000, 4_000_000  # of the sample, at most
 BATCH_ROWS = 1 << 20  # of crystals compared at a time
 MIN_COMMON = 20  # reflections that crystals must have in common with a reference
-
-MODEL_D_MIN_A = 2.0  # to which a reference is calculated from coordinates, without another limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,17 +102,23 @@ class KnownMerge:
 
 
 @dataclass(frozen=True, eq=False)
-class Reindexed:
-    """Crystals, and this rank's observations of them, in one setting.
+class SampleRows:
+    """Observations of the sample in a part: crystal of the job (n,), hkl (n, 3), intensity (n,)."""
 
-    columns : of frames.h5, `Inventory.found`. n_absent : (n_crystals,) observations of the whole
-    job taken out because they are systematically absent in the new setting.
-    """
+    crystal: Ints
+    hkl: Ints
+    intensity: Floats
 
-    crystals: Crystals
-    observations: Observations
-    columns: Mapping[str, NDArray[Any]]
-    n_absent: I8
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Crystals (k,) int64 of a part and the settings in which they agree with a merge that they are
+    not part of. seen : (n,) rows of the merge that they have as indexed, and −1 for what is not in
+    it."""
+
+    crystals: I8
+    choice: Choice
+    seen: I8
 
 
 def ambiguity_reference(symmetry: Symmetry, reference: ReferenceSet | None) -> ReferenceSet | None:
@@ -114,82 +130,68 @@ def ambiguity_reference(symmetry: Symmetry, reference: ReferenceSet | None) -> R
     return reference_in_group(symmetry.ambiguity_reference, "symmetry.ambiguity_reference", group)
 
 
-def reference_in_group(
-    name: str, setting: str, group: SpaceGroup, d_min_A: float | None = None
-) -> ReferenceSet:
-    """The reference that a setting names, in the job's own asymmetric unit; from coordinates it is
-    calculated to d_min_A.
-
-    Raises InputError if it cannot be read, ConfigError if its Laue group is another.
-    """
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise missing_file(path.absolute(), f"{setting}: '{path}'")
-    reference = read_any_reference(path, d_min_A or MODEL_D_MIN_A)
-    theirs = space_group(reference.space_group)
-    if not same_laue_group(group, theirs):
-        raise ConfigError(
-            f"The reference '{reference.path}' has space group {theirs.hm} (Laue class "
-            f"{theirs.laue_class}), the job {group.hm} ({group.laue_class}): their reflections "
-            f"cannot be matched. Correct symmetry.space_group or choose another {setting}."
-        )
-    return replace(reference, space_group=group.hm, reflections=in_group(reference, group))
-
-
-def operators_of(group: SpaceGroup, cell: F8, symmetry: Symmetry) -> tuple[Reindexing, ...]:
-    """How crystals of the job may have to be reindexed; none where that is to be ignored."""
+def ambiguity_of(group: SpaceGroup, cell: F8, symmetry: Symmetry) -> Ambiguity | None:
+    """How crystals of a group in a cell (6,) may have to be reindexed; None if there is no other
+    setting, or that is to be ignored."""
     if symmetry.ambiguity == "ignore":
-        return ()
-    return twin_operators(group, cell, symmetry.ambiguity_obliquity_deg)
-
-
-def warn_unresolved(group: SpaceGroup, cell: F8, symmetry: Symmetry, log: Log) -> None:
-    """Say so where crystals may be of several settings and nothing is done about it."""
-    operators = operators_of(group, cell, symmetry)
-    if operators:
-        log(
-            f"WARNING: crystals in {group.hm} with this cell may have been indexed in "
-            f'{len(operators) + 1} settings ({_triplets(operators)}), which strategy "blocks" '
-            'does not resolve. Resolve them before, use parallel.strategy = "global", or set '
-            'symmetry.ambiguity = "ignore" if they are of one setting.'
-        )
+        return None
+    operators = twin_operators(group, cell, symmetry.ambiguity_obliquity_deg)
+    return Ambiguity(group, cell, operators) if operators else None
 
 
 def in_one_setting(
-    group: SpaceGroup, cell: F8, symmetry: Symmetry, crystals: Crystals,
-    status: NDArray[np.uint8], observations: Observations, reference: ReferenceSet | None,
+    census: Census | None, parts: PartsT, symmetry: Symmetry, reference: ReferenceSet | None,
     comm: Comm, log: Log,
-) -> Reindexed:  # fmt: skip
-    """Decide on the setting of every crystal and reindex those that need it; collective.
+) -> tuple[Census | None, PartsT]:  # fmt: skip
+    """The census (on rank 0, None elsewhere) and the observations with all crystals in one setting;
+    collective.
 
-    crystals, status : of the whole job. observations : usable ones that this rank has read, of
-    whole crystals, `crystal` counted in the job. Nothing happens without operators. Raises
-    DataError if the reference is of another cell or has too little in common.
+    The same as given where there is no ambiguity. Raises DataError if there are no observations, or
+    if the reference is of another cell or has too little in common.
     """
-    n = len(crystals)
-    operators = operators_of(group, cell, symmetry)
-    if not operators:
-        return Reindexed(crystals, observations, {}, np.zeros(n, dtype=np.int64))
-    ambiguity = Ambiguity(group, cell, operators)
+
+    def look() -> Ambiguity | None:
+        assert census is not None
+        return ambiguity_of(census.criteria.space_group, census.cell, symmetry)
+
+    ambiguity = decided(comm, look)
+    if ambiguity is None:
+        return census, parts
+    counts = parts.each("count", lambda part: part.counts, PartCounts)
+
+    def count() -> Tally:
+        assert census is not None
+        if reference is not None:
+            _require_cell(reference, ambiguity.cell, symmetry)
+        return tally_of(census, counts)
+
+    tally = on_rank_0(comm, count)
     if reference is None:
-        choice = _among_themselves(ambiguity, observations, n, comm)
+        choices = _among_themselves(ambiguity, parts, tally, comm)
     else:
-        _require_cell(reference, cell, symmetry)
-        choice = _with_reference(ambiguity, observations, n, reference, comm)
-    known = status != Status.LEFT_OUT
-    if trusted(choice.margin[known], reference is not None):
-        setting, seen = np.where(known, choice.setting, np.int8(0)), known
-    else:
-        setting, seen = np.zeros(n, dtype=np.int8), np.zeros(n, dtype=bool)
-    _tell(ambiguity, setting, seen, choice.margin[known], reference, log)
-    columns = {
-        "reindexing": setting,
-        "reindexing_cc": np.where(seen, choice.cc, np.nan),
-        "reindexing_margin": np.where(seen, choice.margin, np.nan),
-    }
-    crystals = _moved_crystals(crystals, setting, operators)
-    observations, n_absent = _moved_observations(observations, setting, ambiguity)
-    return Reindexed(crystals, observations, columns, sum(comm.allgather(n_absent)))
+        choices = _with_reference(ambiguity, parts, reference, comm)
+
+    def settle() -> tuple[Census, CrystalSettings]:
+        assert census is not None
+        assert tally is not None
+        choice, used = _everywhere(choices, len(census.crystals)), tally.status != Status.LEFT_OUT
+        sure = trusted(choice.margin[used], reference is not None)
+        seen = used & sure
+        setting = np.where(seen, choice.setting, np.int8(0))
+        _tell(ambiguity, setting, seen, choice.margin[used], reference, log)
+        classes = replace(
+            census.classes,
+            reindexing=setting,
+            reindexing_cc=np.where(seen, choice.cc, np.nan),
+            reindexing_margin=np.where(seen, choice.margin, np.nan),
+        )
+        settings = CrystalSettings(setting, ambiguity.operators)
+        crystals = _moved_crystals(census.crystals, settings)
+        cell = target_cell(ambiguity.group, symmetry, crystals)
+        return replace(census, crystals=crystals, cell=cell, classes=classes), settings
+
+    settled, settings = on_rank_0(comm, settle) or (None, None)
+    return settled, parts.in_settings(comm.bcast(settings))
 
 
 def _tell(
@@ -236,44 +238,40 @@ def _require_cell(reference: ReferenceSet, cell: F8, symmetry: Symmetry) -> None
         )
 
 
-def _moved_crystals(
-    crystals: Crystals, setting: NDArray[np.int8], operators: tuple[Reindexing, ...]
-) -> Crystals:
+def _moved_crystals(crystals: Crystals, settings: CrystalSettings) -> Crystals:
     A, cell = crystals.A.copy(), crystals.cell.copy()
-    for number, operator in enumerate(operators, 1):
-        rows = setting == number
+    for number, operator in enumerate(settings.operators, 1):
+        rows = settings.setting == number
         A[rows], cell[rows] = reindexed_cells(A[rows], cell[rows], operator)
     return replace(crystals, A=A, cell=cell)
 
 
-def _moved_observations(
-    observations: Observations, setting: NDArray[np.int8], ambiguity: Ambiguity
-) -> tuple[Observations, I8]:
-    """This rank's observations in the new setting; those of each crystal that are absent there."""
-    hkl, of_row = observations.hkl.copy(), setting[observations.crystal]
-    for number, operator in enumerate(ambiguity.operators, 1):
-        hkl[of_row == number] = reindexed_hkl(hkl[of_row == number], operator)
-    gone = (of_row > 0) & absent(ambiguity.group, hkl)
-    n_absent = np.bincount(observations.crystal[gone], minlength=len(setting))
-    return replace(observations, hkl=hkl).take(~gone), n_absent
-
-
 # ---- deciding --------------------------------------------------------------------------------
+
+Choices = list[tuple[I8, Choice]]
+"""Crystals and their settings; on rank 0."""
 
 
 def _among_themselves(
-    ambiguity: Ambiguity, observations: Observations, n_crystals: int, comm: Comm
-) -> Choice:
+    ambiguity: Ambiguity, parts: PartsT, tally: Tally | None, comm: Comm
+) -> Choices:
     """Settings of all crystals without a reference."""
-    counts = sum(comm.allgather(np.bincount(observations.crystal, minlength=n_crystals)))
-    sampled = _sample(np.asarray(counts))
-    inside = np.zeros(n_crystals, dtype=bool)
-    inside[sampled] = True
-    part = observations.take(inside[observations.crystal])
-    gathered = [comm.gather_arrays(c) for c in (part.crystal, part.hkl, part.intensity)]
-    merge, choice = comm.bcast(None if comm.rank else _resolved(ambiguity, sampled, gathered))
-    found = _compared(ambiguity, observations.take(~inside[observations.crystal]), merge)
-    return _everywhere([*comm.allgather(found), (sampled, choice)], n_crystals)
+    sampled: I8 = comm.bcast(_sample(tally.n_observations) if tally else None)
+
+    def sample(part: Part) -> SampleRows:
+        table = part.observations
+        table = table.take(np.isin(table.crystal, sampled))
+        return SampleRows(table.crystal, table.hkl, table.intensity)
+
+    rows = parts.each("sample", sample, SampleRows)
+    merge, choice = comm.bcast(None if comm.rank else _resolved(ambiguity, sampled, rows))
+
+    def compare(part: Part) -> Compared:
+        table = part.observations
+        return _compared(ambiguity, table.take(~np.isin(table.crystal, sampled)), merge)
+
+    compared = parts.each("settle", compare, Compared)
+    return [*((one.crystals, one.choice) for one in compared), (sampled, choice)]
 
 
 def _sample(counts: I8) -> I8:
@@ -284,12 +282,13 @@ def _sample(counts: I8) -> I8:
 
 
 def _resolved(
-    ambiguity: Ambiguity, sampled: I8, gathered: list[list[NDArray[Any]] | None]
+    ambiguity: Ambiguity, sampled: I8, rows: Sequence[SampleRows]
 ) -> tuple[KnownMerge, Choice]:
-    """The merge of the sample and its settings, from the columns of all ranks."""
-    crystal, hkl, intensity = (np.concatenate(parts) for parts in gathered if parts is not None)
+    """The merge of the sample and its settings, from the rows of all parts."""
+    crystal = np.concatenate([part.crystal for part in rows])
     order = np.argsort(crystal, kind="stable")
-    hkl, intensity = hkl[order], intensity[order]
+    hkl = np.concatenate([part.hkl for part in rows])[order]
+    intensity = np.concatenate([part.intensity for part in rows])[order]
     start = np.searchsorted(crystal[order], np.append(sampled, len(crystal) + sampled[-1] + 1))
     unique, row = np.unique(ambiguity.keys(hkl), return_inverse=True)
     choice, sums = resolve(
@@ -300,43 +299,48 @@ def _resolved(
 
 
 def _with_reference(
-    ambiguity: Ambiguity, observations: Observations, n_crystals: int, reference: ReferenceSet,
-    comm: Comm,
-) -> Choice:  # fmt: skip
+    ambiguity: Ambiguity, parts: PartsT, reference: ReferenceSet, comm: Comm
+) -> Choices:
     """Settings of all crystals compared with a reference."""
     theirs = reference.reflections
     assert theirs.intensity is not None
     sums = merged_ranks(theirs.s2, theirs.intensity)
     merge = KnownMerge(unique_keys(ambiguity.group, theirs.hkl, False), sums)
-    seen = np.unique(merge.rows(unique_keys(ambiguity.group, observations.hkl, False)))
-    n_common = np.count_nonzero(np.unique(comm.allgather_rows(seen)) >= 0)
-    if n_common < MIN_COMMON:
-        raise DataError(
-            f"The reference '{reference.path}' has {n_common} reflections in common with the data, "
-            "too few to decide between the settings in which crystals may have been indexed "
-            f"({_triplets(ambiguity.operators)}). Choose another set, other limits in [selection], "
-            'or set symmetry.ambiguity = "ignore".'
-        )
-    return _everywhere(comm.allgather(_compared(ambiguity, observations, merge)), n_crystals)
+    compared = parts.each(
+        "settle", lambda part: _compared(ambiguity, part.observations, merge), Compared
+    )
+
+    def require_common() -> None:
+        seen = np.unique(np.concatenate([one.seen for one in compared]))
+        n_common = np.count_nonzero(seen >= 0)
+        if n_common < MIN_COMMON:
+            raise DataError(
+                f"The reference '{reference.path}' has {n_common} reflections in common with the "
+                "data, too few to decide between the settings in which crystals may have been "
+                f"indexed ({_triplets(ambiguity.operators)}). Choose another set, other limits in "
+                '[selection], or set symmetry.ambiguity = "ignore".'
+            )
+
+    on_rank_0(comm, require_common)
+    return [(one.crystals, one.choice) for one in compared]
 
 
-def _compared(
-    ambiguity: Ambiguity, observations: Observations, merge: KnownMerge
-) -> tuple[I8, Choice]:
-    """Crystals that this rank has observations of, and the settings in which they agree with a
-    merge that they are not part of."""
+def _compared(ambiguity: Ambiguity, observations: Observations, merge: KnownMerge) -> Compared:
+    """How the crystals that observations are of agree with a merge that they are not part of."""
     crystals, first = np.unique(observations.crystal, return_index=True)
     start = np.append(first, len(observations)).astype(np.int64)
     cuts = np.searchsorted(start, np.arange(BATCH_ROWS, len(observations), BATCH_ROWS))
-    choices = []
+    choices, seen = [], []
     for a, b in pairwise([0, *cuts.tolist(), len(crystals)]):
         table, own = observations.take(slice(start[a], start[b])), start[a : b + 1] - start[a]
         z = ambiguity.ranks(own, table.hkl, table.intensity)
-        choices.append(decide(own, merge.rows(ambiguity.keys(table.hkl)), z, merge.sums))
-    return crystals.astype(np.int64), concatenate(choices)
+        rows = merge.rows(ambiguity.keys(table.hkl))
+        choices.append(decide(own, rows, z, merge.sums))
+        seen.append(np.unique(rows[:, 0]))
+    return Compared(crystals.astype(np.int64), concatenate(choices), np.concatenate(seen))
 
 
-def _everywhere(parts: list[tuple[I8, Choice]], n_crystals: int) -> Choice:
+def _everywhere(parts: Choices, n_crystals: int) -> Choice:
     """The settings of all crystals from parts for some; zeros for those in none."""
     crystals = np.concatenate([rows for rows, _ in parts])
     columns = {}

@@ -1,21 +1,20 @@
-"""What takes part in a job and why not: cells, crystals, observations, and what was left over.
+"""What takes part in a job and why not: cells and crystals, and what is left over.
 
-Shared by all ways of reading. Everything left out is counted by reason, in arrays (N_REASONS,) of
-int64 indexed by `Reason`, which can be added; each observation counts for its first reason.
+Everything left out is counted by reason, in arrays (N_REASONS,) of int64 indexed by `Reason`, which
+can be added; each observation counts for its first reason.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Crystals, Detector, Ints, Observations, Reason, Reflections, Status
+from sfxproc.data import Crystals, Detector, Ints, Reason, Reflections, Status, Table
 from sfxproc.errors import ConfigError, DataError, InputError
 from sfxproc.formats.inputs import InputFile
 from sfxproc.merging.cell_clusters import Clusters, cell_clusters
@@ -23,11 +22,9 @@ from sfxproc.merging.shells import shell_edges
 from sfxproc.settings.sections import Selection, Symmetry
 from sfxproc.symmetry import (
     SpaceGroup,
-    absent,
     cell_fits,
     median_cell,
     require_cell,
-    s_squared,
 )
 
 F8 = NDArray[np.float64]
@@ -38,12 +35,27 @@ N_REASONS = max(Reason) + 1
 
 
 @dataclass(frozen=True, eq=False)
+class CrystalClasses(Table):
+    """What crystals are sorted into while they are read: columns of frames.h5, a row a crystal.
+
+    cell_cluster : int32, −1 for those in none. reindexing : int8 setting, 0 as indexed;
+    reindexing_cc, reindexing_margin : float64 correlation with the merge of the others or the
+    reference, and how much better that is than in the next best setting, in standard errors, NaN
+    where not known; None without an ambiguity.
+    """
+
+    cell_cluster: Ints
+    reindexing: Ints | None = None
+    reindexing_cc: F8 | None = None
+    reindexing_margin: F8 | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Inventory:
-    """What a job works on, after selection, without the observations; the same on every rank.
+    """What a job works on, after selection, without the observations; the same wherever it is.
 
     crystals, status, reason, n_observations : of the whole job. reflections : all unique ones.
-    left_out : observations left out, by reason, of the whole job; no zeros. found : columns of
-    frames.h5, (n_crystals,) each, that were found while reading.
+    left_out : observations left out, by reason, of the whole job; no zeros.
     """
 
     space_group: SpaceGroup
@@ -57,7 +69,7 @@ class Inventory:
     n_images: int
     detector: Detector | None
     files: tuple[InputFile, ...]
-    found: Mapping[str, NDArray[Any]] = field(default_factory=dict, kw_only=True)
+    classes: CrystalClasses
 
 
 def require_columns(path: Path, present: Collection[str], wanted: Collection[str]) -> None:
@@ -131,13 +143,13 @@ def select_crystals(
 
 def by_cell_cluster(
     crystals: Crystals, status: U1, reason: U1, group: SpaceGroup, wanted: int | None
-) -> Clusters:
-    """Clusters of the cells of crystals in use; with a wanted one (counted from 1) the others are
-    left out, in place. Raises ConfigError if there are not so many."""
+) -> tuple[U1, U1, Clusters]:
+    """Status and reason, and the clusters of the cells of crystals in use; with a wanted one
+    (counted from 1) the others are left out. Raises ConfigError if there are not so many."""
     cells = np.where((status == Status.USED)[:, None], crystals.cell, np.nan)
     clusters = cell_clusters(cells, group)
     if wanted is None:
-        return clusters
+        return status, reason, clusters
     if wanted > len(clusters.size):
         raise ConfigError(
             f"selection.cell_cluster = {wanted}, but the cells form {len(clusters.size)} "
@@ -145,8 +157,11 @@ def by_cell_cluster(
             "Choose one of these, or leave it out."
         )
     other = (status == Status.USED) & (clusters.label != wanted - 1)
-    status[other], reason[other] = Status.LEFT_OUT, Reason.OTHER_CELL_CLUSTER
-    return clusters
+    return (
+        np.where(other, np.uint8(Status.LEFT_OUT), status),
+        np.where(other, np.uint8(Reason.OTHER_CELL_CLUSTER), reason),
+        clusters,
+    )
 
 
 def clusters_notes(clusters: Clusters) -> list[str]:
@@ -161,53 +176,6 @@ def clusters_text(clusters: Clusters) -> str:
         f"{number}: {size:,} crystals, {' '.join(f'{v:.2f}' for v in cell)}"
         for number, (size, cell) in enumerate(each, 1)
     )
-
-
-def usable(
-    table: Observations, status: U1, group: SpaceGroup, cell: F8, selection: Selection
-) -> tuple[Observations, I8]:
-    """Rows without a reason against them, and how many each reason took.
-
-    status : of the crystals that `table.crystal` counts, be they of a whole job or of a part.
-    """
-    reason = np.full(len(table), Reason.NONE, dtype=np.uint8)
-
-    def mark(rows: NDArray[np.bool_], why: Reason) -> None:
-        reason[rows & (reason == Reason.NONE)] = why
-
-    d = 0.5 / np.sqrt(np.maximum(s_squared(table.hkl, cell), 1e-12))
-    mark(status[table.crystal] == Status.LEFT_OUT, Reason.CRYSTAL_LEFT_OUT)
-    mark(~np.isfinite(table.intensity) | ~np.isfinite(table.variance), Reason.NOT_FINITE)
-    with np.errstate(invalid="ignore"):
-        mark(table.variance <= 0, Reason.VARIANCE_NOT_POSITIVE)
-    mark(absent(group, table.hkl), Reason.SYSTEMATIC_ABSENCE)
-    if selection.d_min_A is not None:
-        mark(d < selection.d_min_A, Reason.BELOW_D_MIN)
-    if selection.d_max_A is not None:
-        mark(d > selection.d_max_A, Reason.ABOVE_D_MAX)
-    if table.partiality is not None:
-        mark(~(table.partiality > selection.min_partiality), Reason.PARTIALITY_TOO_LOW)
-    left_out = np.bincount(reason, minlength=N_REASONS)
-    left_out[Reason.NONE] = 0
-    return table.take(reason == Reason.NONE), left_out
-
-
-def too_few(status: U1, n_usable: I8, selection: Selection) -> NDArray[np.bool_]:
-    """Which of the crystals in use have fewer usable observations than selection asks for."""
-    return np.asarray((status == Status.USED) & (n_usable < selection.min_observations))
-
-
-def of_kept_crystals(table: Observations, status: U1) -> tuple[Observations, I8]:
-    """Rows of crystals that are not left out, and how many are left out with theirs."""
-    kept = status[table.crystal] != Status.LEFT_OUT
-    left_out = np.zeros(N_REASONS, dtype=np.int64)
-    left_out[Reason.CRYSTAL_LEFT_OUT] = len(kept) - np.count_nonzero(kept)
-    return table.take(kept), left_out
-
-
-def sort_order(crystal: Ints, reflection: Ints, n_reflections: int) -> NDArray[np.intp]:
-    """The order by crystal, then reflection; equal ones stay as they are."""
-    return np.argsort(crystal.astype(np.int64) * n_reflections + reflection, kind="stable")
 
 
 def coded(counts: Mapping[Reason, int]) -> I8:

@@ -76,7 +76,8 @@ def plan_chunks(rows_per_crystal: NDArray[Any], n_shared: int, comm: Comm) -> Ch
     total = int(before[-1])
     wanted = total / (ROWS_PER_SHARED * max(n_shared, 1))
     wanted = min(max(wanted, FEWEST), max(total / ROWS_PER_CHUNK, MANY), MOST)
-    n_chunks = 1 << math.ceil(math.log2(wanted))
+    # whole numbers, not a logarithm, whose last bit could be another on another rank's processor
+    n_chunks = 1 << (math.ceil(wanted) - 1).bit_length()
     targets = np.arange(n_chunks + 1) * total / n_chunks
     bounds = np.searchsorted(before, targets, side="left").astype(np.int64)
     bounds[0], bounds[-1] = 0, len(rows_per_crystal)

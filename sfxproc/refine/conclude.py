@@ -58,7 +58,7 @@ def concluded(
         groups[name] = merge(data.reflections, part, uncertain.variance * ratio)
     frames = report.frame_columns(
         data, refined.fates.n_overlaps, uncertain.local, uncertain.sigma, sums.crystal_cc,
-        {**data.found, **agreement, **uncertain.columns}, uncertain.parameters,
+        {**data.classes.columns(), **agreement, **uncertain.columns}, uncertain.parameters,
     )  # fmt: skip
     return Scaled(
         data, merged, frames, refined.summary(), refined.errors, uncertain.variance_error, groups,

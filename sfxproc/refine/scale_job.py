@@ -13,8 +13,8 @@ from sfxproc.data import Merged, Reason, ReferenceSet, Status
 from sfxproc.errors import DataError
 from sfxproc.formats.mtz_scaled import ScaledObservations
 from sfxproc.intake.reading import Dataset, read_dataset
-from sfxproc.intake.reference import require_overlap
 from sfxproc.intake.selection import Inventory
+from sfxproc.intake.source import Intake
 from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import ScaleModel
@@ -61,15 +61,18 @@ class Scaled:
 
 def read_all(job: ScaleJob, columns: frozenset[str], oriented: bool = False) -> Dataset:
     """Read the inputs, each rank its share, and tell what there is."""
-    config, comm, log = job.config, job.comm, job.log
-    data = read_dataset(
-        job.inputs, config.symmetry, config.selection, columns, comm, log, oriented, job.reference,
-        config.corrections,
-    )  # fmt: skip
-    report.tell_data(data, log)
-    if job.reference is not None:
-        require_overlap(data, job.reference, config.symmetry)
+    data = read_dataset(intake_of(job, columns, oriented), job.comm, job.log)
+    report.tell_data(data, job.log)
     return data
+
+
+def intake_of(job: ScaleJob, columns: frozenset[str], oriented: bool) -> Intake:
+    """What the job takes in. oriented : crystals need an orientation."""
+    config = job.config
+    return Intake(
+        job.inputs, config.symmetry, config.selection, columns, config.corrections, oriented,
+        job.reference, indexed=config.output.unmerged,
+    )  # fmt: skip
 
 
 InventoryT = TypeVar("InventoryT", bound=Inventory)

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.errors import Stopped, UserError
-from sfxproc.formats.inputs import list_inputs
 from sfxproc.intake import pieces
-from sfxproc.intake.reference import require_overlap
-from sfxproc.intake.reindexing import warn_unresolved
 from sfxproc.intake.selection import Inventory
 from sfxproc.lsq import Engine
 from sfxproc.models.scale_start import scale_problem
 from sfxproc.parallel.chunks import ChunkSums
-from sfxproc.parallel.combine import Listed, listed
-from sfxproc.parallel.coordinator import Arrays
 from sfxproc.parallel.decide import decided
 from sfxproc.refine.blocks.dealing import Dealing, surveyed
-from sfxproc.refine.blocks.refined import InBlocks, Order
+from sfxproc.refine.blocks.refined import InBlocks, Positions
 from sfxproc.refine.blocks.rounds import first_round
 from sfxproc.refine.blocks.work import Modelling, Scaling, Work
 from sfxproc.refine.choices import columns_wanted, loss_of, scale_settings
@@ -31,6 +25,7 @@ from sfxproc.refine.judge import Judge, half_sets, refined_without_bad
 from sfxproc.refine.scale_job import (
     Scaled,
     ScaleJob,
+    intake_of,
     read_all,
     tell_start_scales,
     with_start_scales,
@@ -93,7 +88,7 @@ ModellingOf = Callable[[Inventory, pieces.Plan], Modelling]
 def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> Scaled | None:
     """A job's crystals refined and merged in blocks; None on other ranks than 0. oriented : they
     need an orientation."""
-    config, comm, log, settings = job.config, job.comm, job.log, job.config.parallel
+    comm, log, settings = job.comm, job.log, job.config.parallel
     job.checkpoint.begin()
     comm.barrier()
     stages = Stages(comm, log, job.checkpoint.folder, job.checkpoint.store)
@@ -101,22 +96,19 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
         data, plan, work = read_pieces(job, stages, modelling, oriented)
     if data is not None:
         report.tell_data(data, log)
-        warn_unresolved(data.space_group, data.cell, config.symmetry, log)
-        if job.reference is not None:
-            require_overlap(data, job.reference, config.symmetry)
     log(
         f"{work.count('blocks')} blocks of {settings.block_size} crystals, overlapping by "
         f"{settings.overlap}"
     )
     if data is not None:
         warn_of_thin_blocks(data, work, log)
-    order, n_observations = comm.bcast(None if data is None else _order(data, plan))
-    dealing = Dealing(work, stages, n_observations)
+    n_observations = comm.bcast(None if data is None else data.n_observations)
+    dealing = Dealing(work, stages, n_observations[plan.crystal_at])
     survey = surveyed(dealing)
     with nothing_kept_if_refused(job):
         work.modelling.require_shown(survey.n_rows, survey.n_shown, log)
     rounds = first_round(dealing, settings, log, survey)
-    refined = InBlocks(comm, order, rounds, [])
+    refined = InBlocks(comm, Positions(plan.crystal_at, len(n_observations)), rounds, [])
     if data is not None:
         fates = refined.fates
         tell_start_scales(with_start_scales(data, fates.start_scale), fates, log)
@@ -127,13 +119,6 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
         f"{len(refined.rounds.done)} rounds; rank 0 spent {stages.coordinating_s:.2f} s on dealing."
     )
     return scaled
-
-
-def _order(data: Inventory, plan: pieces.Plan | None) -> tuple[Order, NDArray[np.int64]]:
-    """The order of the crystals in the blocks, and the observations of each in it."""
-    assert plan is not None
-    order = Order(plan.crystal_at, len(data.crystals))
-    return order, data.n_observations[plan.crystal_at]
 
 
 @contextmanager
@@ -160,51 +145,19 @@ STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
 
 def read_pieces(
     job: ScaleJob, stages: Stages, modelling: ModellingOf, oriented: bool
-) -> tuple[Inventory | None, pieces.Plan | None, Work]:
-    """Convert and sort all inputs. Inventory and plan are on rank 0 only."""
-    config, comm, log = job.config, job.comm, job.log
-    settings = config.parallel
-    files = tuple(list_inputs(job.inputs.paths, job.inputs.exclude, Path.cwd()))
+) -> tuple[Inventory | None, pieces.Plan, Work]:
+    """Convert and sort all inputs. The inventory is on rank 0 only."""
+    config, comm, settings = job.config, job.comm, job.config.parallel
+    order = pieces.Order(settings.block_size, settings.overlap, config.seed)
     folder = job.checkpoint.store.folder / READING
-    reading = pieces.Reading(
-        files,
-        columns_wanted(config),
-        job.inputs.strict,
-        folder,
-        corrections=config.corrections,
-        oriented=oriented,
-    )
-    if comm.rank == 0:
-        pieces.make_folders(folder)
-    comm.barrier()
-
-    def read(number: int) -> Arrays:
-        return pieces.read_file(reading, number)
-
-    found = stages.run("read", read, len(files), Listed(), to_all=False, all_needed=True)
-    plan = None
-    if comm.rank == 0:
-        plan = pieces.plan(
-            listed(found, len(files)), reading, config.symmetry, config.selection,
-            size=settings.block_size, overlap=settings.overlap, seed=config.seed,
-        )  # fmt: skip
-        for note in plan.notes:
-            log(note)
-    sorting, blocks = comm.bcast(None if plan is None else (plan.sorting, plan.blocks))
-
-    def sort(number: int) -> Arrays:
-        return pieces.sort_part(sorting, number)
-
-    found = stages.run("sort", sort, sorting.n_parts, Listed(), to_all=False, all_needed=True)
-    data, told = None, None
-    if plan is not None:
-        data, keys = pieces.inventory(plan, listed(found, sorting.n_parts))
-        told = keys, data.reflections, modelling(data, plan)
+    intake = intake_of(job, columns_wanted(config), oriented)
+    taken = pieces.read_pieces_of(intake, order, folder, stages)
+    data, plan = taken.inventory, taken.parts.plan
+    told = None if data is None else (taken.keys, data.reflections, modelling(data, plan))
     keys, reflections, model = comm.bcast(told)
-    read_rows = pieces.reader(sorting, keys)
     work = Work(
-        read_rows, blocks, reflections, scale_settings(config), loss_of(config),
-        job.threads, config.solver.max_iterations, config.solver.tolerance, model,
+        taken.parts.reader(keys), plan.blocks, reflections, scale_settings(config),
+        loss_of(config), job.threads, config.solver.max_iterations, config.solver.tolerance, model,
     )  # fmt: skip
     return data, plan, work
 

@@ -194,8 +194,8 @@ def of_groups(config: ScaleConfig, data: Inventory, groups: Mapping[str, Merged]
 
 def of_clusters(data: Inventory) -> dict[str, Any]:
     """Clusters of cells with their medians; nothing where all crystals are in one."""
-    label = data.found.get("cell_cluster")
-    if label is None or label.max(initial=0) < 1:
+    label = data.classes.cell_cluster
+    if label.max(initial=0) < 1:
         return {}
     told = []
     for number in range(int(label.max()) + 1):

@@ -96,16 +96,10 @@ def require_sense(config: ScaleConfig) -> None:
         )
     parallel = config.parallel
     if parallel.strategy == "blocks":
-        for section, default in (("merging", Merging()), ("start", Start())):
-            if getattr(config, section) != default:
-                raise ConfigError(
-                    f'[{section}] asks for what parallel.strategy = "blocks" does not do. Use '
-                    'parallel.strategy = "global", which runs on many ranks too, or leave it out.'
-                )
-        if config.output.unmerged:
+        if config.start != Start():
             raise ConfigError(
-                'output.unmerged needs parallel.strategy = "global": in blocks observations stay '
-                "where they are. Change one of them."
+                '[start] asks for what parallel.strategy = "blocks" does not do. Use '
+                'parallel.strategy = "global", which runs on many ranks too, or leave it out.'
             )
     if parallel.strategy == "blocks" and parallel.overlap >= parallel.block_size:
         raise ConfigError(

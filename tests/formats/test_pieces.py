@@ -17,6 +17,7 @@ from sfxproc.formats.base import Request
 from sfxproc.formats.pieces import PieceHead, read_piece_head, read_run, write_piece
 
 NO_COUNTS = np.zeros(3, dtype=np.int64)
+NOT_FEW = np.zeros(30, dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
             reflection=local.astype(np.int32),
         )
         path = folder / f"{number}.h5"
-        write_piece(path, keys, position, mine, np.array([0, number, 7]))
+        write_piece(path, keys, position, mine, np.array([0, number, 7]), position % 2 == 0)
         heads.append(read_piece_head(path))
         to_job.append(np.searchsorted(job_keys, keys).astype(np.int32))
     return Written(heads, to_job, whole)
@@ -76,6 +77,7 @@ def test_heads(written: Written) -> None:
     assert len(written.heads[2].position) == len(written.heads[2].keys) == 0
     for number, head in enumerate(written.heads):
         assert head.left_out.tolist() == [0, number, 7]
+        np.testing.assert_array_equal(head.too_few, head.position % 2 == 0)
         counts = np.bincount(written.whole.crystal, minlength=30)
         np.testing.assert_array_equal(head.n_rows, counts[head.position])
         assert head.n_rows.dtype == np.int32
@@ -109,7 +111,8 @@ def test_indices_are_kept_on_request(written: Written, tmp_path: Path) -> None:
         place = (mine.crystal // 2).astype(np.int32)
         path = tmp_path / f"{number}.h5"
         position = np.arange(number, 30, 2)
-        write_piece(path, np.arange(80), position, replace(mine, crystal=place), NO_COUNTS)
+        rows = replace(mine, crystal=place)
+        write_piece(path, np.arange(80), position, rows, NO_COUNTS, NOT_FEW[:15])
         heads.append(read_piece_head(path))
     to_job = [np.arange(80, dtype=np.int32)] * 2
     run = read_run(heads, to_job, 5, 21, partiality=True, hkl=True)
@@ -143,7 +146,7 @@ def test_only_the_stretch_of_each_piece_is_read(
 def test_a_column_that_is_not_there(written: Written, tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     rows = replace(written.whole, partiality=None)
-    write_piece(path, np.arange(80), np.arange(30), rows, NO_COUNTS)
+    write_piece(path, np.arange(80), np.arange(30), rows, NO_COUNTS, NOT_FEW)
     head, to_job = read_piece_head(path), np.arange(80, dtype=np.int32)
     same(read_run([head], [to_job], 0, 30), rows)
     with pytest.raises(InputError, match=r"a\.h5' lacks the dataset '/partiality'"):
@@ -154,9 +157,11 @@ def test_crystals_out_of_order_are_refused(written: Written, tmp_path: Path) -> 
     keys, rows = np.arange(80), written.whole
     position = np.arange(30)
     with pytest.raises(ValueError, match="in their order"):
-        write_piece(tmp_path / "a.h5", keys, position[::-1], rows, NO_COUNTS)
+        write_piece(tmp_path / "a.h5", keys, position[::-1], rows, NO_COUNTS, NOT_FEW)
     with pytest.raises(ValueError, match="in their order"):
-        write_piece(tmp_path / "a.h5", keys, position, rows.take(slice(None, None, -1)), NO_COUNTS)
+        write_piece(
+            tmp_path / "a.h5", keys, position, rows.take(slice(None, None, -1)), NO_COUNTS, NOT_FEW
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -174,7 +179,7 @@ def test_pieces_that_are_absent_truncated_or_no_pieces(
         read_piece_head(path)
     with pytest.raises(OutputError, match="absent"):
         write_piece(tmp_path / "absent" / "a.h5", np.arange(80), np.arange(30), written.whole,
-                    NO_COUNTS)  # fmt: skip
+                    NO_COUNTS, NOT_FEW)  # fmt: skip
 
 
 # ---- native files in part --------------------------------------------------------------------

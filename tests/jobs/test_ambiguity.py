@@ -17,13 +17,15 @@ from rich.console import Console
 from sfxproc.data import ReferenceSet, Stills, packed_hkl
 from sfxproc.errors import ConfigError, DataError, InputError
 from sfxproc.formats.hdf5 import write
-from sfxproc.intake import reindexing
+from sfxproc.intake import pieces, reindexing
 from sfxproc.intake.reading import Dataset, read_dataset
+from sfxproc.intake.source import Intake
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import ConsoleLog
 from sfxproc.settings.sections import Input, Selection, Symmetry
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 from sfxproc.symmetry import reindexed_cells, reindexed_hkl, space_group, twin_operators
+from tests.jobs.both_ways import agree, make, same_table, whole
 from tests.launch import launched
 
 P43 = StillsSettings(
@@ -33,21 +35,36 @@ P43 = StillsSettings(
 JOB = 'job = "scale"\n[symmetry]\nspace_group = "P 43"\n[input]\npaths = ["part*.h5"]\n'
 READ = """
 from hashlib import blake2b
-from sfxproc.intake import reindexing
+from pathlib import Path
+from sfxproc.intake import pieces, reindexing
 from sfxproc.intake.reading import read_dataset
+from sfxproc.intake.source import Intake
 from sfxproc.settings.sections import Input, Selection, Symmetry
 from sfxproc.parallel.comm import world
 from sfxproc.report.log import ConsoleLog
+from sfxproc.runs.stages import Stages
 from rich.console import Console
 
 reindexing.SAMPLE_CRYSTALS = 30
 comm, log = world(), ConsoleLog(Console(), speaks=False)
-inputs = Input(paths=["part[01].h5"])
-data = read_dataset(inputs, Symmetry(space_group="P 43"), Selection(), frozenset(), comm, log)
+intake = Intake(Input(paths=["part[01].h5"]), Symmetry(space_group="P 43"), Selection())
+data = read_dataset(intake, comm, log)
 rows = [comm.allgather_rows(data.observations.columns()[c]) for c in ("hkl", "reflection")]
-everything = [*data.found.values(), data.crystals.A, data.cell, data.reflections.hkl, *rows]
+folder = Path(f"pieces-{comm.size}")
+order, stages = pieces.Order(20, 10, 1), Stages(comm, log, Path.cwd(), None)
+taken = pieces.read_pieces_of(intake, order, folder, stages, 7000)
+ours = taken.inventory
+
+def digests(data, *more):
+    everything = [*data.classes.columns().values(), data.crystals.A, data.cell,
+                  data.reflections.hkl, data.reflections.s2, data.n_observations, *more]
+    return [blake2b(array.tobytes(), digest_size=8).hexdigest() for array in everything]
+
 if comm.rank == 0:
-    print(*(blake2b(array.tobytes(), digest_size=8).hexdigest() for array in everything))
+    assert taken.parts.n_parts > 2
+    assert digests(data) == digests(ours)
+    read = taken.parts.reader(taken.keys)(0, len(taken.parts.plan.crystal_at))
+    print(*digests(data, *rows, *read.columns().values()))
 """
 
 
@@ -112,11 +129,11 @@ def read(folder: Path) -> Read:
         paths: str = "part*.h5", space_group: str = "P 43", **symmetry: Any,
     ) -> Dataset:  # fmt: skip
         console = Console(file=told, width=1000) if told else Console()
-        return read_dataset(
+        intake = Intake(
             Input(paths=[str(folder / paths)]), Symmetry(space_group=space_group, **symmetry),
-            Selection(d_max_A=d_max_A), frozenset(), SerialComm(),
-            ConsoleLog(console, speaks=told is not None), reference=reference,
+            Selection(d_max_A=d_max_A), reference=reference,
         )  # fmt: skip
+        return read_dataset(intake, SerialComm(), ConsoleLog(console, speaks=told is not None))
 
     return read
 
@@ -126,10 +143,10 @@ def test_crystals_come_into_the_setting_of_most(
 ) -> None:
     """As simulated, but for rounding: indices, orientations, cells, unique reflections."""
     data, stills = read(), simulated.stills
-    np.testing.assert_array_equal(data.found["reindexing"], other)
-    assert data.found["reindexing"].dtype == np.int8
-    assert data.found["reindexing_margin"].min() > 3
-    assert data.found["reindexing_cc"].min() > 0.3
+    np.testing.assert_array_equal(data.classes.reindexing, other)
+    assert data.classes.reindexing.dtype == np.int8
+    assert data.classes.reindexing_margin.min() > 3
+    assert data.classes.reindexing_cc.min() > 0.3
     np.testing.assert_allclose(data.crystals.A, stills.crystals.A, atol=1e-15)
     np.testing.assert_allclose(data.crystals.cell, stills.crystals.cell)
     ours, theirs = (
@@ -139,7 +156,7 @@ def test_crystals_come_into_the_setting_of_most(
     np.testing.assert_array_equal(ours.hkl, theirs.hkl)
     np.testing.assert_array_equal(ours.intensity, theirs.intensity)
     plain = read(ambiguity="ignore")
-    assert "reindexing" not in plain.found
+    assert plain.classes.reindexing is None
     np.testing.assert_array_equal(data.n_observations, plain.n_observations)
     assert data.n_observations.sum() == len(ours)
     row = data.observations.reflection
@@ -153,13 +170,12 @@ def test_crystals_outside_the_sample(
     """They are compared with the sample's merge, in batches."""
     monkeypatch.setattr(reindexing, "SAMPLE_CRYSTALS", 30)
     monkeypatch.setattr(reindexing, "BATCH_ROWS", 500)
-    found = read().found
-    majority = found["reindexing"] == other
+    found = read().classes
+    majority = found.reindexing == other
     assert majority.all() or not majority.any()  # most crystals of the sample
-    assert found["reindexing_margin"].min() > 2
+    assert found.reindexing_margin.min() > 2
     monkeypatch.setattr(reindexing, "BATCH_ROWS", 1 << 20)
-    for name, values in read().found.items():
-        np.testing.assert_array_equal(values, found[name])
+    same_table(read().classes, found)
 
 
 def test_the_setting_of_a_reference(
@@ -168,7 +184,7 @@ def test_the_setting_of_a_reference(
     """Also where most crystals are of the other one, or few are there to agree."""
     with (tmp_path / "log.txt").open("w") as told:
         data = read(reference, told, paths="part0.h5")
-    np.testing.assert_array_equal(data.found["reindexing"], other[:20])
+    np.testing.assert_array_equal(data.classes.reindexing, other[:20])
     said = (tmp_path / "log.txt").read_text()
     n = int(np.count_nonzero(other[:20]))
     assert (
@@ -177,7 +193,60 @@ def test_the_setting_of_a_reference(
     moved = replace(reference.reflections, hkl=reference.reflections.hkl[:, [1, 0, 2]])
     keys = np.lexsort(moved.hkl.T[::-1])
     turned = replace(reference, reflections=moved.take(keys))
-    np.testing.assert_array_equal(read(turned).found["reindexing"], ~other)
+    np.testing.assert_array_equal(read(turned).classes.reindexing, ~other)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("sample", [30, 2000])
+def test_both_ways_of_reading_agree(
+    folder: Path, tmp_path: Path, ranks: int, sample: int, monkeypatch: pytest.MonkeyPatch,
+    reference: ReferenceSet,
+) -> None:  # fmt: skip
+    """Settings, margins, orientations, rows: with parts of a few crystals and with all in one,
+    among themselves and with a reference."""
+    monkeypatch.setattr(reindexing, "SAMPLE_CRYSTALS", sample)
+    paths, symmetry = [str(folder / "part*.h5")], Symmetry(space_group="P 43")
+    for number, known in enumerate((None, reference)):
+        data = whole(paths, symmetry, reference=known)
+        made = make(
+            tmp_path / str(number), paths, symmetry, part_rows=9000, ranks=ranks, reference=known
+        )
+        assert made.parts.n_parts > 3
+        agree(made, data)
+        assert data.classes.reindexing is not None
+        assert 0 < data.classes.reindexing.sum() < 90
+        assert "indexing ambiguity (k,h,-l)" in made.told
+
+
+def test_a_restart_settles_nothing_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the stages found is kept, and comes out of the checkpoint as it was."""
+    paths, symmetry = [str(folder / "part*.h5")], Symmetry(space_group="P 43")
+    first = make(tmp_path, paths, symmetry, keep=True)
+    kept = sorted(path.name for path in (tmp_path / "kept").glob("*.state"))
+    assert kept == [
+        f"{n:03d}-{name}.state"
+        for n, name in enumerate(("read", "count", "sample", "settle", "sort"))
+    ]
+    monkeypatch.setattr(pieces.Pieces, "part", None)
+    monkeypatch.setattr(pieces, "read_shard", None)
+    again = make(tmp_path, paths, symmetry, keep=True, ranks=2)
+    same_table(again.inventory.classes, first.inventory.classes)
+    agree(again, whole(paths, symmetry))
+
+
+def test_nothing_usable_is_told_alike(
+    folder: Path, tmp_path: Path, reference: ReferenceSet
+) -> None:
+    """And before settings are looked for."""
+    paths, symmetry = [str(folder / "part*.h5")], Symmetry(space_group="P 43")
+    for number, known in enumerate((None, reference)):
+        with pytest.raises(DataError, match="No usable observation is left") as theirs:
+            whole(paths, symmetry, Selection(d_max_A=2.0), reference=known)
+        with pytest.raises(DataError) as ours:
+            make(tmp_path / str(number), paths, symmetry, Selection(d_max_A=2.0), reference=known)
+        assert str(ours.value) == str(theirs.value)
 
 
 def test_pseudo_symmetry_with_absences(tmp_path: Path) -> None:
@@ -195,11 +264,10 @@ def test_pseudo_symmetry_with_absences(tmp_path: Path) -> None:
     hkl = stills.observations.hkl.copy()
     hkl[first] = 0, 5, 0
     write(tmp_path / "x.h5", replace(stills, observations=replace(stills.observations, hkl=hkl)))
-    data = read_dataset(
-        Input(paths=[str(tmp_path / "x.h5")]), Symmetry(space_group="P 2 2 21"), Selection(),
-        frozenset(), SerialComm(), ConsoleLog(Console(), speaks=False),
-    )  # fmt: skip
-    np.testing.assert_array_equal(data.found["reindexing"], rows)
+    paths, symmetry = [str(tmp_path / "x.h5")], Symmetry(space_group="P 2 2 21")
+    data = whole(paths, symmetry)
+    agree(make(tmp_path / "work", paths, symmetry), data)
+    np.testing.assert_array_equal(data.classes.reindexing, rows)
     np.testing.assert_allclose(data.cell, cell)
     assert sum(data.left_out.values()) + len(data.observations) == len(hkl)
     assert sum(data.left_out.values()) >= 1
@@ -212,12 +280,13 @@ def test_noise_is_left_as_indexed(tmp_path: Path, simulated: Simulated) -> None:
     table = replace(stills.observations, intensity=noise)
     write(tmp_path / "noise.h5", replace(stills, observations=table))
     with (tmp_path / "log.txt").open("w") as told:
-        data = read_dataset(
-            Input(paths=[str(tmp_path / "noise.h5")]), Symmetry(space_group="P 43"), Selection(),
-            frozenset(), SerialComm(), ConsoleLog(Console(file=told, width=1000), speaks=True),
-        )  # fmt: skip
-    assert not data.found["reindexing"].any()
-    assert np.isnan(data.found["reindexing_margin"]).all()
+        intake = Intake(
+            Input(paths=[str(tmp_path / "noise.h5")]), Symmetry(space_group="P 43"), Selection()
+        )
+        log = ConsoleLog(Console(file=told, width=1000), speaks=True)
+        data = read_dataset(intake, SerialComm(), log)
+    assert not data.classes.reindexing.any()
+    assert np.isnan(data.classes.reindexing_margin).all()
     said = (tmp_path / "log.txt").read_text()
     assert "WARNING" in said
     assert "All are left as indexed" in said
@@ -269,19 +338,37 @@ def test_merging_gains(command: Any, folder: Path, sets: Any, results: Any) -> N
     assert cc["resolve"] > cc["ignore"] + 0.05
 
 
-def test_nitrite_reductase(shared_data: Path) -> None:
+def test_both_strategies_tell_the_same(command: Any, folder: Path, sets: Any, results: Any) -> None:
+    """Which crystals were reindexed, by the job's files; CC½ gains in blocks too."""
+    found = {}
+    for name in ("global", "blocks"):
+        settings = sets(
+            f"output.folder=by-{name}", f"parallel.strategy={name}", "parallel.block_size=60",
+            "parallel.overlap=30",
+        )  # fmt: skip
+        done = command("run", "job.toml", *settings, cwd=folder)
+        assert (done.status, done.err) == (0, "")
+        assert "reindexed are" in done.out
+        found[name] = results(folder / f"by-{name}")
+    ours, theirs = found["blocks"], found["global"]
+    for name in ("reindexing", "reindexing_cc", "reindexing_margin", "cell_cluster"):
+        np.testing.assert_array_equal(ours.frames[name], theirs.frames[name])
+    assert ours.statistics["overall"]["cc_half"] == pytest.approx(
+        theirs.statistics["overall"]["cc_half"], abs=0.01
+    )
+
+
+def test_nitrite_reductase(shared_data: Path, tmp_path: Path) -> None:
     """Of five stills in P 21 3 one is of the other setting than the reference; they are too few to
     tell among themselves, and are left as indexed."""
-    stills = Input(paths=[str(shared_data / "stills/ssx_CuNiR/integrated.expt")])
+    paths = [str(shared_data / "stills/ssx_CuNiR/integrated.expt")]
     merged = str(shared_data / "reference/CuNiR_xia2ssx_merged.mtz")
-    log = ConsoleLog(Console(), speaks=False)
-    found = [
-        read_dataset(
-            stills, Symmetry(space_group="P 21 3", ambiguity_reference=path), Selection(),
-            frozenset(), SerialComm(), log,
-        ).found
-        for path in (merged, None)
-    ]  # fmt: skip
-    assert found[0]["reindexing"].tolist() == [1, 0, 0, 0, 0]
-    assert found[0]["reindexing_margin"].min() > 4
-    assert found[1]["reindexing"].tolist() == [0, 0, 0, 0, 0]
+    found = []
+    for number, reference in enumerate((merged, None)):
+        symmetry = Symmetry(space_group="P 21 3", ambiguity_reference=reference)
+        data = whole(paths, symmetry)
+        agree(make(tmp_path / str(number), paths, symmetry, part_rows=1000), data)
+        found.append(data.classes)
+    assert found[0].reindexing.tolist() == [1, 0, 0, 0, 0]
+    assert found[0].reindexing_margin.min() > 4
+    assert found[1].reindexing.tolist() == [0, 0, 0, 0, 0]

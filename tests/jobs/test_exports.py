@@ -20,6 +20,7 @@ from sfxproc.formats import dials
 from sfxproc.formats.dials_expt import read_experiments
 from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.intake.reading import Dataset, read_dataset
+from sfxproc.intake.source import Intake
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scale_start import ScaleSettings, scale_problem
@@ -57,11 +58,11 @@ def folder(
 
 def read(folder: Path, *names: str, comm: Comm | None = None) -> Dataset:
     log = ConsoleLog(Console(file=io.StringIO()), speaks=False)
-    return read_dataset(
+    intake = Intake(
         Input(paths=[str(folder / name) for name in names]),
         Symmetry(space_group=GROUP, ambiguity="ignore"), Selection(), POSITIONS,
-        SerialComm() if comm is None else comm, log,
     )  # fmt: skip
+    return read_dataset(intake, SerialComm() if comm is None else comm, log)
 
 
 def scaled(data: Dataset, comm: Comm | None = None) -> tuple[ScaleModel, Point]:

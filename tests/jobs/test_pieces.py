@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,108 +12,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sfxproc.data import Observations, Reason, Rows, Status, Stills
+from sfxproc.data import Observations, Reason, ReferenceSet, Status, Stills
 from sfxproc.errors import ConfigError, DataError, InputError, OutputError, UserError
 from sfxproc.formats import crystfel, hdf5
-from sfxproc.formats.inputs import list_inputs
-from sfxproc.formats.pieces import read_run
 from sfxproc.intake import pieces
-from sfxproc.intake.pieces import Plan, Reading
 from sfxproc.intake.reading import Dataset, read_dataset
-from sfxproc.intake.selection import Inventory
-from sfxproc.parallel.comm import SerialComm
+from sfxproc.intake.source import Intake
+from sfxproc.parallel.comm import Comm
+from sfxproc.parallel.records import from_arrays, to_arrays
 from sfxproc.report.log import ConsoleLog
 from sfxproc.settings.sections import Input, Selection, Symmetry
 from sfxproc.simulate.stills import Simulated
-
-SYMMETRY = Symmetry(space_group="P 43 21 2")
-ALL = Selection()
-NONE: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """What came of reading into pieces."""
-
-    plan: Plan
-    inventory: Inventory
-    keys: np.ndarray
-    found: list[Mapping[str, np.ndarray]]
-
-    def run(self, first: int, last: int) -> Rows:
-        sorting = self.plan.sorting
-        heads, to_job = pieces.open_pieces(sorting, self.keys)
-        return read_run(heads, to_job, first, last, "partiality" in sorting.reading.columns)
-
-
-def make(
-    folder: Path, paths: list[str], symmetry: Symmetry = SYMMETRY, selection: Selection = ALL,
-    columns: frozenset[str] = NONE, part_rows: int = 7000, size: int = 20, seed: int = 3,
-) -> Made:  # fmt: skip
-    """All tasks one after the other, in an order of their own."""
-    pieces.make_folders(folder)
-    reading = Reading(tuple(list_inputs(paths)), columns, False, folder, part_rows)
-    read = backwards(lambda n: pieces.read_file(reading, n), len(reading.files))
-    planned = pieces.plan(
-        read, reading, symmetry, selection, size=size, overlap=size // 2, seed=seed
-    )
-    found = backwards(lambda n: pieces.sort_part(planned.sorting, n), planned.sorting.n_parts)
-    inventory, keys = pieces.inventory(planned, found)
-    return Made(planned, inventory, keys, [*read, *found])
-
-
-def backwards(work: Callable[[int], Any], n: int) -> list[Any]:
-    return [work(number) for number in reversed(range(n))][::-1]
-
-
-def whole(
-    paths: list[str], symmetry: Symmetry = SYMMETRY, selection: Selection = ALL,
-    columns: frozenset[str] = NONE,
-) -> Dataset:  # fmt: skip
-    """The same by the other way of reading."""
-    inputs = Input(paths=paths)
-    log = ConsoleLog(Console(), speaks=False)
-    return read_dataset(inputs, symmetry, selection, columns, SerialComm(), log)
-
-
-def same_table(one: Any, two: Any) -> None:
-    assert list(one.columns()) == list(two.columns())
-    for name, values in one.columns().items():
-        np.testing.assert_array_equal(values, two.columns()[name], err_msg=name)
-
-
-def agree(made: Made, dataset: Dataset) -> None:
-    """The inventories are the same, and the rows, read in any runs."""
-    ours = made.inventory
-    same_table(ours.crystals, dataset.crystals)
-    same_table(ours.reflections, dataset.reflections)
-    for name in ("status", "reason", "n_observations", "cell"):
-        one, two = getattr(ours, name), getattr(dataset, name)
-        assert one.dtype == two.dtype
-        np.testing.assert_array_equal(one, two, err_msg=name)
-    for name in ("left_out", "n_images", "space_group", "files"):
-        assert getattr(ours, name) == getattr(dataset, name), name
-    np.testing.assert_array_equal(ours.found["cell_cluster"], dataset.found["cell_cluster"])
-    assert (ours.detector is None) == (dataset.detector is None)
-    if ours.detector is not None:
-        same_table(ours.detector, dataset.detector)
-    n = len(made.plan.crystal_at)
-    for first, last in [(0, n), *made.plan.blocks.bounds.tolist()]:
-        run = made.run(first, last)
-        theirs = dataset.observations
-        at = [np.flatnonzero(theirs.crystal == c) for c in made.plan.crystal_at[first:last]]
-        rows = np.concatenate(at)
-        np.testing.assert_array_equal(np.bincount(run.crystal, minlength=last - first),
-                                      [len(a) for a in at])  # fmt: skip
-        assert np.all(np.diff(run.crystal) >= 0)
-        for name in ("reflection", "intensity", "variance", "partiality"):
-            one, two = getattr(run, name), getattr(theirs, name)
-            if two is None:
-                assert one is None
-            else:
-                assert one.dtype == two.dtype
-                np.testing.assert_array_equal(one, two[rows], err_msg=name)
-
+from sfxproc.symmetry import possible, space_group
+from tests.jobs.both_ways import ALL, NONE, SYMMETRY, agree, make, same_table, whole
+from tests.problems import on_ranks
 
 # ---- a set with something of everything ------------------------------------------------------
 
@@ -147,13 +58,17 @@ def messy(small: Simulated, some: Any, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-@pytest.mark.parametrize("part_rows", [500, 3000, 10_000, 1 << 22])
-def test_both_ways_of_reading_agree(messy: Path, tmp_path: Path, part_rows: int) -> None:
+@pytest.mark.parametrize(("part_rows", "ranks"), [(500, 1), (3000, 3), (10_000, 1), (1 << 22, 2)])
+def test_both_ways_of_reading_agree(
+    messy: Path, tmp_path: Path, part_rows: int, ranks: int
+) -> None:
     paths = [str(messy)]
     selection = Selection(d_min_A=3.2, d_max_A=25.0, min_partiality=0.2)
     columns = frozenset({"partiality"})
     dataset = whole(paths, selection=selection, columns=columns)
-    made = make(tmp_path, paths, selection=selection, columns=columns, part_rows=part_rows)
+    made = make(
+        tmp_path, paths, selection=selection, columns=columns, part_rows=part_rows, ranks=ranks
+    )
     agree(made, dataset)
     assert {Reason.NOT_FINITE, Reason.VARIANCE_NOT_POSITIVE, Reason.SYSTEMATIC_ABSENCE,
             Reason.BELOW_D_MIN, Reason.ABOVE_D_MAX, Reason.PARTIALITY_TOO_LOW,
@@ -162,8 +77,38 @@ def test_both_ways_of_reading_agree(messy: Path, tmp_path: Path, part_rows: int)
         Reason.CELL_OFF_TARGET, Reason.NO_ORIENTATION, Reason.TOO_FEW_OBSERVATIONS,
     ]  # fmt: skip
     n_parts = {500: 58, 1 << 22: 1}.get(part_rows)  # one crystal has no rows, another two
-    assert n_parts is None or made.plan.sorting.n_parts == n_parts
+    assert n_parts is None or made.parts.n_parts == n_parts
     assert not list((tmp_path / "shards").iterdir())  # native files are used where they are
+
+
+def test_ranks_in_memory_hold_what_one_would(small: Simulated, some: Any, tmp_path: Path) -> None:
+    """Also one that reads no file, and a detector that only another rank has read."""
+    n = len(small.stills.observations)
+    panel = (np.arange(n) % 7).astype(np.int16)
+    stills = replace(small.stills, observations=replace(small.stills.observations, panel=panel))
+    hdf5.write(tmp_path / "0.h5", replace(some(stills, slice(0, 20)), detector=None))
+    hdf5.write(tmp_path / "1.h5", some(stills, slice(20, 60)))
+    intake = Intake(Input(paths=[str(tmp_path)]), SYMMETRY, ALL, frozenset({"panel"}))
+
+    def work(comm: Comm) -> Dataset:
+        return read_dataset(intake, comm, ConsoleLog(Console(), speaks=False))
+
+    (alone,), ranks = on_ranks(1, work), on_ranks(3, work)
+    crystals = [data.chunks.crystals for data in ranks]
+    assert [c.start for c in crystals[1:]] == [c.stop for c in crystals[:-1]]
+    for name, values in alone.observations.columns().items():
+        parts = [data.observations.columns()[name] for data in ranks]
+        if name == "crystal":
+            parts = [part + c.start for part, c in zip(parts, crystals, strict=True)]
+        assert {part.dtype for part in parts} == {values.dtype}, name
+        np.testing.assert_array_equal(np.concatenate(parts), values, err_msg=name)
+    assert alone.detector is not None
+    for data in ranks:
+        same_table(data.crystals, alone.crystals)
+        same_table(data.reflections, alone.reflections)
+        assert data.left_out == alone.left_out
+        assert data.detector is not None
+        same_table(data.detector, alone.detector)
 
 
 def test_one_cluster_of_cells(small: Simulated, tmp_path: Path) -> None:
@@ -178,10 +123,10 @@ def test_one_cluster_of_cells(small: Simulated, tmp_path: Path) -> None:
     dataset = whole(paths, selection=selection)
     made = make(tmp_path / "work", paths, selection=selection)
     agree(made, dataset)
-    np.testing.assert_array_equal(dataset.found["cell_cluster"], second)
+    np.testing.assert_array_equal(dataset.classes.cell_cluster, second)
     np.testing.assert_array_equal(dataset.status == Status.USED, second)
     assert np.all(dataset.reason[~second] == Reason.OTHER_CELL_CLUSTER)
-    assert "Cells form clusters: 1: 45 crystals" in made.plan.notes[-1]
+    assert "Cells form clusters: 1: 45 crystals" in made.told
     with pytest.raises(ConfigError, match="cell_cluster = 3, but the cells form 2 clusters"):
         make(tmp_path / "more", paths, selection=Selection(cell_cluster=3))
 
@@ -192,7 +137,7 @@ def test_every_format(samples: Path, tmp_path: Path, name: str, anomalous: bool)
     paths, symmetry = [str(samples / name)], msgspec.structs.replace(SYMMETRY, anomalous=anomalous)
     made = make(tmp_path, paths, symmetry)
     agree(made, whole(paths, symmetry))
-    assert made.plan.sorting.n_parts > 2
+    assert made.parts.n_parts > 2
 
 
 @pytest.mark.parametrize(
@@ -226,17 +171,25 @@ def test_several_formats_in_one_job(samples: Path, tmp_path: Path, some: Any, sm
 
 
 def test_what_tasks_find_is_plain(samples: Path, tmp_path: Path) -> None:
+    """It lies in a checkpoint as arrays, none of objects, and comes back from there."""
     made = make(tmp_path, [str(samples / "small.stream")])
-    for found in made.found:
-        for name, values in found.items():
+    shard, part = pieces.read_shard(made.parts.reading, 0), made.parts.sort_part(1)
+    for record in (shard, part):
+        arrays = to_arrays(record)
+        for name, values in arrays.items():
             assert values.dtype.kind in "biufU", name
-            assert values.ndim >= 1
+        for name, values in to_arrays(from_arrays(type(record), arrays)).items():
+            np.testing.assert_array_equal(values, arrays[name])
+    again = from_arrays(pieces.ShardSummary, to_arrays(shard))
+    same_table(again.crystals, shard.crystals)
+    assert (again.n_images, again.has_detector) == (60, False)
+    assert again.notes.tolist() == shard.notes.tolist()
 
 
 def test_results_do_not_depend_on_the_parts(messy: Path, tmp_path: Path) -> None:
     one = make(tmp_path / "one", [str(messy)], part_rows=4000)
     two = make(tmp_path / "two", [str(messy)], part_rows=20_000)
-    assert one.plan.sorting.n_parts > two.plan.sorting.n_parts > 1
+    assert one.parts.n_parts > two.parts.n_parts > 1
     n = len(one.plan.crystal_at)
     same_table(one.run(0, n), two.run(0, n))
 
@@ -261,23 +214,15 @@ def test_a_restart_makes_nothing_again_and_finds_the_same(
     symmetry = Symmetry(space_group="P 21 3")
     first = make(tmp_path, paths, symmetry, part_rows=1000)
     before = stamps(tmp_path)
-    assert len(before) == 1 + first.plan.sorting.n_parts
-    assert first.plan.left_out[Reason.NOT_INTEGRATED] == 721
-    assert "intensities are summed" in first.plan.notes[0]
-    monkeypatch.setattr(pieces, "read_input", None)
+    assert len(before) == 1 + first.parts.n_parts
+    assert first.inventory.left_out[Reason.NOT_INTEGRATED] == 721
+    assert "intensities are summed" in first.told
+    monkeypatch.setattr(pieces, "read_corrected", None)
     monkeypatch.setattr(pieces, "write_piece", None)
     again = make(tmp_path, paths, symmetry, part_rows=1000)
     assert stamps(tmp_path) == before
-    assert again.plan.notes == first.plan.notes
-    same_found(again, first)
+    assert "intensities are summed" in again.told
     agree(again, whole(paths, symmetry))
-
-
-def same_found(one: Made, two: Made) -> None:
-    for a, b in zip(one.found, two.found, strict=True):
-        assert list(a) == list(b)
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def test_what_is_missing_or_damaged_is_made_again(samples: Path, tmp_path: Path) -> None:
@@ -290,7 +235,7 @@ def test_what_is_missing_or_damaged_is_made_again(samples: Path, tmp_path: Path)
     shard = tmp_path / "shards" / "00000.h5"
     shard.write_bytes(shard.read_bytes()[:5000])
     again = make(tmp_path, paths)
-    same_found(again, first)
+    agree(again, whole(paths))
     after = stamps(tmp_path)
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"shards/00000.h5", "pieces/00000.h5", "pieces/00001.h5"}
@@ -307,6 +252,15 @@ def test_pieces_of_another_order_are_made_again(samples: Path, tmp_path: Path) -
 # ---- mistakes --------------------------------------------------------------------------------
 
 
+def reference_to(d_min_A: float, cell: float = 79.1) -> ReferenceSet:
+    """A reference with what lies between there and 200 Å."""
+    group = space_group(SYMMETRY.space_group)
+    unit_cell = np.array([cell, cell, 38.2, 90.0, 90.0, 90.0])
+    unique = possible(group, unit_cell, d_min_A, 200.0, False)
+    one = np.ones(len(unique))
+    return ReferenceSet("other.mtz", group.hm, unit_cell, replace(unique, intensity=one, sigma=one))
+
+
 @pytest.mark.parametrize(
     ("settings", "kind"),
     [
@@ -317,6 +271,8 @@ def test_pieces_of_another_order_are_made_again(samples: Path, tmp_path: Path) -
         ({"symmetry": msgspec.structs.replace(SYMMETRY, unit_cell=[99.0, 99, 38, 90, 90, 90])},
          DataError),
         ({"columns": frozenset({"partiality"})}, InputError),
+        ({"reference": reference_to(30.0, cell=90.0)}, DataError),
+        ({"reference": reference_to(30.0)}, DataError),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["small.h5", "small.stream"])
@@ -326,9 +282,12 @@ def test_mistakes_are_told_alike(
     paths = [str(samples / name)]
     with pytest.raises(kind) as theirs:
         whole(paths, **settings)
-    with pytest.raises(kind) as ours:
-        make(tmp_path, paths, **settings)
-    assert str(ours.value) == str(theirs.value)
+    # what shows in a file is told by the rank that reads it, all else on all ranks
+    for ranks in (1,) if kind is InputError else (1, 2):
+        with pytest.raises(UserError) as ours:
+            make(tmp_path, paths, ranks=ranks, **settings)
+        assert str(ours.value) == str(theirs.value)
+        assert kind is InputError or type(ours.value) is kind
 
 
 def test_no_crystals_and_the_same_twice(
@@ -347,10 +306,10 @@ def test_damage_shows_in_the_part_it_is_in(samples: Path, tmp_path: Path) -> Non
     with h5py.File(path, "a") as handle:
         column = handle["observations/crystal"]
         column[len(column) - 5] = 0
-    with pytest.raises(InputError, match=r"a\.h5': the dataset '/observations/crystal' is damag"):
+    with pytest.raises(UserError, match=r"a\.h5': the dataset '/observations/crystal' is damag"):
         make(tmp_path, [str(path)])
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(InputError, match=r"a\.h5' is truncated"):
+    with pytest.raises(UserError, match=r"a\.h5' is truncated"):
         make(tmp_path, [str(path)])
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Order:
+class Positions:
     """Which crystal of the job is at each position of the blocks' order: at (n,), of n_crystals."""
 
     at: NDArray[np.int64]
@@ -46,7 +46,7 @@ class InBlocks:
     half sets they were compared by; None before."""
 
     comm: Comm
-    order: Order
+    positions: Positions
     rounds: Rounds
     compared: list[tuple[I1, Agreement]]
 
@@ -58,7 +58,7 @@ class InBlocks:
     @property
     def fates(self) -> Fates:
         """What became of crystals before any was judged."""
-        rounds, of_job = self.rounds, self.order.of_job
+        rounds, of_job = self.rounds, self.positions.of_job
         lost = of_job(rounds.dealing.lost_crystals())
         reasons = np.where(lost, np.uint8(0), of_job(rounds.reasons))
         return Fates(reasons, of_job(rounds.n_overlaps), lost, rounds.set_sizes)
@@ -66,7 +66,7 @@ class InBlocks:
     @property
     def in_use(self) -> Mask:
         """(n_crystals,) whose parameters are refined."""
-        return self.order.of_job(self.rounds.common.refined)
+        return self.positions.of_job(self.rounds.common.refined)
 
     @property
     def shared(self) -> F8:
@@ -93,21 +93,21 @@ class InBlocks:
 
     def _compare(self, half: I1) -> Agreement:
         rounds = self.rounds
-        state = Comparison(rounds.common, half[self.order.at])
+        state = Comparison(rounds.common, half[self.positions.at])
         moments = rounds.run(tasks.MOMENTS, state).sums
         rows = rounds.run(tasks.AGREEMENT, replace(state, moments=moments))
         lost = rounds.dealing.lost_crystals()
         columns = {f.name: getattr(rows, f.name) for f in fields(rows)}
         of_job = {
-            name: self.order.of_job(np.where(lost, np.nan, column), np.nan)
+            name: self.positions.of_job(np.where(lost, np.nan, column), np.nan)
             for name, column in columns.items()
         }
-        return Agreement(**of_job, n_crystals=len(self.order.at))
+        return Agreement(**of_job, n_crystals=len(self.positions.at))
 
     def without(self, crystals: Mask, refit: bool = True) -> Self:
         """The same without some crystals."""
         rounds = self.rounds.copy()
-        rounds.without(crystals[self.order.at], refit)
+        rounds.without(crystals[self.positions.at], refit)
         return replace(self, rounds=rounds, compared=[])
 
     def continued(self, name: str) -> Self:
@@ -123,7 +123,7 @@ class InBlocks:
     def towards(self, other: Self, crystals: Mask) -> F8:
         """(n_sets, 2) what brings the mean ln G and B of some crystals of each set to those of
         another refinement."""
-        return self.rounds.common.towards(other.rounds.common, crystals[self.order.at])
+        return self.rounds.common.towards(other.rounds.common, crystals[self.positions.at])
 
     def shifted(self, shift: F8) -> Self:
         """With ln G and B of each set changed by shift (n_sets, 2), the intensities to match."""
@@ -135,7 +135,7 @@ class InBlocks:
         """(6, n_reflections) of models.scale_merge."""
 
         def weigh() -> F8:
-            state = Merging(self.rounds.common, half[None, self.order.at])
+            state = Merging(self.rounds.common, half[None, self.positions.at])
             return np.asarray(self.rounds.run(tasks.WEIGH, state).sums[0])
 
         return self._complete(weigh)
@@ -146,10 +146,10 @@ class InBlocks:
         return sums if self.comm.rank == 0 else None
 
     def _sums(self, halves: I1) -> Sums:
-        rounds, of_job = self.rounds, self.order.of_job
+        rounds, of_job = self.rounds, self.positions.of_job
         D = rounds.run(tasks.VALUE, rounds.common).D
         rounds.common = common = replace(rounds.common, D=D)
-        state = Merging(common, halves[:, self.order.at])
+        state = Merging(common, halves[:, self.positions.at])
         found = rounds.run(tasks.MERGE, state)
         means = np.stack([mean_intensity(sums) for sums in found.sums])
         deviated = rounds.run(tasks.DEVIATE, replace(state, means=means))
@@ -171,13 +171,13 @@ class InBlocks:
 
     def scaled_observations(self, half: I1) -> ScaledObservations | None:
         """All scaled observations in the order of the job's crystals, on rank 0."""
-        state = Merging(self.rounds.common, half[None, self.order.at])
+        state = Merging(self.rounds.common, half[None, self.positions.at])
         n = len(self.rounds.dealing.numbers("segments"))
         found = self.rounds.dealing.task_by_task(tasks.SCALED, state, Listed())
         if self.comm.rank > 0:
             return None
         table = concatenate([from_arrays(ScaledObservations, one) for one in listed(found, n)])
-        crystal = self.order.at[table.crystal].astype(np.int32)
+        crystal = self.positions.at[table.crystal].astype(np.int32)
         order = np.argsort(crystal, kind="stable")
         return replace(table, crystal=crystal).take(order)
 
