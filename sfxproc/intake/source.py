@@ -30,8 +30,9 @@ class Intake:
     """What a job takes in.
 
     columns : the optional columns of observations wanted. oriented : crystals need an orientation,
-    and the hkl of their observations are kept; indexed : these are. reference : of the job; its setting is the one of
-    all crystals where indexing is ambiguous and the settings name no other.
+    and the hkl of their observations are kept; indexed : the latter only. reference : of the job;
+    its setting is the one of all crystals where indexing is ambiguous and the settings name no
+    other.
     """
 
     inputs: Input

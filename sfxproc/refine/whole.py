@@ -19,13 +19,13 @@ from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import B, ScaleModel
 from sfxproc.models.scale_merge import merge_sums, weighted_sums
 from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem
-from sfxproc.models.scaled_rows import scaled_rows
 from sfxproc.refine.choices import loss_of
 from sfxproc.refine.covariance import covariance_of
 from sfxproc.refine.postrefine_setup import moved_columns
 from sfxproc.refine.refined import F8, I1, I4, Fates, Mask, Sums, Uncertain
 from sfxproc.refine.scale_job import MODELS, ScaleJob
 from sfxproc.refine.solve import solve
+from sfxproc.results.exports import gathered_observations
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,22 +166,14 @@ class Together:
 
     def scaled_observations(self, half: I1) -> ScaledObservations | None:
         """All scaled observations in the order of the job's crystals, on rank 0."""
-        model, point = self.scale_here, self.result.point
-        rows = scaled_rows(model, point, loss_of(self.job.config), half[self.own] >= 0)
+        left = np.diff(self.model.layout.start) > 0  # others were left out while refining
         observations = self.data.observations
-        left = np.diff(model.layout.start) > 0  # those without were left out while refining
         observations = observations.take(left[observations.crystal])
-        table = observations.take(rows.row)
-        positions = () if table.x_px is None or table.y_px is None else (table.x_px, table.y_px)
-        columns = (
-            rows.intensity, rows.sigma, rows.scale, rows.partiality, rows.weight, *positions
-        )  # fmt: skip
-        crystal = self._gathered((rows.crystal + self.own.start).astype(np.int32))
-        hkl = self._gathered(np.ascontiguousarray(table.hkl))
-        values = self._gathered(np.stack(columns, axis=1).astype(np.float32, copy=False))
-        if crystal is None or hkl is None or values is None:
-            return None
-        return ScaledObservations(crystal, hkl, *values.T)
+        status = np.where(half < 0, np.uint8(Status.LEFT_OUT), self.data.status)
+        data = replace(self.data, observations=observations, status=status)
+        return gathered_observations(
+            data, self.scale_here, self.result.point, loss_of(self.job.config)
+        )
 
     def summary(self) -> Mapping[str, Any]:
         """Plain numbers and text on how it was solved, for statistics.json."""

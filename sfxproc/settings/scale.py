@@ -95,12 +95,11 @@ def require_sense(config: ScaleConfig) -> None:
             "selection.min_partiality out."
         )
     parallel = config.parallel
-    if parallel.strategy == "blocks":
-        if config.start != Start():
-            raise ConfigError(
-                '[start] asks for what parallel.strategy = "blocks" does not do. Use '
-                'parallel.strategy = "global", which runs on many ranks too, or leave it out.'
-            )
+    if parallel.strategy == "blocks" and config.start != Start():
+        raise ConfigError(
+            '[start] asks for what parallel.strategy = "blocks" does not do. Use '
+            'parallel.strategy = "global", which runs on many ranks too, or leave it out.'
+        )
     if parallel.strategy == "blocks" and parallel.overlap >= parallel.block_size:
         raise ConfigError(
             f"parallel.overlap = {parallel.overlap} must be smaller than parallel.block_size = "

@@ -143,7 +143,7 @@ def test_a_group_without_crystals(ranks: int, run: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("kind", ["scale", "postrefine"])
 def test_groups_of_blocks(kind: str, run: Callable[..., Any]) -> None:
     """As of all crystals together."""
-    together = run(f"{kind}-1", *GROUPS, kind=kind)
+    together = run(f"{kind}-groups-together", *GROUPS, kind=kind)
     blocks = run(f"{kind}-groups-blocks", *GROUPS, *BLOCKS, kind=kind)
     for told, expected in zip(
         blocks.statistics["groups"]["each"], together.statistics["groups"]["each"], strict=True
