@@ -82,6 +82,16 @@ def nearer(c2: float, chi2: float, slope: float, target: float) -> float:
     return min(max(c2 - (chi2 / target - 1.0) * chi2 / slope, 0.1 * c2), LARGEST_SCATTER**2)
 
 
+def spent(errors: ErrorModel, refits: int, at_rest: bool) -> ErrorModel:
+    """The error model with one of its refits spent; at rest, none is left."""
+    return replace(errors, refits=0 if at_rest else refits - 1)
+
+
+def degrees_of_freedom(n_rows: float, n_parameters: float) -> float:
+    """What squared pulls sum up to, of observations and free parameters of the whole job."""
+    return max(float(n_rows - n_parameters), 1.0)
+
+
 def next_errors(errors: ErrorModel, sums: F8, dof: float) -> ErrorModel:
     """The error model one step nearer to what fits the whole job, from `error_sums` over it."""
     if errors.refits <= 0:
@@ -98,7 +108,7 @@ def next_errors(errors: ErrorModel, sums: F8, dof: float) -> ErrorModel:
             float(np.sqrt(nearer(c2, chi2, slope, target))) if slope != 0.0 else errors.scatter
         )
     at_rest = abs(scatter - errors.scatter) <= AT_REST * scatter
-    return replace(errors, scatter=scatter, refits=0 if at_rest else errors.refits - 1)
+    return spent(replace(errors, scatter=scatter), errors.refits, at_rest)
 
 
 def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]:
@@ -117,12 +127,11 @@ def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]
     hold = np.diag(PRIOR_ROWS * np.array([1.0, 1.0 / max(errors.counted, 1e-30) ** 2, 0.0]))
     v = within_bounds(F + hold, t + hold @ begun)
     change = float(np.abs(v - errors.v) @ F @ errors.v / n)
-    refits = 0 if change <= AT_REST else errors.refits - 1
     new = replace(
         errors, background=float(v[0]), gain=float(v[1]),
-        scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER), refits=refits,
+        scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER),
     )  # fmt: skip
-    return new, change
+    return spent(new, errors.refits, change <= AT_REST), change
 
 
 def within_bounds(F: F8, t: F8) -> F8:

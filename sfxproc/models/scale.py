@@ -28,8 +28,10 @@ from sfxproc.models.error_model import (
     SCATTER_ACCURACY,
     SMALLEST_SCATTER,
     ErrorModel,
+    degrees_of_freedom,
     fitted,
     nearer,
+    spent,
 )
 
 F8 = NDArray[np.float64]
@@ -111,7 +113,7 @@ class ScaleModel:
             observed=self.observed[kept],
             background=self.background[kept],
             partiality=self.partiality[kept] if len(self.partiality) else self.partiality,
-            dof=max(self.dof - float(n_rows - n_free), 1.0),
+            dof=degrees_of_freedom(self.dof, n_rows - n_free),
         )
 
     def held(self) -> Self:
@@ -134,8 +136,7 @@ class ScaleModel:
             return self.with_errors(self._likeliest(point))
         scatter = self._fitted_scatter(point)
         at_rest = abs(scatter - old.scatter) <= AT_REST * scatter
-        refits = 0 if at_rest else old.refits - 1
-        return self.with_errors(replace(old, scatter=scatter, refits=refits))
+        return self.with_errors(spent(replace(old, scatter=scatter), old.refits, at_rest))
 
     def gauged(self, point: Point, ln_k: F8, b: F8) -> Point:
         """The same model values with ln G shifted by ln_k and B by b.
@@ -180,7 +181,7 @@ class ScaleModel:
             errors = replace(found, refits=self.errors.refits)
             if change <= 0.1 * AT_REST:
                 break
-        return replace(errors, refits=0 if first <= AT_REST else self.errors.refits - 1)
+        return spent(errors, self.errors.refits, first <= AT_REST)
 
     def error_sums(self, point: Point) -> F8:
         """What `next_errors` needs; sums of several blocks of crystals can be added. (10,) for

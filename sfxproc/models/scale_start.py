@@ -13,7 +13,7 @@ from sfxproc.kernels import scale as kernels
 from sfxproc.lsq import Engine, Layout, Point
 from sfxproc.lsq.components import components
 from sfxproc.lsq.problem import Array
-from sfxproc.models.error_model import ErrorModel
+from sfxproc.models.error_model import ErrorModel, degrees_of_freedom
 from sfxproc.models.scale import LN_G, B, ScaleModel
 
 F8 = NDArray[np.float64]
@@ -241,7 +241,7 @@ def finish(model: ScaleModel, refined: NDArray[np.bool_], settings: ScaleSetting
     n_free = engine.dots(layout, ones, ones).sum() - engine.gauge_count(layout)
     rows = np.diff(layout.start[layout.chunk]).astype(np.float64)[:, None]
     n_rows = engine.sums.scalars(rows)[0]
-    dof = max(float(n_rows - n_free - layout.n_shared), 1.0)
+    dof = degrees_of_freedom(n_rows, n_free + layout.n_shared)
     return replace(model, layout=layout, dof=dof)
 
 

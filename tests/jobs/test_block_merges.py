@@ -80,6 +80,6 @@ def test_pulls(kind: str, folder: Path) -> None:
         assert len(ours[table]) == len(theirs[table])
         for one, other in zip(ours[table], theirs[table], strict=True):
             assert one["n"] == pytest.approx(other["n"], abs=5, rel=0.01)
-            if other["n"] > 100:
+            if other["n"] > 100 and other["intensity"] > 10.0:
                 assert one["chi2"] == pytest.approx(other["chi2"], rel=0.05)
                 assert one["intensity"] == pytest.approx(other["intensity"], rel=0.02)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Reason
-from sfxproc.models.error_model import next_errors
+from sfxproc.models.error_model import degrees_of_freedom, next_errors
 from sfxproc.models.scale_start import FITTED, MOST_REFITS, begun_with
 from sfxproc.parallel.records import R
 from sfxproc.refine.blocks import tasks
@@ -97,7 +97,7 @@ class Rounds:
     @property
     def dof(self) -> float:
         """Of the whole job."""
-        return max(float(self.n_rows - self.n_parameters), 1.0)
+        return degrees_of_freedom(self.n_rows, self.n_parameters)
 
     @property
     def lost_unknown(self) -> bool:
