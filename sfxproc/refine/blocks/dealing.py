@@ -19,6 +19,7 @@ from sfxproc.models.scale_average import Averaging
 from sfxproc.models.scale_start import facts_of
 from sfxproc.parallel.combine import Combined, Combiner, Records
 from sfxproc.parallel.coordinator import Arrays
+from sfxproc.parallel.decide import decided
 from sfxproc.parallel.records import R, to_arrays
 from sfxproc.refine.blocks import tasks
 from sfxproc.refine.blocks.combine import Averages, BlockAverages
@@ -158,7 +159,9 @@ def surveyed(dealing: Dealing) -> Survey:
     """The facts and connected sets of the crystals that are not lost."""
     work = dealing.work
     found = dealing.run(tasks.SURVEY, None)
-    facts = facts_of(found.gain, found.sums, work.s2, work.settings)
+    facts = decided(
+        dealing.stages.comm, lambda: facts_of(found.gain, found.sums, work.s2, work.settings)
+    )
     lost = dealing.lost_crystals()
     shown = np.where(lost, -1, found.first_reflection)
     roots, of_reflection = np.unique(found.labels, return_inverse=True)

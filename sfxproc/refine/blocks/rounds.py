@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sfxproc.data import Reason
 from sfxproc.models.error_model import degrees_of_freedom, next_errors
 from sfxproc.models.scale_start import FITTED, MOST_REFITS, begun_with
+from sfxproc.parallel.decide import decided
 from sfxproc.parallel.records import R
 from sfxproc.refine.blocks import tasks
 from sfxproc.refine.blocks.combine import BlockAverages
@@ -32,6 +33,7 @@ from sfxproc.settings.sections import Parallel
 F8 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 S = TypeVar("S")
+T = TypeVar("T")
 
 RISE = 1e-9  # relative, of the objective: rounding, not a step too far
 ROUGH = 1e-3  # relative decrease of the objective at which a block's own solution will do
@@ -187,7 +189,7 @@ class Rounds:
             elif not same:
                 self.common = self.work.modelling.held(self.common)
             found = self._value()
-            moved = rms((self.common.shared - before) * np.sqrt(found.D))
+            moved = self._decided(rms((self.common.shared - before) * np.sqrt(found.D)))
             self._tell_round(found, self.disagreement, moved)
             self.converged = self._at_rest(moved)
         self._next_errors(found)
@@ -218,9 +220,8 @@ class Rounds:
                 if self.common.survey is not before.survey:  # crystals were lost
                     comparable = False
                     before = replace(self.common, local=before.local, shared=before.shared)
-                was, became = found.objective, trial.objective
-                refused = not np.isfinite(became) or (comparable and became > was + RISE * abs(was))
-                moved = part * rms(mean * np.sqrt(found.D))
+                refused = self._decided(worse(found, trial, comparable))
+                moved = self._decided(part * rms(mean * np.sqrt(found.D)))
                 self._tell_round(trial, self.disagreement, moved, refused)
                 part *= 0.5
             if refused:
@@ -251,7 +252,7 @@ class Rounds:
     def _next_errors(self, found: Value) -> bool:
         """Have the error model that fits the common point better, if it is not at rest; tells
         whether it stays as it is."""
-        errors = next_errors(self.common.errors, found.errors, self.dof)
+        errors = self._decided(next_errors(self.common.errors, found.errors, self.dof))
         same = errors == self.common.errors
         self.common = replace(self.common, errors=errors)
         return same
@@ -271,7 +272,11 @@ class Rounds:
 
     def centre(self) -> None:
         """Bring the mean ln G and B of the refined crystals of each set to zero."""
-        self.shift(self.common.to_zero_mean(self.common.refined))
+        self.shift(self._decided(self.common.to_zero_mean(self.common.refined)))
+
+    def _decided(self, value: T) -> T:
+        """Rank 0's value: what all go by must not depend on the last bit of a processor."""
+        return decided(self.dealing.stages.comm, lambda: value)
 
     def _tell_round(
         self, found: Value, disagreement: float, step: float, refused: bool = False
@@ -310,6 +315,13 @@ class Rounds:
             "n_blocks": self.work.count("blocks"),
             "rounds": [asdict(r) for r in self.done],
         }
+
+
+def worse(before: Value, after: Value, comparable: bool) -> bool:
+    """Whether a step raised the objective. comparable : whether it is that of the same crystals and
+    error model; otherwise only what is no number is worse."""
+    was, became = before.objective, after.objective
+    return not np.isfinite(became) or (comparable and became > was + RISE * abs(was))
 
 
 def average(dealing: Dealing, state: Surveyed | Common, settings: Parallel) -> BlockAverages:

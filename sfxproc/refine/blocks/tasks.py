@@ -31,7 +31,7 @@ from sfxproc.models.scaled_rows import scaled_rows
 from sfxproc.parallel.combine import LISTED, PER_CRYSTAL, SUMMED, joined
 from sfxproc.parallel.records import R
 from sfxproc.refine.blocks.state import Common, Comparison, Merging, Surveyed
-from sfxproc.refine.blocks.work import Over, Work, bare, engine_of, model_of, scale_of
+from sfxproc.refine.blocks.work import Model, Over, Work, bare, engine_of, model_of, scale_of
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
@@ -120,7 +120,7 @@ class BlockSolved(BlockSolution):
     reasons: Annotated[U1, PER_CRYSTAL]
     n_overlaps: Annotated[I8, PER_CRYSTAL]
     pulled: CrystalF8
-    scatter: Annotated[float, LISTED]
+    scatter: Annotated[F8, LISTED]
 
 
 def refine_block(work: Work, state: Surveyed | Common, first: int, last: int) -> BlockSolved:
@@ -134,6 +134,8 @@ def refine_block(work: Work, state: Surveyed | Common, first: int, last: int) ->
     problem = scale_problem(engine, table, bounds, work.reflections, work.settings, known.facts)
     result = work.modelling.solved(work, state, problem, table, first, last)
     lin = engine.linearise(result.model, result.point, work.loss)
+    assert isinstance(result.model, Model)
+    errors = result.model.errors
     return BlockSolved(
         local=result.point.local,
         information=np.einsum("mii->mi", lin.C),
@@ -144,7 +146,7 @@ def refine_block(work: Work, state: Surveyed | Common, first: int, last: int) ->
         reasons=problem.reasons,
         n_overlaps=problem.n_overlaps,
         pulled=(result.point.local - lin.layout.prior_centre)[:, LN_G],
-        scatter=result.model.errors.scatter,  # type: ignore[attr-defined]
+        scatter=np.array(errors.scatter),
     )
 
 
