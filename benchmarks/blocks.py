@@ -61,7 +61,10 @@ def run(options: argparse.Namespace) -> int:
     for ranks in options.ranks:
         rows.append(job(folder, data, f"blocks{ranks}", ranks, *blocks))
     if options.average:
-        mode = ('parallel.rounds_mode="average"', f"parallel.rounds={options.average}")
+        mode = (
+            'parallel.rounds_mode="average"', f"parallel.rounds={options.average}",
+            "parallel.round_tolerance_sigma=1e-30",
+        )  # fmt: skip
         rows.append(job(folder, data, "average", 1, *blocks, *mode))
     first = next(r for r in rows if r["name"].startswith("blocks"))
     for row in rows:

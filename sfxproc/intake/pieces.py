@@ -318,7 +318,7 @@ class Pieces:
         crystal = place[table.crystal - first]
         reflection = np.searchsorted(unique, keys).astype(np.int32)
         rows: Rows | Observations = replace(table, crystal=crystal, reflection=reflection)
-        if not self.reading.intake.oriented:
+        if not self.reading.intake.keeps_hkl:
             rows = Rows(crystal, reflection, table.intensity, table.variance, table.partiality)
         rows = rows.take(sort_order(crystal, reflection, len(unique)))
         write_piece(path, unique, here, rows, counts.left_out, few)
@@ -334,7 +334,7 @@ class Pieces:
         all unique reflections."""
         heads, to_job = self.heads(keys)
         intake = self.reading.intake
-        wanted = "partiality" in intake.columns, intake.oriented
+        wanted = "partiality" in intake.columns, intake.keeps_hkl
 
         def read(first: int, last: int) -> Rows | Observations:
             return read_run(heads, to_job, first, last, *wanted)

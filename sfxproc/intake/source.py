@@ -30,8 +30,9 @@ class Intake:
     """What a job takes in.
 
     columns : the optional columns of observations wanted. oriented : crystals need an orientation,
-    and the hkl of their observations are kept. reference : of the job; its setting is the one of
-    all crystals where indexing is ambiguous and the settings name no other.
+    and the hkl of their observations are kept; indexed : the latter only. reference : of the job;
+    its setting is the one of all crystals where indexing is ambiguous and the settings name no
+    other.
     """
 
     inputs: Input
@@ -41,6 +42,12 @@ class Intake:
     corrections: Corrections = field(default_factory=Corrections)
     oriented: bool = False
     reference: ReferenceSet | None = None
+    indexed: bool = False
+
+    @property
+    def keeps_hkl(self) -> bool:
+        """Whether the hkl of observations are kept as indexed."""
+        return self.oriented or self.indexed
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,20 +31,27 @@ from sfxproc.refine.check import check as checked
 from sfxproc.refine.choices import loss_of, scale_settings
 from sfxproc.refine.choose_partiality import Fit, chosen
 from sfxproc.refine.conclude import concluded
-from sfxproc.refine.judge import Judging
 from sfxproc.refine.postrefine_setup import (
     Recorded,
     begun,
     geometry_of,
-    moved_columns,
     n_strains_of,
     require_shown,
 )
-from sfxproc.refine.scale_job import Scaled, ScaleJob, read_all, with_fixed
+from sfxproc.refine.refined import Fates
+from sfxproc.refine.scale_job import (
+    Scaled,
+    ScaleJob,
+    read_all,
+    tell_start_scales,
+    with_start_scales,
+)
 from sfxproc.refine.solve import solve as solve_kept
 from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
+from sfxproc.refine.strategies import judge_of
 from sfxproc.refine.warm import Kernels
+from sfxproc.refine.whole import Together, fates_of
 from sfxproc.report.log import Log
 from sfxproc.runs.contents import Claim
 from sfxproc.runs.run import Finished, Run
@@ -74,7 +81,7 @@ def check(config: PostrefineConfig, log: Log) -> str:
     return checked(config, log)
 
 
-def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
+def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled | None:
     """Scale, refine all together, merge."""
     wanted = config.postrefine
     data = read_all(job, frozenset(), oriented=True)
@@ -87,27 +94,28 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled:
     before = earlier(job, data, names_of(geometry.parameters))
     anew = before is None or config.start.refine
     recorded = Recorded(geometry, size, PARTIALITIES[name])
-    data, n_overlaps, together, begin = set_up(job, config, engine, data, recorded, anew)
-    n_rows = np.diff(together.layout.start)
-    judging = Judging(job, data)
-    together, begin = begun_at(before, job, together, begin, judging)
+    data, fates, together, begin = set_up(job, config, engine, data, recorded, anew)
+    judge = judge_of(job, data)
+    together, begin = begun_at(before, job, together, begin, judge)
+
+    def newly_out(result: Result[PostrefineModel]) -> NDArray[np.bool_]:
+        return judge.newly_out(Together(job, data, fates, engine, result))[data.chunks.crystals]
+
     if anew:
-        result = refined(job, config, engine, together, begin, data, judging)
+        result = refined(job, config, engine, together, begin, data, newly_out)
     else:
         job.log("merging with crystals as they were refined before")
         result = solve_kept(engine, together, begin, config, job.run, "merging-again")
-    own = moved_columns(result.model.geometry, result.point)
-    more = {name: job.comm.allgather_rows(column) for name, column in own.items()}
-    found = concluded(job, judging, n_overlaps, engine, result, n_rows, more)
-    return replace(found, models=[asdict(fit) for fit in fits])
+    found = concluded(job, Together(job, data, fates, engine, result), judge, data)
+    return None if found is None else replace(found, models=[asdict(fit) for fit in fits])
 
 
 def set_up(
     job: ScaleJob, config: PostrefineConfig, engine: Engine, data: Dataset, recorded: Recorded,
     scaled_first: bool,
-) -> tuple[Dataset, NDArray[np.int64], PostrefineModel, Point]:  # fmt: skip
+) -> tuple[Dataset, Fates, PostrefineModel, Point]:  # fmt: skip
     """The model of all that is to be refined, and its start: scaled, if wanted. Nothing else that
-    scaling holds outlives this. Also the data as `with_fixed` leaves them, and overlaps."""
+    scaling holds outlives this. Also the data with crystals marked that keep their start scale."""
     table, n_shown = recorded.shown(data.observations)
     n, n_shown = (sum(job.comm.allgather(v)) for v in (len(table), n_shown))
     require_shown(n, n_shown, job.comm.allgather_rows(recorded.size), job.log)
@@ -115,7 +123,9 @@ def set_up(
         engine, table, data.chunks.local_bounds, data.reflections, scale_settings(config)
     )
     del table
-    data, n_overlaps = with_fixed(job, data, problem)
+    fates = fates_of(job, problem)
+    data = with_start_scales(data, fates.start_scale)
+    tell_start_scales(data, fates, job.log)
     solver = structs.replace(config.solver, tolerance=max(config.solver.tolerance, ROUGH))
     rough = structs.replace(config, solver=solver)
 
@@ -123,7 +133,7 @@ def set_up(
         job.log("scaling with the orientations as recorded")
         return solve_kept(engine, model, point, rough, job.run, key)
 
-    return data, n_overlaps, *begun(recorded, problem, solve if scaled_first else None)
+    return data, fates, *begun(recorded, problem, solve if scaled_first else None)
 
 
 STRATEGIES: dict[str, Callable[[ScaleJob, PostrefineConfig], Scaled | None]] = {
@@ -134,7 +144,7 @@ STRATEGIES: dict[str, Callable[[ScaleJob, PostrefineConfig], Scaled | None]] = {
 
 def refined(
     job: ScaleJob, config: PostrefineConfig, engine: Engine, model: PostrefineModel, start: Point,
-    data: Dataset, judging: Callable[[Result[PostrefineModel]], NDArray[np.bool_]],
+    data: Dataset, newly_out: Callable[[Result[PostrefineModel]], NDArray[np.bool_]],
 ) -> Result[PostrefineModel]:  # fmt: skip
     """The scheme that the settings ask for."""
     wanted = config.postrefine
@@ -144,7 +154,7 @@ def refined(
 
     way = Refinement(
         engine, solve, loss_of(config), refits_of(config.scaling.error_model), wanted.passes,
-        wanted.cycles, job.log, judging, teller(job.run),
+        wanted.cycles, job.log, newly_out, teller(job.run),
     )  # fmt: skip
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:
         start = Point(

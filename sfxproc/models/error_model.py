@@ -56,15 +56,6 @@ class ErrorModel:
     likelihood: bool = False
     counted: float = 1.0
 
-    def left(self, change: float) -> int:
-        """Refits after one that changed the scatter or the variances by so much, relative."""
-        return 0 if change <= AT_REST else self.refits - 1
-
-    def with_scatter(self, scatter: float) -> ErrorModel:
-        """After a refit of the scatter alone."""
-        at_rest = abs(scatter - self.scatter) <= AT_REST * scatter
-        return replace(self, scatter=scatter, refits=0 if at_rest else self.refits - 1)
-
     @property
     def v(self) -> F8:
         """(3,) factors of b, y and y²."""
@@ -98,6 +89,16 @@ def nearer(c2: float, chi2: float, slope: float, target: float) -> float:
     return min(max(c2 - (chi2 / target - 1.0) * chi2 / slope, 0.1 * c2), LARGEST_SCATTER**2)
 
 
+def spent(errors: ErrorModel, refits: int, at_rest: bool) -> ErrorModel:
+    """The error model with one of its refits spent; at rest, none is left."""
+    return replace(errors, refits=0 if at_rest else refits - 1)
+
+
+def degrees_of_freedom(n_rows: float, n_parameters: float) -> float:
+    """What squared pulls sum up to, of observations and free parameters of the whole job."""
+    return max(float(n_rows - n_parameters), 1.0)
+
+
 def next_errors(errors: ErrorModel, sums: F8, dof: float) -> ErrorModel:
     """The error model one step nearer to what fits the whole job, from `error_sums` over it."""
     if errors.refits <= 0:
@@ -113,7 +114,8 @@ def next_errors(errors: ErrorModel, sums: F8, dof: float) -> ErrorModel:
         scatter = (
             float(np.sqrt(nearer(c2, chi2, slope, target))) if slope != 0.0 else errors.scatter
         )
-    return errors.with_scatter(scatter)
+    at_rest = abs(scatter - errors.scatter) <= AT_REST * scatter
+    return spent(replace(errors, scatter=scatter), errors.refits, at_rest)
 
 
 def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]:
@@ -134,9 +136,9 @@ def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]
     change = float(np.abs(v - errors.v) @ F @ errors.v / n)
     new = replace(
         errors, background=float(v[0]), gain=float(v[1]),
-        scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER), refits=errors.left(change),
+        scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER),
     )  # fmt: skip
-    return new, change
+    return spent(new, errors.refits, change <= AT_REST), change
 
 
 def within_bounds(F: F8, t: F8) -> F8:

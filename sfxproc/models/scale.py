@@ -28,8 +28,10 @@ from sfxproc.models.error_model import (
     SCATTER_ACCURACY,
     SMALLEST_SCATTER,
     ErrorModel,
+    degrees_of_freedom,
     fitted,
     nearer,
+    spent,
 )
 
 F8 = NDArray[np.float64]
@@ -122,7 +124,7 @@ class ScaleModel:
             observed=self.observed[kept],
             background=self.background[kept],
             partiality=self.partiality[kept] if len(self.partiality) else self.partiality,
-            dof=max(self.dof - float(n_rows - n_free), 1.0),
+            dof=degrees_of_freedom(self.dof, n_rows - n_free),
         )
 
     def held(self) -> Self:
@@ -143,7 +145,9 @@ class ScaleModel:
             return self
         if old.likelihood:
             return self.with_errors(self._likeliest(point))
-        return self.with_errors(old.with_scatter(self._fitted_scatter(point)))
+        scatter = self._fitted_scatter(point)
+        at_rest = abs(scatter - old.scatter) <= AT_REST * scatter
+        return self.with_errors(spent(replace(old, scatter=scatter), old.refits, at_rest))
 
     def gauged(self, point: Point, ln_k: F8, b: F8) -> Point:
         """The same model values with ln G shifted by ln_k and B by b.
@@ -153,14 +157,17 @@ class ScaleModel:
         sets = self.layout.component, self.set_of_reflection
         return shifted(point, np.stack([ln_k, b], axis=1), *sets, self.s2)
 
-    def centred(self, point: Point) -> Point:
-        """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set, those
-        that have observations."""
+    def to_zero_mean(self, point: Point) -> F8:
+        """(n_components, 2) what brings mean ln G and B of the crystals of each connected set that
+        have observations to zero."""
         seen = np.diff(self.layout.start)[:, None] > 0
         total = self.engine.component_sums(self.layout, np.where(seen, point.local, 0.0))
         count = self.engine.component_sums(self.layout, np.where(seen, 1.0, 0.0))
-        mean = total / np.maximum(count, 1.0)
-        return self.gauged(point, -mean[:, LN_G], -mean[:, B])
+        return -(total / np.maximum(count, 1.0))[:, : B + 1]
+
+    def centred(self, point: Point) -> Point:
+        """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set."""
+        return self.gauged(point, *self.to_zero_mean(point).T)
 
     def _fitted_scatter(self, point: Point) -> float:
         """c with χ²(c) = dof; 0 if the counting statistics explain everything, the largest there is
@@ -185,7 +192,7 @@ class ScaleModel:
             errors = replace(found, refits=self.errors.refits)
             if change <= 0.1 * AT_REST:
                 break
-        return replace(errors, refits=self.errors.left(first))
+        return spent(errors, self.errors.refits, first <= AT_REST)
 
     def error_sums(self, point: Point) -> F8:
         """What `next_errors` needs; sums of several blocks of crystals can be added. (10,) for
@@ -213,7 +220,7 @@ class ScaleModel:
 
     def pulls_in_bins(self, point: Point) -> tuple[F8, F8]:
         """(PULL_BINS, 4) by modelled intensity and (PARTIALITY_BINS, 4) by partiality, of the whole
-        job; columns as of kernels.variances.pulls."""
+        job, zeros without partialities; columns as of kernels.variances.pulls."""
         layout, bins = self.layout, (PULL_BINS + PARTIALITY_BINS, 4)
 
         def chunk(c: int) -> F8:
@@ -226,7 +233,7 @@ class ScaleModel:
 
         per_chunk = np.array(self.engine.map(chunk, len(layout.chunk) - 1))
         total = self.engine.sums.scalars(per_chunk.reshape(len(per_chunk), -1)).reshape(bins)
-        return total[:PULL_BINS], total[PULL_BINS:]
+        return total[:PULL_BINS], total[PULL_BINS:] * bool(len(self.partiality))
 
     def chi2_at(self, point: Point, c2: float) -> tuple[float, float]:
         """χ² of the whole job at squared scatter c2, large pulls capped, and its slope in c2."""

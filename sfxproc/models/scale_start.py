@@ -13,7 +13,7 @@ from sfxproc.kernels import scale as kernels
 from sfxproc.lsq import Engine, Layout, Point
 from sfxproc.lsq.components import components
 from sfxproc.lsq.problem import Array
-from sfxproc.models.error_model import ErrorModel, refits_of
+from sfxproc.models.error_model import ErrorModel, degrees_of_freedom, refits_of
 from sfxproc.models.parameters import SCALES
 from sfxproc.models.scale import LN_G, B, ScaleModel
 
@@ -91,9 +91,7 @@ def scale_problem(
         facts = facts_of(gain_sums, sums, model.s2, settings)
     model, local, n_overlaps = prepared(model, facts, settings)
     model = replace(model, share=1.0 - 1.0 / np.maximum(sums[2], 1.0))
-    reasons = np.full(layout.n_local, Reason.NONE, dtype=np.uint8)
-    reasons[n_overlaps < settings.min_overlaps] = Reason.TOO_FEW_OVERLAPS
-    reasons[np.isnan(local[:, LN_G])] = Reason.NO_SIGNAL
+    reasons = start_reasons(local, n_overlaps, settings)
     if whole:
         local = centred_start(model, local)
     local = np.nan_to_num(local)
@@ -104,6 +102,17 @@ def scale_problem(
         intensity = np.divide(total, factors, out=np.zeros_like(total), where=factors > 0)
     model = finish(model, reasons == Reason.NONE, settings)
     return ScaleProblem(model, Point(local, intensity), reasons, n_overlaps, parts.sizes)
+
+
+def start_reasons(
+    local: F8, n_overlaps: NDArray[np.int64], settings: ScaleSettings
+) -> NDArray[np.uint8]:
+    """(n_crystals,) of `Reason`: why each keeps its start values, if it does. local, n_overlaps :
+    of `prepared`."""
+    reasons = np.full(len(local), Reason.NONE, dtype=np.uint8)
+    reasons[n_overlaps < settings.min_overlaps] = Reason.TOO_FEW_OVERLAPS
+    reasons[np.isnan(local[:, LN_G])] = Reason.NO_SIGNAL
+    return reasons
 
 
 def bare_model(
@@ -231,7 +240,7 @@ def finish(model: ScaleModel, refined: NDArray[np.bool_], settings: ScaleSetting
     n_free = engine.dots(layout, ones, ones).sum() - engine.gauge_count(layout)
     rows = np.diff(layout.start[layout.chunk]).astype(np.float64)[:, None]
     n_rows = engine.sums.scalars(rows)[0]
-    dof = max(float(n_rows - n_free - layout.n_shared), 1.0)
+    dof = degrees_of_freedom(n_rows, n_free + layout.n_shared)
     return replace(model, layout=layout, dof=dof)
 
 

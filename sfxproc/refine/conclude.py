@@ -1,96 +1,108 @@
-"""The end of a job of the global strategy: gauge, uncertainties, merges, what crystals were."""
+"""The end of a refinement: gauge, uncertainties, merges, what became of crystals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Merged, ReferenceSet, Status
+from sfxproc.data import Merged, Reason
 from sfxproc.errors import DataError
-from sfxproc.intake.reading import Dataset
 from sfxproc.intake.reference import reference_scales
-from sfxproc.lsq import Engine, Point, Result
-from sfxproc.lsq.covariance import Covariance, exact
-from sfxproc.lsq.sampled import sampled
+from sfxproc.intake.selection import Inventory
 from sfxproc.merging.merge import merge
-from sfxproc.models.scale import LN_G, B, ScaleModel
-from sfxproc.models.scale_merge import merge_sums, weighted_sums
-from sfxproc.refine.choices import loss_of
-from sfxproc.refine.judge import Judging
-from sfxproc.refine.scale_job import CrystalModel, Scaled, ScaleJob, own_halves
-from sfxproc.refine.solve import solve
+from sfxproc.parallel.decide import decided
+from sfxproc.refine.judge import Judge, without_crystals
+from sfxproc.refine.refined import Refined, Sums
+from sfxproc.refine.scale_job import Scaled, ScaleJob, with_start_scales
 from sfxproc.results import tables as report
-from sfxproc.results.exports import gathered_observations
-from sfxproc.settings.scale import ScaleConfig
 
 F8 = NDArray[np.float64]
 I1 = NDArray[np.int8]
+Mask = NDArray[np.bool_]
+RefinedT = TypeVar("RefinedT", bound=Refined)
 
 
 def concluded(
-    job: ScaleJob, judging: Judging, n_overlaps: NDArray[np.int64], engine: Engine,
-    result: Result[CrystalModel], n_rows: NDArray[np.int64],
-    more: Mapping[str, NDArray[Any]] | None = None,
-) -> Scaled:  # fmt: skip
-    """Everything that a solved job has to tell. n_rows : (n_own,) observations of each crystal when
-    it was set up. more : columns of frames.h5, of all crystals."""
-    config, loss = job.config, loss_of(job.config)
-    data = judging.decided(n_rows)
-    solution = in_gauge(engine, result, data, job.reference, config)
-    half = own_halves(data)
-    sums, crystal_cc = merge_sums(solution.model, solution.point, loss, half)
-    from_scales = solution.covariance.from_local
-    merged = merge(data.reflections, sums, from_scales)
-    if config.merging.independent_halves:
-        merged = with_halves_apart(job, engine, result, solution, half, merged)
+    job: ScaleJob, refined: Refined, judge: Judge, data: Inventory | None
+) -> Scaled | None:
+    """Everything that a refined job has to tell, on rank 0; None elsewhere. data : of the job, on
+    rank 0 at least."""
+    lost = None
+    while lost is None or np.any(lost != refined.fates.lost):  # or all that follows is without them
+        lost = refined.fates.lost
+        solved, refined = refined, in_gauge(job, refined, data)
+        masks = group_masks(job, data, (judge.half >= 0) & ~lost)
+        each = (np.where(inside, judge.half, np.int8(-1)) for inside in masks.values())
+        sums = refined.sums(np.stack([judge.half, *each]))
+        apart = None
+        if job.config.merging.independent_halves:
+            apart = halves_apart(job, solved, refined, judge.half)
+        agreement = judge.columns(refined)
+    unmerged = refined.scaled_observations(judge.half) if job.config.output.unmerged else None
+    if sums is None or data is None or job.comm.rank > 0:
+        return None
+    data = with_fates(data, refined, judge)
+    uncertain = sums.uncertain
+    whole, *parts = sums.merges
+    merged = merge(data.reflections, whole, uncertain.variance)
+    if apart is not None:
+        merged = with_halves(merged, apart)
     groups = {}
-    for name, inside in group_masks(job, data).items():
-        part = merge_sums(solution.model, solution.point, loss, np.where(inside, half, np.int8(-1)))
+    for name, part in zip(masks, parts, strict=True):
         # scales of fewer crystals are averaged over
-        whole, inner = (s.weight.sum(axis=0) for s in (sums, part[0]))
-        ratio = np.divide(whole, inner, out=np.zeros_like(whole), where=inner > 0.0)
-        groups[name] = merge(data.reflections, part[0], from_scales * ratio)
-    own = solution.point.local, solution.local_sigma, crystal_cc
-    local, sigma, found_cc = (job.comm.allgather_rows(a) for a in own)
+        every, inner = (s.weight.sum(axis=0) for s in (whole, part))
+        ratio = np.divide(every, inner, out=np.zeros_like(every), where=inner > 0.0)
+        groups[name] = merge(data.reflections, part, uncertain.variance * ratio)
     frames = report.frame_columns(
-        data, n_overlaps, local, sigma, found_cc,
-        {
-            **data.classes.columns(),
-            **judging.columns(solution.model, solution.point),
-            **(more or {}),
-        },
-        result.model.layout.parameters,
+        data, refined.fates.n_overlaps, uncertain.local, uncertain.sigma, sums.crystal_cc,
+        {**data.classes.columns(), **agreement, **uncertain.columns}, uncertain.parameters,
     )  # fmt: skip
-    solver = {"method": config.solver.method, **result.as_dict()}
-    unmerged = None
-    if config.output.unmerged:
-        unmerged = gathered_observations(data, solution.model, solution.point, loss)
     return Scaled(
-        data, merged, frames, solver, solution.model.errors, solution.covariance.relative_error,
-        groups, unmerged, pulls=told_pulls(solution.model, solution.point),
+        data, merged, frames, refined.summary(), refined.errors, uncertain.variance_error, groups,
+        unmerged, pulls=told_pulls(sums, refined.errors.mean),
     )  # fmt: skip
 
 
-def told_pulls(model: ScaleModel, point: Point) -> dict[str, list[dict[str, float]]]:
+def with_fates(data: Inventory, refined: Refined, judge: Judge) -> Inventory:
+    """The data with what became of crystals, for whatever reason."""
+    fates = refined.fates
+    lost = np.where(fates.lost, np.uint8(Reason.TASK_FAILED), judge.reason)
+    return without_crystals(with_start_scales(data, fates.start_scale), lost)
+
+
+def in_gauge(job: ScaleJob, refined: RefinedT, data: Inventory | None) -> RefinedT:
+    """The refinement with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
+    refined = refined.shifted(refined.to_zero_mean())
+    reference = job.reference
+    if reference is None:
+        return refined
+
+    def scales() -> F8:
+        assert data is not None
+        sets = refined.set_of_reflection, refined.n_sets
+        return reference_scales(refined.shared, *sets, data, reference)
+
+    return refined.shifted(decided(job.comm, scales))
+
+
+def told_pulls(sums: Sums, mean: float) -> dict[str, list[dict[str, float]]]:
     """χ² of observations, in units of what normal deviates give, and their mean pull, in bins of
-    the modelled intensity and, with partialities, of these."""
-    by_intensity, by_partiality = model.pulls_in_bins(point)
+    the modelled intensity and, with partialities, of these. mean : of χ² of normal deviates."""
 
     def rows(bins: F8) -> list[dict[str, float]]:
         return [
-            {"intensity": y / n, "chi2": z / n / model.errors.mean, "pull": pull / n, "n": int(n)}
+            {"intensity": y / n, "chi2": z / n / mean, "pull": pull / n, "n": int(n)}
             for n, y, z, pull in bins.tolist()
-            if n > 0
+            if n > 0 and np.isfinite(y)
         ]
 
-    told = {"bins": rows(by_intensity)}
-    if len(model.partiality):
-        n_bins = len(by_partiality)
-        filled = np.flatnonzero(by_partiality[:, 0] > 0)
+    told = {"bins": rows(sums.pulls_by_intensity)}
+    by_partiality = sums.pulls_by_partiality
+    n_bins, filled = len(by_partiality), np.flatnonzero(by_partiality[:, 0] > 0)
+    if len(filled):
         told["partiality_bins"] = [
             {**row, "partiality": (bin + 0.5) / n_bins}
             for bin, row in zip(filled.tolist(), rows(by_partiality), strict=True)
@@ -98,125 +110,58 @@ def told_pulls(model: ScaleModel, point: Point) -> dict[str, list[dict[str, floa
     return told
 
 
-def group_masks(job: ScaleJob, data: Dataset) -> dict[str, NDArray[np.bool_]]:
-    """Which of this rank's crystals are in each group of `merging.groups`, by name. Raises
-    DataError for a group without crystals."""
+# ---- merges of parts of the crystals -------------------------------------------------------------
+
+
+def group_masks(job: ScaleJob, data: Inventory | None, merged: Mask) -> dict[str, Mask]:
+    """(n_crystals,) which crystals are in each group of `merging.groups`, by name. Raises DataError
+    for a group none of whose crystals is merged."""
     wanted = job.config.merging.groups
-    masks = {}
-    for name, pattern in wanted.items():
-        inside = report.in_pattern(data.own_crystals, pattern)
-        used = inside & (data.status[data.chunks.crystals] != Status.LEFT_OUT)
-        n = sum(job.comm.allgather(int(used.sum())))
-        if n == 0:
-            example = data.crystals.identity[0] if len(data.crystals) else ""
-            raise DataError(
-                f'merging.groups: no crystal in use is named like "{pattern}" of group "{name}". '
-                f"Patterns are compared with FILE//EVENT, for example '{example}', and may have "
-                "* and ?."
-            )
-        job.log(f'group "{name}": {n:,} crystals')
-        masks[name] = inside
-    return masks
+    if not wanted:
+        return {}
+
+    def decide() -> dict[str, Mask]:
+        assert data is not None
+        return {name: in_group(job, data, merged, name) for name in wanted}
+
+    return decided(job.comm, decide)
 
 
-def with_halves_apart(
-    job: ScaleJob, engine: Engine, result: Result[CrystalModel], solution: Solution,
-    half: I1, merged: Merged,
-) -> Merged:  # fmt: skip
-    """The merge with half sets that were refined each by itself."""
-    loss = loss_of(job.config)
-    intensity, sigma = np.empty((2, 2, len(merged.reflections)))
+def in_group(job: ScaleJob, data: Inventory, merged: Mask, name: str) -> Mask:
+    """(n_crystals,) which crystals are in a group. Raises DataError if none in use is."""
+    pattern = job.config.merging.groups[name]
+    inside = report.in_pattern(data.crystals, pattern)
+    n = int(np.count_nonzero(inside & merged))
+    if n == 0:
+        example = data.crystals.identity[0] if len(data.crystals) else ""
+        raise DataError(
+            f'merging.groups: no crystal in use is named like "{pattern}" of group "{name}". '
+            f"Patterns are compared with FILE//EVENT, for example '{example}', and may have "
+            "* and ?."
+        )
+    job.log(f'group "{name}": {n:,} crystals')
+    return inside
+
+
+def halves_apart(job: ScaleJob, solved: RefinedT, whole: RefinedT, half: I1) -> tuple[F8, F8]:
+    """(2, n_reflections) intensities and sigmas of half sets that were refined each by itself, on
+    from where all are solved, and brought to the scale of the whole in its final gauge."""
+    intensity, sigma = np.empty((2, 2, len(whole.shared)))
     for side in (0, 1):
         job.log(f"half set {side + 1} refined by itself")
         others = half != side
-        model = result.model.without(others)
-        model = model.with_errors(replace(model.errors, refits=0))
-        found = solve(engine, model, result.point, job.config, job.run, f"half-{side + 1}")
-        scale = model.at(found.point)
-        point = aligned(engine, scale, found.point, solution.point, ~others)
-        sums = weighted_sums(model.at(point), point, loss, np.where(others, np.int8(-1), half))
+        apart = solved.without(others, refit=False).continued(f"half-{side + 1}")
+        apart = apart.shifted(apart.towards(whole, ~others))
+        sums = apart.weighted_sums(np.where(others, np.int8(-1), half))
         weight, weighted = sums[side], sums[2 + side]
         nothing = np.full_like(weight, np.nan)
         intensity[side] = np.divide(weighted, weight, out=nothing.copy(), where=weight > 0.0)
         sigma[side] = np.sqrt(np.divide(1.0, weight, out=nothing, where=weight > 0.0))
+    return intensity, sigma
+
+
+def with_halves(merged: Merged, halves: tuple[F8, F8]) -> Merged:
+    """The merge with other half sets, (2, n_reflections) intensities and sigmas."""
     known = np.isfinite(merged.half_intensity)  # those with too little weight are none
-    return replace(
-        merged,
-        half_intensity=np.where(known, intensity, np.nan),
-        half_sigma=np.where(known, sigma, np.nan),
-    )
-
-
-def aligned(
-    engine: Engine, model: Any, point: Point, to: Point, inside: NDArray[np.bool_]
-) -> Point:
-    """A point with mean ln G and B of the crystals inside (n_own,) as another point has them."""
-    layout = model.layout
-    off = np.where(inside[:, None], (to.local - point.local)[:, LN_G : B + 1], 0.0)
-    count = engine.component_sums(layout, inside[:, None].astype(np.float64))
-    mean = engine.component_sums(layout, off) / np.maximum(count, 1.0)
-    moved: Point = model.gauged(point, mean[:, 0], mean[:, 1])
-    return moved
-
-
-EXACT_PARAMETERS = 2000  # of crystals; beyond this covariances are sampled
-
-
-STRATA = 20  # shells of equal numbers of reflections, for calibrating sampled variances
-
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """Crystals and intensities in their final gauge, with what their uncertainties are.
-
-    model : the scaling model of the point, with its partialities. covariance.from_local :
-    (n_reflections,) what uncertain crystals add to the variance of an intensity.
-    """
-
-    point: Point
-    model: ScaleModel
-    covariance: Covariance
-
-    @property
-    def local_sigma(self) -> F8:
-        """(n_own, p) of the local parameters."""
-        return np.asarray(np.sqrt(np.einsum("mii->mi", self.covariance.local)))
-
-
-def in_gauge(
-    engine: Engine, result: Result[CrystalModel], data: Dataset,
-    reference: ReferenceSet | None, config: ScaleConfig,
-) -> Solution:  # fmt: skip
-    """The solution with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
-    model = result.model.at(result.point)
-    point = model.centred(result.point)
-    if reference is not None:
-        scales = reference_scales(
-            point.shared, model.set_of_reflection, model.layout.n_components, data, reference
-        )
-        ln_k, b = scales.T
-        point = model.gauged(point, ln_k, b)
-    covariance = covariance_of(engine, result.model, point, model.s2, config)
-    return Solution(point, result.model.at(point), covariance)
-
-
-def covariance_of(
-    engine: Engine,
-    model: CrystalModel,
-    point: Point,
-    s2: F8,
-    config: ScaleConfig,
-) -> Covariance:
-    """Covariances of the crystals' parameters and what they add to those of the intensities."""
-    loss = loss_of(config)
-    ones = np.ones((model.layout.n_local, 1))
-    n_local = float(engine.dots(model.layout, ones, ones)[0]) * len(model.layout.parameters)
-    kind = config.scaling.covariance
-    if kind == "exact" or (kind == "auto" and n_local <= EXACT_PARAMETERS):
-        # what reflections seen once take off must cancel to the last digit
-        double = Engine(engine.sums, engine.threads, np.float64)
-        return exact(double, double.linearise(model, point, loss))
-    lin = engine.linearise(model, point, loss)
-    order = np.argsort(np.argsort(s2, kind="stable"), kind="stable")
-    strata = (order * STRATA // max(len(order), 1)).astype(np.int32)
-    return sampled(engine, model, point, lin, loss, strata, seed=config.seed)
+    intensity, sigma = (np.where(known, values, np.nan) for values in halves)
+    return replace(merged, half_intensity=intensity, half_sigma=sigma)

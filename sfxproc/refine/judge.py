@@ -4,97 +4,104 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Reason, Status
-from sfxproc.intake.reading import Dataset
 from sfxproc.intake.selection import Inventory, by_reason, coded
-from sfxproc.lsq import Engine, Point, Result
-from sfxproc.models.agreement import Agreement, Criteria, agreement_of, judged
-from sfxproc.models.error_model import refits_of
-from sfxproc.models.scale import ScaleModel
-from sfxproc.refine.choices import loss_of
-from sfxproc.refine.scale_job import CrystalModel, ScaleJob, own_halves
-from sfxproc.refine.solve import solve
+from sfxproc.merging.halves import half_of
+from sfxproc.models.agreement import Agreement, Criteria, judged
+from sfxproc.parallel.comm import Comm
+from sfxproc.parallel.decide import decided
+from sfxproc.refine.refined import Refined
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Rejection
 
 F8 = NDArray[np.float64]
+I1 = NDArray[np.int8]
 U1 = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 InventoryT = TypeVar("InventoryT", bound=Inventory)
+RefinedT = TypeVar("RefinedT", bound=Refined)
 
-TOLD = ("cc", "cc_expected", "signal", "signal_sigma", "delta_cc_half", "delta_sigma",
-        "n_outliers")  # fmt: skip
+COLUMNS = {
+    "cc": "cc_to_others", "cc_expected": "cc_expected", "signal": "signal",
+    "signal_sigma": "sigma_signal", "delta_cc_half": "delta_cc_half",
+    "delta_sigma": "sigma_delta_cc_half", "n_outliers": "n_outliers",
+}  # fmt: skip
 """Columns of Agreement that go to frames.h5, with what they are called there."""
-NAMES = {"delta_sigma": "sigma_delta_cc_half", "cc": "cc_to_others", "signal_sigma": "sigma_signal"}
 
 
 @dataclass(eq=False)
-class Judging:
-    """What has been decided about this rank's crystals so far.
+class Judge:
+    """Decides which crystals are left out while refining, and remembers why.
 
-    reason : (n_own,) of those left out. agreement_then : (n_own,) columns of Agreement at the time,
-    NaN of the others.
+    half : (n_crystals,) half sets, −1 of crystals left out. reason : (n_crystals,) of those left
+    out while refining; both on all ranks. agreement_then : on rank 0, (n_crystals,) columns of
+    Agreement when a crystal was left out, NaN of the others.
     """
 
-    job: ScaleJob
-    data: Dataset
+    comm: Comm
+    rejection: Rejection
+    log: Log
+    half: I1
     reason: U1 = field(init=False)
-    agreement_then: dict[str, F8] = field(init=False)
+    agreement_then: dict[str, F8] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        own = self.data.chunks.crystals
-        n = own.stop - own.start
-        self.reason = np.full(n, Reason.NONE, dtype=np.uint8)
-        self.agreement_then = {name: np.full(n, np.nan) for name in TOLD}
+        self.reason = np.full(len(self.half), Reason.NONE, dtype=np.uint8)
 
-    def __call__(self, result: Result[CrystalModel]) -> NDArray[np.bool_]:
-        """(n_own,) which crystals in use are to be left out now."""
-        wanted = self.job.config.rejection
-        if not wanted.reject:
+    def leave_out(self, reason: U1) -> None:
+        """Leave out the crystals that have a reason (n_crystals,)."""
+        gone = reason != Reason.NONE
+        self.reason = np.where(gone, reason, self.reason)
+        self.half = np.where(gone, np.int8(-1), self.half)
+
+    def newly_out(self, refined: Refined) -> Mask:
+        """(n_crystals,) which crystals in use are to be left out now, decided by rank 0."""
+        if not self.rejection.reject:
             return np.zeros(len(self.reason), dtype=bool)
-        model = result.model.at(result.point)
-        agreement = self.agreement(model, result.point)
-        found = judged(agreement, criteria_of(wanted))
-        used = self.data.status[self.data.chunks.crystals] == Status.USED
-        new = (found != Reason.NONE) & (self.reason == Reason.NONE)
-        bad: NDArray[np.bool_] = used & new
-        self.reason = np.where(bad, found, self.reason)
-        for name, then in self.agreement_then.items():
-            then[bad] = getattr(agreement, name)[bad]
-        tell_left_out(self.job.comm.allgather_rows(found[bad]), self.job.log)
-        return bad
+        agreement = refined.agreement(self.half)
+        used = refined.in_use & (self.reason == Reason.NONE)
 
-    def agreement(self, model: ScaleModel, point: Point) -> Agreement:
-        """How this rank's crystals agree with the merge of those that are in use."""
-        half = own_halves(self.data)
-        half[self.reason != Reason.NONE] = -1
-        return agreement_of(model, point, loss_of(self.job.config), half)
+        def decide() -> U1:
+            assert agreement is not None
+            return np.where(used, judged(agreement, criteria_of(self.rejection)), Reason.NONE)
 
-    def columns(self, model: ScaleModel, point: Point) -> dict[str, NDArray[Any]]:
-        """Columns of frames.h5, of all crystals; of one that was left out as it was then."""
-        now = self.agreement(model, point)
+        reason = decided(self.comm, decide)
+        out: Mask = reason != Reason.NONE
+        if agreement is not None:
+            self._remember(agreement, out)
+        self.leave_out(reason)
+        tell_left_out(reason[out], self.log)
+        return out
+
+    def _remember(self, agreement: Agreement, out: Mask) -> None:
+        for name in COLUMNS:
+            then = self.agreement_then.setdefault(name, np.full(len(out), np.nan))
+            then[out] = getattr(agreement, name)[out]
+
+    def columns(self, refined: Refined) -> dict[str, F8]:
+        """Columns of frames.h5 on rank 0, nothing elsewhere; of a crystal that was left out as it
+        was then."""
+        now = refined.agreement(self.half)
+        if now is None:
+            return {}
         gone = self.reason != Reason.NONE
+        nothing = np.full(len(gone), np.nan)
         return {
-            NAMES.get(name, name): self.job.comm.allgather_rows(
-                np.where(gone, then, getattr(now, name))
-            )
-            for name, then in self.agreement_then.items()
+            column: np.where(gone, self.agreement_then.get(name, nothing), getattr(now, name))
+            for name, column in COLUMNS.items()
         }
 
-    def decided(self, n_rows: NDArray[np.int64]) -> Dataset:
-        """The data without the crystals that were left out. n_rows : (n_own,) observations of each
-        before."""
-        everyone = self.job.comm.allgather_rows(self.reason)
-        gone = everyone != Reason.NONE
-        if not gone.any():
-            return self.data
-        kept = ~np.repeat(self.reason != Reason.NONE, n_rows)
-        data = without_crystals(self.data, everyone)
-        return replace(data, observations=data.observations.take(kept))
+
+def half_sets(data: Inventory) -> I1:
+    """(n_crystals,) half set of each crystal; −1 for those left out."""
+    half = half_of(data.crystals.identity)
+    half[data.status == Status.LEFT_OUT] = -1
+    return half
 
 
 def criteria_of(wanted: Rejection) -> Criteria:
@@ -117,6 +124,8 @@ def tell_left_out(reasons: U1, log: Log) -> None:
 def without_crystals(data: InventoryT, reason: U1) -> InventoryT:
     """The data without the crystals that have a reason (n_crystals,) to be left out."""
     gone = reason != Reason.NONE
+    if not gone.any():
+        return data
     lost = int(data.n_observations[gone].sum())
     already = data.left_out.get(Reason.CRYSTAL_LEFT_OUT, 0)
     return replace(
@@ -128,17 +137,11 @@ def without_crystals(data: InventoryT, reason: U1) -> InventoryT:
     )
 
 
-def refined_without_bad(
-    job: ScaleJob, engine: Engine, result: Result[ScaleModel], judge: Judging
-) -> Result[ScaleModel]:
-    """The scaling solved again without crystals that disagree, until none does."""
-    for number in range(1, job.config.rejection.passes + 1):
-        bad = judge(result)
-        if not any(job.comm.allgather(bool(bad.any()))):
+def refined_without_bad(refined: RefinedT, judge: Judge) -> RefinedT:
+    """Refined further without crystals that disagree, until none does."""
+    for number in range(1, judge.rejection.passes + 1):
+        out = judge.newly_out(refined)
+        if not out.any():
             break
-        model = result.model.without(bad)
-        refits = refits_of(job.config.scaling.error_model)
-        model = model.with_errors(replace(model.errors, refits=refits))
-        again = solve(engine, model, result.point, job.config, job.run, f"without-{number}")
-        result = replace(again, iterations=(*result.iterations, *again.iterations))
-    return result
+        refined = refined.without(out).continued(f"without-{number}")
+    return refined

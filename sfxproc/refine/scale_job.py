@@ -15,12 +15,11 @@ from sfxproc.formats.mtz_scaled import ScaledObservations
 from sfxproc.intake.reading import Dataset, read_dataset
 from sfxproc.intake.selection import Inventory
 from sfxproc.intake.source import Intake
-from sfxproc.merging.halves import half_of
 from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import ScaleModel
-from sfxproc.models.scale_start import ScaleProblem
 from sfxproc.parallel.comm import Comm
+from sfxproc.refine.refined import Fates
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
 from sfxproc.runs.run import Run
@@ -84,52 +83,41 @@ def intake_of(job: ScaleJob, columns: frozenset[str], oriented: bool) -> Intake:
     config = job.config
     return Intake(
         job.inputs, config.symmetry, config.selection, columns, config.corrections, oriented,
-        job.reference,
+        job.reference, indexed=config.output.unmerged,
     )  # fmt: skip
-
-
-def with_fixed(
-    job: ScaleJob, data: Dataset, problem: ScaleProblem
-) -> tuple[Dataset, NDArray[np.int64]]:
-    """The data with the crystals marked that keep their start values; overlaps of all crystals."""
-    own = problem.reasons, problem.n_overlaps
-    reasons, n_overlaps = (job.comm.allgather_rows(a) for a in own)
-    return mark_fixed(data, reasons, n_overlaps, problem.set_sizes, job.log), n_overlaps
-
-
-F8 = NDArray[np.float64]
 
 
 InventoryT = TypeVar("InventoryT", bound=Inventory)
 
 
-def mark_fixed(
-    data: InventoryT,
-    own: NDArray[np.uint8],
-    n_overlaps: NDArray[np.int64],
-    set_sizes: NDArray[np.int64],
-    log: Log,
-) -> InventoryT:
-    """The data with the crystals marked that keep their start values.
-
-    own : (n_crystals,) why each does, if it does. set_sizes : crystals in each connected set.
-    Raises DataError if no crystal shares enough reflections with others to be scaled.
-    """
+def with_start_scales(data: InventoryT, reasons: NDArray[np.uint8]) -> InventoryT:
+    """The data with the crystals marked that keep their start scale, for the reason (n_crystals,)
+    that each has."""
     status, reason = data.status.copy(), data.reason.copy()
-    fixed = (status == Status.USED) & (own != Reason.NONE)
-    status[fixed], reason[fixed] = Status.FIXED, own[fixed]
-    if not np.any(status == Status.USED):
+    fixed = (status == Status.USED) & (reasons != Reason.NONE)
+    status[fixed], reason[fixed] = Status.FIXED, reasons[fixed]
+    return replace(data, status=status, reason=reason)
+
+
+def tell_start_scales(data: Inventory, fates: Fates, log: Log) -> None:
+    """Say how many crystals keep their start scale, and which sets have no scale in common.
+
+    data : with them marked. Raises DataError if no crystal shares enough reflections with others to
+    be scaled.
+    """
+    if not np.any(data.status == Status.USED):
         raise DataError(
             f"No crystal has enough reflections in common with the others to be scaled (the best "
-            f"has {int(n_overlaps.max(initial=0))}; scaling.min_overlaps asks for more). The data "
-            "are too few, or symmetry.space_group is of too low symmetry."
+            f"has {int(fates.n_overlaps.max(initial=0))}; scaling.min_overlaps asks for more). The "
+            "data are too few, or symmetry.space_group is of too low symmetry."
         )
-    if fixed.any():
+    fixed = int(np.count_nonzero(data.status == Status.FIXED))
+    if fixed:
         log(
-            f"{int(fixed.sum()):,} crystals keep their start scale: too few reflections in common "
+            f"{fixed:,} crystals keep their start scale: too few reflections in common "
             "with others, or no signal."
         )
-    sets = [int(n) for n in set_sizes if n > 1]
+    sets = [int(n) for n in fates.set_sizes if n > 1]
     if len(sets) > 1:
         log(
             f"WARNING: the crystals fall into {len(sets)} sets without any reflection in common "
@@ -137,14 +125,6 @@ def mark_fixed(
             "Each has a scale of its own, and their merged intensities cannot be compared; give a "
             "reference.path to join them."
         )
-    return replace(data, status=status, reason=reason)
 
 
 CrystalModel = ScaleModel | PostrefineModel
-
-
-def own_halves(data: Dataset) -> NDArray[np.int8]:
-    """Half set of each of this rank's crystals; −1 for those left out."""
-    half = half_of(data.own_crystals.identity)
-    half[data.status[data.chunks.crystals] == Status.LEFT_OUT] = -1
-    return half

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Reason, Status
+from sfxproc.data import Reason
 from sfxproc.errors import DataError
 from sfxproc.formats.frames import read_frames
 from sfxproc.formats.inputs import missing_file
@@ -19,7 +19,7 @@ from sfxproc.lsq import Point
 from sfxproc.models.parameters import named
 from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import B, ScaleModel
-from sfxproc.refine.judge import Judging
+from sfxproc.refine.judge import Judge
 from sfxproc.refine.scale_job import ScaleJob
 
 F8 = NDArray[np.float64]
@@ -82,7 +82,7 @@ def local_of(columns: Mapping[str, NDArray[Any]], parameters: Sequence[str], n: 
 
 
 def begun_at(
-    found: Earlier | None, job: ScaleJob, model: ModelT, start: Point, judging: Judging
+    found: Earlier | None, job: ScaleJob, model: ModelT, start: Point, judge: Judge
 ) -> tuple[ModelT, Point]:
     """The model and its start with crystals where they were, held there unless they are to be
     refined again; those that are not known are then left out."""
@@ -90,8 +90,9 @@ def begun_at(
         return model, start
     local = np.where(np.isfinite(found.local), found.local, start.local)
     if not job.config.start.refine:
-        own = judging.data.status[judging.data.chunks.crystals] != Status.LEFT_OUT
-        unknown = ~found.known & own
-        judging.reason = np.where(unknown, np.uint8(Reason.NOT_REFINED_BEFORE), judging.reason)
-        model = model.without(unknown).held()
+        known = job.comm.allgather(found.known)
+        before = sum(len(own) for own in known[: job.comm.rank])
+        unknown = ~np.concatenate(known) & (judge.half >= 0)
+        judge.leave_out(np.where(unknown, np.uint8(Reason.NOT_REFINED_BEFORE), Reason.NONE))
+        model = model.without(unknown[before : before + len(found.known)]).held()
     return model, Point(local, start.shared)

@@ -3,46 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Reason, ReferenceSet, Status
 from sfxproc.intake import pieces
-from sfxproc.intake.reference import reference_scales
 from sfxproc.intake.selection import Inventory
 from sfxproc.lsq import Engine
-from sfxproc.merging.halves import half_of
-from sfxproc.merging.merge import merge
 from sfxproc.models.scale_start import scale_problem
 from sfxproc.parallel.chunks import ChunkSums
-from sfxproc.refine.blocks import judge as block_rejection
-from sfxproc.refine.blocks.rounds import BlockScaling
-from sfxproc.refine.blocks.tasks import Modelling, Scaling, Work
+from sfxproc.parallel.decide import decided
+from sfxproc.refine.blocks.dealing import Dealing, surveyed
+from sfxproc.refine.blocks.refined import InBlocks, Positions
+from sfxproc.refine.blocks.rounds import first_round
+from sfxproc.refine.blocks.work import Modelling, Scaling, Work
 from sfxproc.refine.choices import columns_wanted, loss_of, scale_settings
 from sfxproc.refine.conclude import concluded
-from sfxproc.refine.judge import Judging, refined_without_bad, without_crystals
+from sfxproc.refine.judge import Judge, half_sets, refined_without_bad
 from sfxproc.refine.scale_job import (
     Scaled,
     ScaleJob,
     intake_of,
-    mark_fixed,
     read_all,
-    with_fixed,
+    tell_start_scales,
+    with_start_scales,
 )
 from sfxproc.refine.solve import solve
 from sfxproc.refine.start import begun_at, earlier
+from sfxproc.refine.whole import Together, fates_of
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
-from sfxproc.runs.names import READING
 from sfxproc.runs.stages import Stages
 
 THIN = 2.0  # observations a reflection in a block
+READING = "reading"  # folder of shards and pieces, in the checkpoint
 
 
-def scale_globally(job: ScaleJob) -> Scaled:
+def scale_globally(job: ScaleJob) -> Scaled | None:
     """All ranks step together on one problem; each reads and keeps its share of the crystals."""
     config = job.config
     data = read_all(job, columns_wanted(config))
@@ -51,17 +48,29 @@ def scale_globally(job: ScaleJob) -> Scaled:
         engine, data.observations, data.chunks.local_bounds, data.reflections,
         scale_settings(config),
     )  # fmt: skip
-    data, n_overlaps = with_fixed(job, data, problem)
-    judging = Judging(job, data)
+    fates = fates_of(job, problem)
+    data = with_start_scales(data, fates.start_scale)
+    tell_start_scales(data, fates, job.log)
+    judge = judge_of(job, data)
     model, start = begun_at(
         earlier(job, data, problem.model.layout.parameters), job, problem.model, problem.start,
-        judging,
+        judge,
     )  # fmt: skip
-    n_rows = np.diff(problem.model.layout.start)
     result = solve(engine, model, start, config, job.run)
+    refined = Together(job, data, fates, engine, result)
     if config.start.refine:
-        result = refined_without_bad(job, engine, result, judging)
-    return concluded(job, judging, n_overlaps, engine, result, n_rows)
+        refined = refined_without_bad(refined, judge)
+    return concluded(job, refined, judge, data)
+
+
+def judge_of(job: ScaleJob, data: Inventory | None) -> Judge:
+    """Who judges the job's crystals. data : on rank 0."""
+
+    def halves() -> NDArray[np.int8]:
+        assert data is not None
+        return half_sets(data)
+
+    return Judge(job.comm, job.config.rejection, job.log, decided(job.comm, halves))
 
 
 def scale_in_blocks(job: ScaleJob) -> Scaled | None:
@@ -77,7 +86,7 @@ ModellingOf = Callable[[Inventory, pieces.Plan], Modelling]
 def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> Scaled | None:
     """A job's crystals refined and merged in blocks; None on other ranks than 0. oriented : they
     need an orientation."""
-    config, comm, log, settings = job.config, job.comm, job.log, job.config.parallel
+    comm, log, settings = job.comm, job.log, job.config.parallel
     stages = job.run.stages
     with job.run.refusable():
         data, plan, work = read_pieces(job, stages, modelling, oriented)
@@ -89,40 +98,23 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     )
     if data is not None:
         warn_of_thin_blocks(data, work, log)
-    blocks = BlockScaling(work, stages, settings, log)
-    set_sizes = blocks.survey()
+    n_observations = comm.bcast(None if data is None else data.n_observations)
+    dealing = Dealing(work, stages, n_observations[plan.crystal_at])
+    survey = surveyed(dealing)
     with job.run.refusable():
-        work.modelling.require_shown(blocks.n_rows, blocks.n_shown, log)
-    reasons, n_overlaps = blocks.refine()
-    blocks.go_on()
-    half = comm.bcast(None if data is None else _halves(data, plan))
-    left = block_rejection.refined_without_bad(blocks, config.rejection, half)
+        work.modelling.require_shown(survey.n_rows, survey.n_shown, log)
+    rounds = first_round(dealing, settings, log, survey)
+    refined = InBlocks(comm, Positions(plan.crystal_at, len(n_observations)), rounds, [])
     if data is not None:
-        everything = _by_crystal(plan, len(data.crystals))
-        data = mark_fixed(data, everything(reasons), everything(n_overlaps), set_sizes, log)
-    blocks.shift(comm.bcast(None if data is None else _shift(blocks, data, job.reference)))
-    sums, found = blocks.merge(left.half)
-    log(f"{len(blocks.rounds)} rounds; rank 0 spent {stages.coordinating_s:.2f} s on dealing.")
-    if data is None:
-        return None
-    data = without_crystals(data, everything(left.reason))
-    lost = everything(blocks.lost_crystals())
-    data = replace(
-        data,
-        status=np.where(lost, np.uint8(Status.LEFT_OUT), data.status),
-        reason=np.where(lost, np.uint8(Reason.TASK_FAILED), data.reason),
+        fates = refined.fates
+        tell_start_scales(with_start_scales(data, fates.start_scale), fates, log)
+    judge = judge_of(job, data)
+    refined = refined_without_bad(refined.continued("rounds"), judge)
+    scaled = concluded(job, refined, judge, data)
+    log(
+        f"{len(refined.rounds.done)} rounds; rank 0 spent {stages.coordinating_s:.2f} s on dealing."
     )
-    merged = merge(data.reflections, sums, found["from_local"])
-    of_crystals = blocks.state["local"], found["sigma"], found["cc"]
-    local, sigma, crystal_cc = (everything(a) for a in of_crystals)
-    more = left.columns | work.modelling.columns(blocks.state["local"])
-    frames = report.frame_columns(
-        data, everything(n_overlaps), local, sigma, crystal_cc,
-        data.classes.columns() | {name: everything(rows, np.nan) for name, rows in more.items()},
-        work.modelling.parameters,
-    )  # fmt: skip
-    solver = {**blocks.as_dict(), "coordinating_s": stages.coordinating_s}
-    return Scaled(data, merged, frames, solver, blocks.state.errors, np.nan)
+    return scaled
 
 
 STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
@@ -165,32 +157,3 @@ def warn_of_thin_blocks(data: Inventory, work: Work, log: Log) -> None:
             "scales move together: rounds converge slowly or not at all. Raise "
             'parallel.block_size, or use parallel.strategy = "global".'
         )
-
-
-def _by_crystal(plan: pieces.Plan, n: int) -> Callable[..., NDArray[Any]]:
-    """Rows in the order of the blocks as rows of all crystals, 0 or what else is to be filled in
-    for those in no block."""
-
-    def everything(rows: NDArray[Any], nothing: float = 0.0) -> NDArray[Any]:
-        out = np.full((n, *rows.shape[1:]), nothing, dtype=rows.dtype)
-        out[plan.crystal_at] = rows
-        return out
-
-    return everything
-
-
-def _halves(data: Inventory, plan: pieces.Plan) -> NDArray[np.int8]:
-    """Half set of each crystal in the order of the blocks; −1 for those left out."""
-    half = half_of(data.crystals.identity)
-    half[data.status == Status.LEFT_OUT] = -1
-    return half[plan.crystal_at]
-
-
-def _shift(
-    blocks: BlockScaling, data: Inventory, reference: ReferenceSet | None
-) -> NDArray[np.float64]:
-    """What brings ln G and B of each connected set to mean zero, or to the reference."""
-    if reference is None:
-        return blocks.to_zero_mean()
-    state = blocks.state
-    return reference_scales(state["shared"], state["of_reflection"], blocks.n_sets, data, reference)

@@ -94,12 +94,9 @@ NOT_HONOURED: dict[Way, dict[str, Verdict]] = {
         "scaling.covariance": _refused(
             f"correlations between crystals are left out of uncertainties. {USE_GLOBAL}"
         ),
-        "merging.groups": _refused(f"there is one merge, of all crystals. {USE_GLOBAL}"),
-        "merging.independent_halves": _refused(f"half sets have common scales. {USE_GLOBAL}"),
         "start.frames": _refused(f"all crystals begin anew. {USE_GLOBAL}"),
         "start.refine": _refused(f"all crystals are refined. {USE_GLOBAL}"),
         "solver.method": _refused(f'blocks are solved by "schur-cg". {USE_GLOBAL}'),
-        "output.unmerged": _refused(f"observations stay where they are. {USE_GLOBAL}"),
         "output.checkpoint_interval_s": _idle("each task is kept when it is done"),
         "postrefine.partiality": _refused(
             'name a model, or use parallel.strategy = "global", which runs on many ranks too.',
@@ -109,16 +106,6 @@ NOT_HONOURED: dict[Way, dict[str, Verdict]] = {
             f"within blocks all parameters are refined together. {USE_GLOBAL}"
         ),
         "postrefine.cycles": OF_CYCLES,
-    },
-    AVERAGE: {
-        "scaling.error_model": _refused(
-            'of the error models of blocks only the scatter is averaged. Use "scatter", '
-            '"counting" or "given".',
-            "likelihood",
-        ),
-        "parallel.round_tolerance_sigma": _refused(
-            "averages do not converge; as many rounds as parallel.rounds are done. Leave it out."
-        ),
     },
     JOINT: {
         "postrefine.cycles": OF_CYCLES,

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from sfxproc.config import load
 from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.jobs import JOBS
 from sfxproc.parallel.comm import SerialComm
-from sfxproc.refine.blocks import tasks as block_tasks
-from sfxproc.refine.blocks.tasks import TASKS
 from sfxproc.report.log import open_log
 from sfxproc.settings.scale import ScaleConfig
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
@@ -124,17 +121,34 @@ def test_the_rounds_end_at_the_joint_solution(calm: Any, joint: Any) -> None:
 
 
 def test_averages_do_not_get_there(run: Callable[..., Any], calm: Any, joint: Any) -> None:
-    """They stay where they were after the first round."""
-    errors = "scaling.error_model=scatter"  # of likelier ones averages would lose all but that
-    mode = *IN_BLOCKS, errors, 'parallel.rounds_mode="average"'
-    after = [run(f"average{n}", *mode, f"parallel.rounds={n}") for n in (1, 5)]
-    expected = run("joint-scatter", "solver.tolerance=1e-12", errors)
-    far = [distance(found, expected)[0] for found in after]
+    """They stay where they were after the first round, and rounds end when they do."""
+    mode = 'parallel.rounds_mode="average"'
+    after = [run(f"average{n}", *IN_BLOCKS, mode, f"parallel.rounds={n}") for n in (1, 12)]
+    far = [distance(found, joint)[0] for found in after]
     assert far[1] > 10 * distance(calm, joint)[0]
     assert far[1] > 0.5 * far[0]
     solver = after[1].statistics["solver"]
-    assert not solver["converged"]
-    assert len(solver["rounds"]) == 5
+    assert solver["converged"]
+    assert "not the joint solution" in solver["termination"]
+    assert 3 <= len(solver["rounds"]) < 12
+    assert solver["rounds"][-1]["step"] <= 0.002
+    assert not after[0].statistics["solver"]["converged"]
+    exact = run(
+        "exact", *IN_BLOCKS, mode, "parallel.round_tolerance_sigma=1e-6", "parallel.rounds=20"
+    )
+    rounds = exact.statistics["solver"]["rounds"]
+    assert len(rounds) > len(solver["rounds"])
+    assert rounds[-1]["step"] <= 1e-6
+
+
+def test_averages_have_the_error_model_of_the_job(run: Callable[..., Any], joint: Any) -> None:
+    """All three of its parameters, of all observations."""
+    average = run("errors", *IN_BLOCKS, 'parallel.rounds_mode="average"', "parallel.rounds=12")
+    ours, theirs = (found.statistics["error_model"] for found in (average, joint))
+    for name in ("background", "gain", "scatter"):
+        assert ours[name] == pytest.approx(theirs[name], rel=0.02, abs=0.002), name
+    ratio = average.master["sigma"] / joint.master["sigma"]
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize(("ranks", "threads"), [(0, 2), (1, 1), (2, 1), (3, 2), (4, 1)])
@@ -181,64 +195,6 @@ def test_other_formats(source: str, job: Path, scale: Callable[..., Any]) -> Non
 def test_an_overlap_as_large_as_a_block(refused: Callable[..., str]) -> None:
     said = refused("parallel.strategy=blocks", "parallel.block_size=50", "parallel.overlap=50")
     assert "parallel.overlap = 50 must be smaller than parallel.block_size = 50" in said
-
-
-def spoilt(kind: str, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Have the tasks of a kind fail that begin at a crystal."""
-    right = TASKS[kind]
-
-    def wrong(work: Any, state: Any, first: int, last: int) -> Any:
-        if first == at:
-            raise FloatingPointError("cannot be done")
-        return right.work(work, state, first, last)
-
-    monkeypatch.setitem(block_tasks.TASKS, kind, replace(right, work=wrong))
-
-
-@pytest.mark.parametrize("kind", ["survey", "gradient"])
-def test_a_segment_that_fails_is_left_out(
-    kind: str, job: Path, stills: Path, command: Any, sets: Any, results: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    spoilt(kind, monkeypatch, 40)
-    settings = sets(*IN_BLOCKS, f"input.paths={stills / 'all.h5'}", "output.folder=out")
-    done = command("run", job, *settings)
-    assert done.status == 0, done.err
-    assert f"1 of 6 tasks of the stage '{kind}' failed twice" in done.out
-    assert "FloatingPointError: cannot be done" in done.out
-    found = results(job.parent / "out")
-    assert found.statistics["crystals"]["reasons"]["task failed"] == 40
-    assert found.statistics["crystals"]["status"] == {"used": 200, "left_out": 40}
-    assert np.isnan(found.frames["ln_G"]).sum() == 40
-    assert found.statistics["overall"]["cc_half"] > 0.99
-
-
-def test_a_block_that_fails_is_done_without(
-    job: Path, stills: Path, command: Any, sets: Any, results: Any, joint: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """The first round's average and every step come from the others."""
-    spoilt("refine", monkeypatch, 0)
-    spoilt("step", monkeypatch, 120)
-    settings = sets(*IN_BLOCKS, f"input.paths={stills / 'all.h5'}", "output.folder=out")
-    done = command("run", job, *settings)
-    assert done.status == 0, done.err
-    found = results(job.parent / "out")
-    assert found.statistics["crystals"]["status"] == {"used": 240}
-    assert found.statistics["solver"]["converged"]
-    assert np.abs(found.frames["ln_G"] - joint.frames["ln_G"]).max() < 0.01
-
-
-def test_nothing_works(job: Path, command: Any, sets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(*_: Any) -> Any:
-        raise FloatingPointError("cannot be done")
-
-    monkeypatch.setitem(block_tasks.TASKS, "refine", replace(TASKS["refine"], work=wrong))
-    blocks = ("parallel.strategy=blocks", "parallel.block_size=40", "parallel.overlap=20")
-    done = command("run", job, *sets(*blocks))
-    assert done.status == 2
-    assert "2 of 2 tasks of the stage 'refine' failed twice" in done.err
-    assert "FloatingPointError" in done.err
 
 
 def test_a_damaged_input_ends_all_ranks(job: Path, program: Any, sets: Any) -> None:

@@ -10,7 +10,7 @@ import gemmi
 import numpy as np
 import pytest
 
-from sfxproc.errors import ConfigError, DataError
+from sfxproc.errors import DataError
 from sfxproc.formats.frames import read_frames
 from sfxproc.results.tables import in_pattern
 from sfxproc.simulate.stills import StillsSettings
@@ -23,6 +23,7 @@ GROUPS = ("merging.groups.even=" + EVEN, "merging.groups.odd=" + ODD)
 WEAK = {**PARTIAL, "photons": 20.0}
 MODEL = "postrefine.partiality=xsphere"
 PAIR = "even-minus-odd"
+BLOCKS = ("parallel.strategy=blocks", "parallel.block_size=40", "parallel.overlap=20")
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +140,33 @@ def test_a_group_without_crystals(ranks: int, run: Callable[..., Any]) -> None:
     assert "'simulated//000000'" in str(told.value)
 
 
-def test_not_in_blocks(run: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match=r"merging\.groups = .* does not go with parallel\.str"):
-        run("blocks", *GROUPS, "parallel.strategy=blocks", kind="scale")
+@pytest.mark.parametrize("kind", ["scale", "postrefine"])
+def test_groups_of_blocks(kind: str, run: Callable[..., Any]) -> None:
+    """As of all crystals together."""
+    together = run(f"{kind}-groups-together", *GROUPS, kind=kind)
+    blocks = run(f"{kind}-groups-blocks", *GROUPS, *BLOCKS, kind=kind)
+    for told, expected in zip(
+        blocks.statistics["groups"]["each"], together.statistics["groups"]["each"], strict=True
+    ):
+        assert (told["group"], told["n_crystals"]) == (expected["group"], expected["n_crystals"])
+    for name in ("even", "odd"):
+        ours, theirs = (columns(r.folder / "groups" / f"{name}.mtz") for r in (blocks, together))
+        np.testing.assert_array_equal(ours["N"], theirs["N"])
+        seen = np.isfinite(theirs["IMEAN"])
+        off = ((ours["IMEAN"] - theirs["IMEAN"]) / theirs["SIGIMEAN"])[seen]
+        assert np.sqrt(np.mean(off**2)) < 0.01
+        ratio = (ours["SIGIMEAN"] / theirs["SIGIMEAN"])[seen]
+        assert np.median(ratio) == pytest.approx(1.0, abs=0.005)
+    again = run(f"{kind}-groups-blocks-2", *GROUPS, *BLOCKS, kind=kind, ranks=2)
+    require_same_bits(again, blocks)
+    for name in ("even", "odd", PAIR):
+        ours, theirs = (r.folder / "groups" / f"{name}.mtz" for r in (again, blocks))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_an_empty_group_of_blocks(run: Callable[..., Any]) -> None:
+    with pytest.raises(DataError, match=r'no crystal in use is named like "run9\*"'):
+        run("empty-blocks", "merging.groups.none=run9*", *BLOCKS, kind="scale", ranks=2)
 
 
 # ---- half sets by themselves -------------------------------------------------------------------
@@ -188,3 +213,21 @@ def test_half_sets_apart_of_scaling(run: Callable[..., Any]) -> None:
     shared = run("scale-shared", data="weak", kind="scale").statistics["overall"]
     apart = run("scale-apart", "merging.independent_halves=true", data="weak", kind="scale")
     assert apart.statistics["overall"]["cc_half"] <= shared["cc_half"] + 1e-3
+
+
+def test_half_sets_apart_of_blocks(run: Callable[..., Any]) -> None:
+    """As of all crystals together; the merge is the one with common scales."""
+    halves = "merging.independent_halves=true"
+    tight = ("parallel.round_tolerance_sigma=1e-4", "parallel.rounds=12")
+    together = run("halves-together", halves, "solver.tolerance=1e-12", kind="scale")
+    blocks = run("halves-blocks", halves, *BLOCKS, *tight, kind="scale")
+    shared = run("halves-shared", *BLOCKS, *tight, kind="scale")
+    for name in ("IMEAN", "SIGIMEAN", "N", "NHALF1"):
+        np.testing.assert_array_equal(blocks.merged[name], shared.merged[name])
+    assert np.nanmax(np.abs(blocks.merged["IHALF1"] - shared.merged["IHALF1"])) > 0.0
+    for side in ("1", "2"):
+        ours, theirs = (r.merged[f"IHALF{side}"] for r in (blocks, together))
+        sigma = together.merged[f"SIGIHALF{side}"]
+        seen = np.isfinite(theirs)
+        np.testing.assert_array_equal(np.isfinite(ours), seen)
+        assert np.sqrt(np.mean(((ours - theirs) / sigma)[seen] ** 2)) < 0.01

@@ -11,8 +11,7 @@ import pytest
 
 from sfxproc.errors import ConfigError, DataError, OutputError, UserError
 from sfxproc.formats.hdf5 import write as write_h5
-from sfxproc.refine.blocks import tasks as block_tasks
-from sfxproc.refine.blocks.tasks import TASKS
+from sfxproc.refine.blocks import tasks
 from sfxproc.simulate.stills import Simulated, StillsSettings
 from tests.jobs.partial_jobs import PARTIAL, against_truth, run_job, written
 from tests.jobs.test_ranks import require_same_bits
@@ -104,7 +103,7 @@ def test_gone_on_with_on_two_ranks(
 ) -> None:
     """After an end in the midst of a stage."""
     settings = (*settings_for(folder), *BLOCKS)
-    right = TASKS["gradient"]
+    right = tasks.GRADIENT
 
     def full(work: Any, state: Any, first: int, last: int) -> Any:
         if first > 40:
@@ -112,7 +111,7 @@ def test_gone_on_with_on_two_ranks(
         return right.work(work, state, first, last)
 
     with monkeypatch.context() as patch:
-        patch.setitem(block_tasks.TASKS, "gradient", replace(right, work=full))
+        patch.setattr(tasks, "GRADIENT", replace(right, work=full))
         with pytest.raises(UserError, match="the disk is full"):
             run_job("postrefine", tmp_path / "out", *settings)
     assert (tmp_path / "out" / "checkpoint").is_dir()
@@ -120,26 +119,45 @@ def test_gone_on_with_on_two_ranks(
     require_same_bits(again, calm)
 
 
-@pytest.mark.parametrize(("kind", "left_out"), [("refine", 0), ("gradient", 20)])
-def test_what_fails_is_set_aside(
-    kind: str, left_out: int, folder: Path, calm: Any, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_a_block_that_fails_is_done_without(
+    folder: Path, calm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Crystals that no block has solved begin where they are recorded, and get there."""
-    right = TASKS[kind]
+    right = tasks.REFINE
 
     def wrong(work: Any, state: Any, first: int, last: int) -> Any:
         if first == 0:
             raise FloatingPointError("cannot be done")
         return right.work(work, state, first, last)
 
-    monkeypatch.setitem(block_tasks.TASKS, kind, replace(right, work=wrong))
+    monkeypatch.setattr(tasks, "REFINE", replace(right, work=wrong))
     found = run_job("postrefine", tmp_path / "out", *settings_for(folder), *BLOCKS)
-    assert np.isnan(found.frames["size"]).sum() == left_out
-    told = found.statistics["crystals"]["reasons"]
-    assert told == ({"task failed": left_out} if left_out else {})
-    if not left_out:
-        require_alike(found, calm, REFINED)
+    assert found.statistics["crystals"]["reasons"] == {}
+    require_alike(found, calm, REFINED)
+
+
+def test_a_segment_that_fails_is_left_out(
+    folder: Path, calm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four crystals, between the ends of two blocks."""
+    right = tasks.GRADIENT
+
+    def wrong(work: Any, state: Any, first: int, last: int) -> Any:
+        if first == 56:
+            raise FloatingPointError("cannot be done")
+        return right.work(work, state, first, last)
+
+    monkeypatch.setattr(tasks, "GRADIENT", replace(right, work=wrong))
+    blocks = (*BLOCKS, "parallel.block_size=40", "parallel.overlap=12")
+    found = run_job("postrefine", tmp_path / "out", *settings_for(folder), *blocks)
+    assert found.statistics["crystals"]["reasons"] == {"task failed": 4}
+    assert np.isnan(found.frames["size"]).sum() == 4
+    left = np.isfinite(found.frames["size"])
+    off = (found.frames["ln_G"] - calm.frames["ln_G"])[left] / calm.frames["sigma_ln_G"][left]
+    assert np.sqrt(np.mean(off**2)) < 0.3
+    solver = found.statistics["solver"]
+    assert solver["converged"]
+    assert solver["dof"] < calm.statistics["solver"]["dof"]
 
 
 # ---- mistakes ----------------------------------------------------------------------------------

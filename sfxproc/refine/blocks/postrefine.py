@@ -20,7 +20,8 @@ from sfxproc.models.postrefine_strayed import Typical, strayed_anew, turns_and_s
 from sfxproc.models.scale import LN_G, ScaleModel
 from sfxproc.models.scale_start import ScaleProblem
 from sfxproc.partiality import PARTIALITIES, Partiality
-from sfxproc.refine.blocks.tasks import Model, State, Table, Work
+from sfxproc.refine.blocks.state import Common, Surveyed
+from sfxproc.refine.blocks.work import Model, Table, Work
 from sfxproc.refine.postrefine_setup import (
     Recorded,
     geometry_of,
@@ -104,56 +105,62 @@ class Postrefining:
         require_shown(n, n_shown, np.exp(self.begin[:, LN_SIZE]), log)
 
     def solved(
-        self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
-    ) -> Result[PostrefineModel]:
+        self, work: Work, state: Surveyed | Common, problem: ScaleProblem, table: Table,
+        first: int, last: int,
+    ) -> Result[PostrefineModel]:  # fmt: skip
         """Scaled with the orientations as recorded, then all together."""
         engine = problem.model.engine
 
         def solve(model: CrystalModelT, point: Point, key: str) -> Result[CrystalModelT]:
             return work.solver.solve(engine, model, point)
 
-        way = Refinement(engine, solve, work.loss, refits_of(work.settings.variances), self.passes)
-        if "local" in state.arrays:
+        refits = refits_of(work.settings.variances)
+        if isinstance(state, Common):
+            way = Refinement(engine, solve, work.loss, 0, self.passes)
             scale = replace(problem.model, errors=state.errors)
             return jointly(way, self.model(scale, table, state, first), state.point(first, last))
+        way = Refinement(engine, solve, work.loss, refits, self.passes)
         return scaled_and_refined(self.recorded(table, first, last), problem, way)
 
-    def model(self, scale: ScaleModel, table: Table, state: State, first: int) -> PostrefineModel:
+    def model(self, scale: ScaleModel, table: Table, state: Common, first: int) -> PostrefineModel:
         """Held to the priors of the state."""
         last = first + scale.layout.n_local
-        centre = state["centre"][first:last]
+        assert state.centre is not None
+        centre = state.centre[first:last]
         geometry = self.geometry_at(table, first, last)
-        start = Point(centre, state["shared"])
+        start = Point(centre, state.shared)
         model = postrefine_model(scale, geometry, self.shape, start)
         layout = replace(model.layout, prior_centre=centre)
         return replace(model, scale=replace(model.scale, layout=layout))
 
-    def second_chance(self, model: Model, state: State, first: int, last: int, loss: Loss) -> Point:
+    def second_chance(
+        self, model: Model, state: Common, first: int, last: int, loss: Loss
+    ) -> Point:
         """From the recorded orientation, with the median size of all."""
         assert isinstance(model, PostrefineModel)
         point = state.point(first, last)
-        found = turns_and_sizes(state["local"], self.begin)
-        typical = Typical.of(found[state["refined"]])
+        found = turns_and_sizes(state.local, self.begin)
+        typical = Typical.of(found[state.refined])
         if typical is None:
             return point
         start = Point(self.begin[first:last], point.shared)
         return strayed_anew(model, point, start, typical, loss)[0]
 
-    def held(self, state: State) -> State:
+    def held(self, state: Common) -> Common:
         """Scales to those of the block's scaling, cells to the mean of all; the rest to what was
         recorded."""
-        local = state["local"]
-        if "centre" in state.arrays:
-            centre = state["centre"].copy()
+        local = state.local
+        if state.centre is not None:
+            centre = state.centre.copy()
         else:
             centre = self.begin.copy()
-            centre[:, LN_G] = local[:, LN_G] - state["pulled"]
+            centre[:, LN_G] = local[:, LN_G] - state.pulled
         recorded = self.geometry.strain
         if recorded is not None:
             cells = self.geometry.strains
-            now = (local[:, cells] + recorded)[state["refined"]]
+            now = (local[:, cells] + recorded)[state.refined]
             centre[:, cells] = now.mean(axis=0) - recorded
-        return state.with_arrays(centre=centre)
+        return replace(state, centre=centre)
 
     def columns(self, local: F8) -> dict[str, F8]:
         """What came of orientations, cells and wavelengths."""

@@ -3,34 +3,40 @@
 First every block is solved on its own and the solutions are averaged; from there either Newton
 rounds lead to the joint solution (`lsq.rounds`), or blocks are solved and averaged again
 (rounds_mode = "average", which does not get there).
+
+Where crystals are lost on the way (`dealing`), what the whole job tells is found out anew without
+them, and rounds go on from where they are: what comes of it is that of a job that never had them.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Reason, ReflectionSums
-from sfxproc.lsq import Point
-from sfxproc.models.error_model import next_errors, refits_of
-from sfxproc.models.scale import B, shifted
-from sfxproc.models.scale_average import Averaging
-from sfxproc.models.scale_merge import mean_intensity
-from sfxproc.models.scale_start import begun_with, facts_of
-from sfxproc.parallel.combine import Found, Totals
-from sfxproc.parallel.coordinator import Arrays
-from sfxproc.refine.blocks.combine import Averages, Survey
-from sfxproc.refine.blocks.tasks import ROUGH, TASKS, State, Work
+from sfxproc.data import Reason
+from sfxproc.models.error_model import degrees_of_freedom, next_errors, refits_of
+from sfxproc.models.scale_start import begun_with
+from sfxproc.parallel.decide import decided
+from sfxproc.parallel.records import R
+from sfxproc.refine.blocks import tasks
+from sfxproc.refine.blocks.combine import BlockAverages
+from sfxproc.refine.blocks.dealing import Dealing, Survey, in_sets, overlaps, surveyed
+from sfxproc.refine.blocks.state import Common, Surveyed
+from sfxproc.refine.blocks.tasks import Gradient, Kind, Value
+from sfxproc.refine.blocks.work import Work
 from sfxproc.report.log import Log
-from sfxproc.runs.stages import Stages
 from sfxproc.settings.sections import Parallel
 
 F8 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+S = TypeVar("S")
+T = TypeVar("T")
 
 RISE = 1e-9  # relative, of the objective: rounding, not a step too far
+ROUGH = 1e-3  # relative decrease of the objective at which a block's own solution will do
 
 
 @dataclass(frozen=True)
@@ -47,293 +53,256 @@ class Round:
 
 
 @dataclass(eq=False)
-class BlockScaling:
-    """A refinement in blocks, with what has been found out so far.
+class Rounds:
+    """A refinement in blocks, and where it stands.
 
-    of_crystal, of_reflection : the connected set each is in. The crystals of segments that were set
-    aside have reason TASK_FAILED.
+    reasons, n_overlaps : (n,) why crystals keep their start scale, and their reflections that
+    others show. done : the rounds so far; most : of them.
     """
 
-    work: Work
-    stages: Stages
+    dealing: Dealing
     settings: Parallel
     log: Log
-    state: State = field(default_factory=State)
-    rounds: list[Round] = field(default_factory=list)
+    common: Common
+    reasons: NDArray[np.uint8]
+    n_overlaps: NDArray[np.int64]
+    set_sizes: NDArray[np.int64]
+    disagreement: float
+    done: tuple[Round, ...] = ()
     converged: bool = False
-    n_free: int = 0
-    n_rows: int = 0
-    n_shown: int = 0
-    disagreement: float = np.nan
-    most_rounds: int = 0
+    most: int = 0
+    known_lost: frozenset[int] = field(default_factory=frozenset)
 
     @property
-    def n_crystals(self) -> int:
-        """Crystals in the blocks."""
-        return len(self.work.blocks.order)
+    def work(self) -> Work:
+        """What tasks work on."""
+        return self.dealing.work
 
     @property
-    def s2(self) -> F8:
-        """Of the reflections."""
-        return np.asarray(self.work.reflections.s2)
+    def n_rows(self) -> int:
+        """Observations of the crystals that take part."""
+        return int(self.dealing.n_observations[~self.common.survey.absent].sum())
+
+    @property
+    def n_free(self) -> int:
+        """Free parameters of crystals, the gauge taken off."""
+        common = self.common
+        free = int(common.refined.sum()) * self.work.modelling.n_free
+        sets = len(np.unique(common.survey.of_crystal[common.refined]))
+        return free - sets * (1 + self.work.settings.b_factor)
 
     @property
     def n_parameters(self) -> int:
         """Free ones of crystals, the gauge taken off, and intensities."""
-        return self.n_free + int(np.count_nonzero(self.state["D"]))
+        return self.n_free + int(np.count_nonzero(self.common.D))
 
     @property
     def dof(self) -> float:
         """Of the whole job."""
-        return max(float(self.n_rows - self.n_parameters), 1.0)
+        return degrees_of_freedom(self.n_rows, self.n_parameters)
 
-    # ---- stages --------------------------------------------------------------------------------
+    @property
+    def lost_unknown(self) -> bool:
+        """Whether segments were lost that are not yet taken into account."""
+        return self.dealing.lost != self.known_lost
 
-    def stage(self, kind: str, combiner: Any = None, work: Work | None = None) -> Found:
-        """Run a stage of tasks over blocks or segments; segments that failed before are left out,
-        those that fail now from then on."""
-        task, what, state = TASKS[kind], work or self.work, self.state
-        numbers = np.arange(what.count(task.over))
-        if task.over == "segments" and "lost" in state.arrays:
-            numbers = np.setdiff1d(numbers, state["lost"])
+    def run(self, kind: Kind[S, R], state: S) -> R:
+        """What the tasks of a kind find together."""
+        return self.counted(kind, state)[0]
 
-        def place(i: int) -> tuple[int, int]:
-            return what.positions(task.over, int(numbers[i]))
+    def counted(self, kind: Kind[S, R], state: S) -> tuple[R, int]:
+        """The same, and how many did."""
+        self._tell_standing()
+        return self.dealing.counted(kind, state)
 
-        def do(i: int) -> Arrays:
-            return task.work(what, state, *place(i))
+    def _tell_standing(self) -> None:
+        """Have `status` tell how far it is."""
+        self.dealing.standing = {
+            "round": len(self.done) + 1,
+            "rounds": max(self.most, self.settings.rounds),
+            "objective": self.done[-1].objective if self.done else None,
+        }
 
-        found = self.stages.run(
-            kind, do, len(numbers), combiner or Totals(self.n_crystals, task.rows, place),
-            round=len(self.rounds) + 1, rounds=max(self.most_rounds, self.settings.rounds),
-            objective=self.rounds[-1].objective if self.rounds else None,
-        )  # fmt: skip
-        if task.over == "segments" and len(found["failed"]):
-            lost = np.append(self.state.arrays.get("lost", []), numbers[found["failed"]])
-            self.state = self.state.with_arrays(lost=lost.astype(np.int64))
-        return found
+    def copy(self) -> Rounds:
+        """Another refinement that goes on from here by itself."""
+        return replace(self)
 
-    def lost_crystals(self) -> NDArray[np.bool_]:
-        """(n_crystals,) which are in segments that were set aside."""
-        out = np.zeros(self.n_crystals, dtype=bool)
-        for number in self.state.arrays.get("lost", []):
-            out[slice(*self.work.positions("segments", int(number)))] = True
-        return out
-
-    # ---- from nothing to merged sums -------------------------------------------------------------
-
-    def survey(self) -> NDArray[np.int64]:
-        """Find the facts and the connected sets; returns how many crystals each set has."""
-
-        def place(i: int) -> tuple[int, int]:
-            return self.work.positions("segments", i)
-
-        totals = Totals(self.n_crystals, TASKS["survey"].rows, place)
-        parent = np.arange(len(self.s2), dtype=np.int32)
-        found = self.stage("survey", Survey(totals, parent))
-        facts = facts_of(found["gain"], found["sums"], self.s2, self.work.settings)
-        self.n_rows, self.n_shown = (int(n) for n in found["n_rows"])
-        shown = np.where(self.lost_crystals(), -1, found["first_shown"])
-        roots, of_reflection = np.unique(found["parent"], return_inverse=True)
-        root = np.where(shown >= 0, of_reflection[shown], -1)
-        sizes = np.bincount(root[root >= 0], minlength=len(roots))
-        order = np.argsort(-sizes, kind="stable")
-        number = np.argsort(order, kind="stable")
-        errors = begun_with(facts, self.work.settings)
-        self.state = replace(self.state, errors=errors).with_arrays(
-            expected=facts.expected,
-            seen=facts.seen,
-            of_reflection=number[of_reflection].astype(np.int32),
-            of_crystal=np.where(root >= 0, number[root], -1).astype(np.int32),
-        )
-        return np.asarray(sizes[order][sizes[order] > 0])
-
-    def refine(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Solve every block on its own and average: the first round. Returns, of each crystal, why
-        it keeps its start scale, and its overlaps."""
-        rough = self.settings.rounds_mode == "newton"
-        tolerance = max(ROUGH, self.work.tolerance) if rough else self.work.tolerance
-        found = self._average(replace(self.work, tolerance=tolerance))
-        reasons = found["reasons"].copy()
-        reasons[self.state["of_crystal"] < 0] = Reason.TOO_FEW_OVERLAPS
-        reasons[self.lost_crystals()] = Reason.TASK_FAILED
-        refined = reasons == Reason.NONE
-        self.state = self.state.with_arrays(refined=refined)
-        free = int(refined.sum()) * self.work.modelling.n_free
-        sets = len(np.unique(self.state["of_crystal"][refined]))
-        self.n_free = free - sets * (1 + self.work.settings.b_factor)
-        self._centre(refined)
-        self.state = self.work.modelling.held(self.state)
-        return reasons, found["n_overlaps"]
-
-    def without(self, crystals: NDArray[np.bool_], n_rows: int) -> None:
-        """Leave crystals (n_crystals,) out from here on; n_rows : observations of them."""
-        gone = self.state.arrays.get("gone", np.zeros(self.n_crystals, dtype=bool)) | crystals
-        refined = self.state["refined"] & ~crystals
-        self.n_free -= int((self.state["refined"] & crystals).sum()) * self.work.modelling.n_free
-        self.n_rows -= n_rows
-        refits = refits_of(self.work.settings.variances)
-        errors = replace(self.state.errors, refits=refits)
-        self.state = replace(self.state, errors=errors).with_arrays(gone=gone, refined=refined)
+    def without(self, crystals: Mask, refit: bool) -> None:
+        """Leave crystals (n,) out from here on. refit : whether the error model is found anew."""
+        refits = refits_of(self.work.settings.variances) if refit else 0
+        errors = replace(self.common.errors, refits=refits)
+        self.common = replace(self.common.without(crystals), errors=errors)
         self.converged = False
 
     def go_on(self) -> None:
         """All further rounds."""
-        self.most_rounds = len(self.rounds) + self.settings.rounds
+        self.most = len(self.done) + self.settings.rounds
+        if self.lost_unknown:
+            self.take_losses()
         if self.settings.rounds_mode == "average":
             self._average_rounds()
         else:
             self._newton_rounds()
 
-    def merge(self, half: NDArray[np.int8]) -> tuple[ReflectionSums, Found]:
-        """Sums for merging at the final point; of the crystals `sigma` (n, 2) and `cc`, of the
-        reflections `from_local`."""
-        self.state = self.state.with_arrays(half=half)
-        value = self.stage("value")
-        self.state = self.state.with_arrays(D=value["D"])
-        found = self.stage("merge")
-        sums = found["sums"]
-        self.state = self.state.with_arrays(mean=mean_intensity(sums))
-        deviated = self.stage("deviate")
-        D = value["D"]
-        from_local = np.divide(found["spread"], D**2, out=np.zeros_like(D), where=D > 0.0)
-        return (
-            ReflectionSums(sums[0:2], sums[2:4], sums[4:6], *deviated["sums"]),
-            {
-                "sigma": np.sqrt(found["variance"]),
-                "cc": deviated["cc"],
-                "from_local": from_local,
-            },
+    def take_losses(self) -> None:
+        """Have what is known be that of a job without the segments that were set aside."""
+        while self.lost_unknown:
+            self.known_lost = self.dealing.lost
+            survey = surveyed(self.dealing)
+            self.reasons, self.n_overlaps = overlaps(self.dealing, survey.state)
+            self.set_sizes = survey.set_sizes
+        absent = self.common.survey.absent | survey.state.absent
+        common = replace(
+            self.common,
+            survey=replace(survey.state, absent=absent),
+            errors=begun_with(survey.state.facts, self.work.settings),
+            refined=(self.reasons == Reason.NONE) & ~absent,
         )
-
-    # ---- rounds --------------------------------------------------------------------------------
-
-    def _average(self, work: Work) -> Found:
-        """Solve the blocks and average them into the state."""
-        there = self.state.arrays
-        start = Point(there["local"], there["shared"]) if "local" in there else None
-        begin = work.modelling.begin
-        averaging = Averaging(begin, self.s2, start, there.get("D"), work.settings.b_factor)
-        combiner = Averages(averaging, work)
-        found = self.stage("refine", combiner, work)
-        errors = replace(self.state.errors, scatter=float(found["scatter"][0]))
-        self.disagreement = float(found["disagreement"][0])
-        self.state = replace(self.state, errors=errors).with_arrays(
-            **{name: found[name] for name in ("local", "shared", "D", "pulled")}
-        )
-        return found
-
-    def _average_rounds(self) -> None:
-        """The blocks solved and averaged again and again, from the average."""
-        self._tell_round(self.stage("value"), self.disagreement, np.nan)
-        while len(self.rounds) < self.most_rounds:
-            before = self.state["shared"]
-            self._average(self.work)
-            self._centre(self.state["refined"])
-            found = self.stage("value")
-            moved = rms((self.state["shared"] - before) * np.sqrt(found["D"]))
-            self._tell_round(found, self.disagreement, moved)
-
-    def _newton_rounds(self) -> None:
-        """Newton steps of the joint problem; one that raises the objective is halved."""
-        found = self.stage("gradient")
-        self._tell_round(found, self.disagreement, np.nan)
-        refused = False
-        while len(self.rounds) < self.most_rounds and not self.converged:
-            same_errors = self._take(found)
-            before, (mean, self.disagreement, solved) = self.state, self._mean_step()
-            part, refused = 1.0, True
-            while refused and len(self.rounds) < self.most_rounds:
-                self.state = before.with_arrays(shared=before["shared"] + part * mean)
-                self._centre(before["refined"])
-                trial = self.stage("gradient")
-                was, became = found["objective"][0], trial["objective"][0]
-                refused = not np.isfinite(became) or (
-                    same_errors and became > was + RISE * abs(was)
-                )
-                moved = part * rms(mean * np.sqrt(found["D"]))
-                self._tell_round(trial, self.disagreement, moved, refused)
-                part *= 0.5
-            if refused:
-                self.state = before
-            else:
-                found = trial
-                at_rest = self.state.errors.refits == 0 and solved
-                self.converged = at_rest and moved <= self.settings.round_tolerance_sigma
-        if not refused:
-            self._take(found)
-
-    def _take(self, found: Found) -> bool:
-        """Make what the crystals found at the common point part of the state; tells whether the
-        error model stays as it is."""
-        errors = next_errors(self.state.errors, found["errors"], self.dof)
-        same = errors == self.state.errors
-        arrays = {name: found[name] for name in ("local", "D", "q")}
-        self.state = replace(self.state, errors=errors).with_arrays(**arrays)
-        if not same:
-            self.state = self.work.modelling.held(self.state)
-        return same
-
-    def _mean_step(self) -> tuple[F8, float, bool]:
-        """The step of the intensities, the r.m.s. of what blocks differ from it, over σ, and
-        whether all blocks solved for theirs."""
-        found = self.stage("step")
-        n = self.work.count("blocks") - len(found["failed"])
-        mean = found["step"] / n
-        variance = np.maximum(found["square"] / n - mean**2, 0.0)
-        differ = rms(np.sqrt(variance * self.state["D"]))
-        return mean, differ, int(found["solved"][0]) == n
-
-    def _centre(self, refined: NDArray[np.bool_]) -> None:
-        """Bring the mean ln G and B of the refined crystals of each set to zero."""
-        self.shift(self.to_zero_mean(refined))
-
-    @property
-    def n_sets(self) -> int:
-        """How many connected sets there are."""
-        return 1 + max(
-            int(self.state[name].max(initial=0)) for name in ("of_crystal", "of_reflection")
-        )
-
-    def to_zero_mean(self, chosen: NDArray[np.bool_] | bool = True) -> F8:
-        """(n_sets, 2) what brings mean ln G and B of the chosen crystals of each set to zero."""
-        sets = self.state["of_crystal"]
-        inside = chosen & (sets >= 0) & ~self.state.arrays.get("gone", np.zeros(len(sets), bool))
-        total = np.zeros((self.n_sets, 2))
-        np.add.at(total, sets[inside], self.state["local"][inside, : B + 1])
-        count = np.bincount(sets[inside], minlength=self.n_sets)
-        return -total / np.maximum(count, 1)[:, None]
+        self.common = self.work.modelling.held(common)
+        self.converged = False
+        self.most = max(self.most, len(self.done) + self.settings.rounds)
 
     def shift(self, shift: F8) -> None:
         """Change ln G and B of each connected set by shift (n_sets, 2), the intensities with it."""
-        there = self.state
-        point = shifted(
-            Point(there["local"], there["shared"]), shift, there["of_crystal"],
-            there["of_reflection"], self.s2,
-        )  # fmt: skip
-        self.state = there.with_arrays(local=point.local, shared=point.shared)
+        self.common = self.common.shifted(shift, self.work.s2)
+
+    # ---- averages ------------------------------------------------------------------------------
+
+    def _average_rounds(self) -> None:
+        """The blocks solved and averaged again and again, from the average and with its error
+        model, until it stays where it is."""
+        found = self._value()
+        self._tell_round(found, self.disagreement, np.nan)
+        while len(self.done) < self.most and not self.converged:
+            same = self._next_errors(found)
+            before = self.common.shared
+            self._tell_standing()
+            averages = average(self.dealing, self.common, self.settings)
+            self.disagreement = averages.disagreement
+            self.common = replace(
+                self.common, local=averages.local, shared=averages.shared, D=averages.D,
+                pulled=averages.pulled,
+            )  # fmt: skip
+            self.centre()
+            if self.lost_unknown:
+                self.take_losses()
+            elif not same:
+                self.common = self.work.modelling.held(self.common)
+            found = self._value()
+            moved = self._decided(rms((self.common.shared - before) * np.sqrt(found.D)))
+            self._tell_round(found, self.disagreement, moved)
+            self.converged = self._at_rest(moved)
+        self._next_errors(found)
+
+    def _value(self) -> Value:
+        """The objective at the common point, of crystals none of which is lost."""
+        while True:
+            found = self.run(tasks.VALUE, self.common)
+            if not self.lost_unknown:
+                return found
+            self.take_losses()
+
+    # ---- Newton --------------------------------------------------------------------------------
+
+    def _newton_rounds(self) -> None:
+        """Newton steps of the joint problem; one that raises the objective is halved."""
+        found = self._gradient()
+        self._tell_round(found, self.disagreement, np.nan)
+        refused = False
+        while len(self.done) < self.most and not self.converged:
+            comparable = self._take(found)
+            before, (mean, self.disagreement, solved) = self.common, self._mean_step()
+            part, refused = 1.0, True
+            while refused and len(self.done) < self.most:
+                self.common = replace(before, shared=before.shared + part * mean)
+                self.centre()
+                trial = self._gradient()
+                if self.common.survey is not before.survey:  # crystals were lost
+                    comparable = False
+                    before = replace(self.common, local=before.local, shared=before.shared)
+                refused = self._decided(worse(found, trial, comparable))
+                moved = self._decided(part * rms(mean * np.sqrt(found.D)))
+                self._tell_round(trial, self.disagreement, moved, refused)
+                part *= 0.5
+            if refused:
+                self.common = before
+            else:
+                found = trial
+                self.converged = solved and self._at_rest(moved)
+        if not refused:
+            self._take(found)
+
+    def _gradient(self) -> Gradient:
+        """What crystals find at the common point, none of which is lost."""
+        while True:
+            found = self.run(tasks.GRADIENT, self.common)
+            if not self.lost_unknown:
+                return found
+            self.take_losses()
+
+    def _take(self, found: Gradient) -> bool:
+        """Make what the crystals found at the common point part of the state; tells whether the
+        error model stays as it is."""
+        same = self._next_errors(found)
+        self.common = replace(self.common, local=found.local, D=found.D, q=found.q)
+        if not same:
+            self.common = self.work.modelling.held(self.common)
+        return same
+
+    def _next_errors(self, found: Value) -> bool:
+        """Have the error model that fits the common point better, if it is not at rest; tells
+        whether it stays as it is."""
+        errors = self._decided(next_errors(self.common.errors, found.errors, self.dof))
+        same = errors == self.common.errors
+        self.common = replace(self.common, errors=errors)
+        return same
+
+    def _mean_step(self) -> tuple[F8, float, bool]:
+        """The step of the intensities, the r.m.s. of what blocks differ from it, over σ, and whether
+        all blocks solved for theirs."""
+        found, n = self.counted(tasks.STEP, self.common)
+        mean = found.step / n
+        variance = np.maximum(found.square / n - mean**2, 0.0)
+        return mean, rms(np.sqrt(variance * self.common.D)), found.solved == n
+
+    # ---- both ----------------------------------------------------------------------------------
+
+    def _at_rest(self, moved: float) -> bool:
+        """Whether a step, r.m.s. over σ, was small and the error model stays as it is."""
+        return self.common.errors.refits == 0 and moved <= self.settings.round_tolerance_sigma
+
+    def centre(self) -> None:
+        """Bring the mean ln G and B of the refined crystals of each set to zero."""
+        self.shift(self._decided(self.common.to_zero_mean(self.common.refined)))
+
+    def _decided(self, value: T) -> T:
+        """Rank 0's value: what all go by must not depend on the last bit of a processor."""
+        return decided(self.dealing.stages.comm, lambda: value)
 
     def _tell_round(
-        self, found: Found, disagreement: float, step: float, refused: bool = False
+        self, found: Value, disagreement: float, step: float, refused: bool = False
     ) -> None:
-        objective, chi2 = (float(v) for v in found["objective"])
         done = Round(
-            len(self.rounds) + 1, objective, chi2, self.state.errors.scatter, disagreement, step
-        )
-        self.rounds.append(done)
+            len(self.done) + 1, found.objective, found.chi2, self.common.errors.scatter,
+            disagreement, step,
+        )  # fmt: skip
+        self.done = (*self.done, done)
         moved = "" if np.isnan(step) else f", step {step:.2g} σ r.m.s."
         self.log(
-            f"round {done.number}: objective {objective:.8g}, blocks differ by {disagreement:.2g} "
-            f"σ r.m.s.{moved}{' (refused)' if refused else ''}"
+            f"round {done.number}: objective {done.objective:.8g}, blocks differ by "
+            f"{disagreement:.2g} σ r.m.s.{moved}{' (refused)' if refused else ''}"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and text, for statistics.json."""
-        last = self.rounds[-1]
-        if self.converged:
-            how = f"Converged: the last round moved the intensities by {last.step:.1g} σ r.m.s."
+        last = self.done[-1]
+        moved = f"the last round moved the intensities by {last.step:.1g} σ r.m.s."
+        if not self.converged:
+            how = f"Stopped after {len(self.done)} rounds; raise parallel.rounds to go on."
+        elif self.settings.rounds_mode == "average":
+            how = f"Averages at rest, which are not the joint solution: {moved}"
         else:
-            how = f"Stopped after {len(self.rounds)} rounds; raise parallel.rounds to go on."
+            how = f"Converged: {moved}"
         return {
             "method": f"blocks, {self.settings.rounds_mode}",
             "termination": how,
@@ -345,8 +314,48 @@ class BlockScaling:
             "n_residuals": self.n_rows,
             "n_parameters": self.n_parameters,
             "n_blocks": self.work.count("blocks"),
-            "rounds": [asdict(r) for r in self.rounds],
+            "rounds": [asdict(r) for r in self.done],
         }
+
+
+def worse(before: Value, after: Value, comparable: bool) -> bool:
+    """Whether a step raised the objective. comparable : whether it is that of the same crystals and
+    error model; otherwise only what is no number is worse."""
+    was, became = before.objective, after.objective
+    return not np.isfinite(became) or (comparable and became > was + RISE * abs(was))
+
+
+def average(dealing: Dealing, state: Surveyed | Common, settings: Parallel) -> BlockAverages:
+    """The blocks solved on their own and averaged; roughly where Newton rounds follow."""
+    averages_only = settings.rounds_mode == "average"
+    tolerance = dealing.work.tolerance
+    if not averages_only:
+        tolerance = max(ROUGH, tolerance)
+    return dealing.averages(state, tolerance, needed=averages_only)
+
+
+def first_round(dealing: Dealing, settings: Parallel, log: Log, survey: Survey) -> Rounds:
+    """Every block solved on its own and averaged."""
+    state, work = survey.state, dealing.work
+    known_lost = dealing.lost
+    found = average(dealing, state, settings)
+    reasons, n_overlaps = in_sets(found.reasons, state), found.n_overlaps
+    if not found.solved[~state.absent].all():  # a block failed that would have told
+        reasons, n_overlaps = overlaps(dealing, state)
+    errors = replace(begun_with(state.facts, work.settings), scatter=found.scatter)
+    common = Common(
+        state, errors, found.local, found.shared, (reasons == Reason.NONE) & ~state.absent,
+        found.pulled, found.D,
+    )  # fmt: skip
+    rounds = Rounds(
+        dealing, settings, log, common, reasons, n_overlaps, survey.set_sizes,
+        found.disagreement, known_lost=known_lost,
+    )  # fmt: skip
+    rounds.centre()
+    rounds.common = work.modelling.held(rounds.common)
+    if rounds.lost_unknown:
+        rounds.take_losses()
+    return rounds
 
 
 def rms(values: F8) -> float:

@@ -1,377 +1,358 @@
-"""The tasks of scaling or postrefining in blocks: what is done with one block or segment.
+"""The kinds of task of scaling or postrefining in blocks: what is done with a block or segment.
 
-Each takes the job, the state that all ranks agree on and a number, reads its crystals and returns
-named arrays; which rank does it makes no difference. One line in TASKS makes a kind known. Tasks
-over blocks see overlapping crystals; those over segments see every crystal once. What crystals are
-modelled by, the job says (`Modelling`).
+Each takes the job, what is known so far and a range of crystals, reads these and returns a record
+whose fields declare how those of all tasks combine; which rank does it makes no difference. Tasks
+over blocks see overlapping crystals; those over segments see every crystal once. Each is a
+`Kind`, at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Observations, Reason, Reflections, Rows
+from sfxproc.data import Observations
+from sfxproc.formats.mtz_scaled import ScaledObservations
 from sfxproc.kernels.components import flatten, join_blocks
-from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point, Result
-from sfxproc.lsq.components import components
+from sfxproc.lsq import Point
+from sfxproc.lsq.components import components, merge_labels
 from sfxproc.lsq.rounds import refit_local, step_of_block
 from sfxproc.lsq.sampled import uncorrelated
 from sfxproc.lsq.step import Outcome
-from sfxproc.models.agreement import Agreement, agreement_of, moments
-from sfxproc.models.error_model import ErrorModel
-from sfxproc.models.postrefine import PostrefineModel
-from sfxproc.models.scale import LN_G, ScaleModel
+from sfxproc.models.agreement import agreement_of, moments
+from sfxproc.models.scale import LN_G
+from sfxproc.models.scale_average import BlockSolution
 from sfxproc.models.scale_merge import deviations, weighted_sums
-from sfxproc.models.scale_start import (
-    Facts,
-    ScaleProblem,
-    ScaleSettings,
-    bare_model,
-    finish,
-    scale_problem,
-    split_variances,
-    survey,
-)
-from sfxproc.parallel.blocks import Blocks
-from sfxproc.parallel.chunks import ChunkSums, plan_chunks
-from sfxproc.parallel.comm import SerialComm
-from sfxproc.parallel.coordinator import Arrays
-from sfxproc.report.log import Log
+from sfxproc.models.scale_start import prepared, scale_problem, start_reasons, survey
+from sfxproc.models.scaled_rows import scaled_rows
+from sfxproc.parallel.combine import LISTED, PER_CRYSTAL, SUMMED, joined
+from sfxproc.parallel.records import R
+from sfxproc.refine.blocks.state import Common, Comparison, Merging, Surveyed
+from sfxproc.refine.blocks.work import Over, Work, bare, engine_of, model_of, scale_of
 
 F8 = NDArray[np.float64]
-Table = Rows | Observations
-Model = ScaleModel | PostrefineModel
+I4 = NDArray[np.int32]
+I8 = NDArray[np.int64]
+U1 = NDArray[np.uint8]
+SummedF8 = Annotated[F8, SUMMED]
+CrystalF8 = Annotated[F8, PER_CRYSTAL]
+S = TypeVar("S")
 
 STEP_ACCURACY = 1e-3  # of a block's conjugate gradients
-ROUGH = 1e-3  # relative decrease of the objective at which a block's own solution will do
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """What a task needs besides the state, the same on all ranks.
-
-    read : the observations of the crystals at positions first … last−1 of the blocks' order,
-    `crystal` counted from first. threads : of this rank; results do not depend on it. modelling :
-    what they are modelled by.
-    """
-
-    read: Callable[[int, int], Table]
-    blocks: Blocks
-    reflections: Reflections
-    settings: ScaleSettings
-    loss: Loss
-    threads: int
-    max_iterations: int
-    tolerance: float
-    modelling: Modelling
-
-    @property
-    def solver(self) -> LevenbergMarquardt:
-        """What solves a block on its own."""
-        return LevenbergMarquardt(
-            loss=self.loss, max_iterations=self.max_iterations, tolerance=self.tolerance
-        )
-
-    def positions(self, over: str, number: int) -> tuple[int, int]:
-        """The crystals of a block or segment, as a range of the order."""
-        borders = self.blocks.segments
-        first, last = (
-            borders[number : number + 2] if over == "segments" else self.blocks.bounds[number]
-        )
-        return int(first), int(last)
-
-    def count(self, over: str) -> int:
-        """How many blocks or segments there are."""
-        return len(self.blocks.blocks) if over == "blocks" else len(self.blocks.segments) - 1
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """What is known so far: `arrays` by name, those of crystals in the order of the blocks.
-
-    Present as the job goes on: expected, seen (facts); local, shared (the point); refined (of each
-    crystal, whether its scale is); pulled (of each crystal, how far ln G is from where its prior
-    has it), centre (of priors); D, q (of the whole job); gone (of each crystal, whether it was left
-    out for what it showed); half, mean (for merging); moments (for agreement).
-    """
-
-    errors: ErrorModel = field(default_factory=ErrorModel)
-    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self.arrays[name]
-
-    def with_arrays(self, **arrays: NDArray[Any]) -> State:
-        """The state with some arrays new."""
-        return replace(self, arrays={**self.arrays, **arrays})
-
-    @property
-    def facts(self) -> Facts:
-        """What the whole job told before anything was refined."""
-        return Facts(self.errors.counted, self["expected"], self["seen"])
-
-    def point(self, first: int, last: int) -> Point:
-        """The common point, of some crystals."""
-        return Point(self["local"][first:last], self["shared"])
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of task: what does one, and over what there is one each. rows : its arrays that hold
-    a row a crystal; all others are summed."""
+class Kind(Generic[S, R]):
+    """A kind of task: what does one from a state of type S, over what there is one each, and the
+    class of the records that come of it."""
 
-    work: Callable[[Work, State, int, int], Arrays]
-    over: Literal["blocks", "segments"]
-    rows: frozenset[str] = frozenset()
+    name: str
+    work: Callable[[Work, S, int, int], R]
+    over: Over
+    result: type[R]
 
 
-class Modelling(Protocol):
-    """What a job models its crystals by. Arrays of crystals are in the order of the blocks."""
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of a crystal's p parameters, ln G and B first."""
-
-    @property
-    def n_free(self) -> int:
-        """How many of them are free."""
-
-    @property
-    def begin(self) -> F8:
-        """(n, p) where crystals begin, but for their scales."""
-
-    def shown(self, table: Table, first: int, last: int) -> tuple[Table, int]:
-        """Observations of some crystals with the partialities they begin with, and how many show
-        something of their reflection."""
-
-    def require_shown(self, n: int, n_shown: int, log: Log) -> None:
-        """Raise DataError if too few of the job's observations do."""
-
-    def solved(
-        self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
-    ) -> Result[Model]:
-        """A block's own solution, from the common point if there is one."""
-
-    def model(self, scale: ScaleModel, table: Table, state: State, first: int) -> Model:
-        """The model of some crystals that are set up for scaling."""
-
-    def second_chance(self, model: Model, state: State, first: int, last: int, loss: Loss) -> Point:
-        """The common point of some crystals, which begin anew where they strayed and that is
-        better."""
-
-    def held(self, state: State) -> State:
-        """The state with what its point makes of the priors."""
-
-    def columns(self, local: F8) -> dict[str, F8]:
-        """Columns of frames.h5 beside the parameters."""
+# ---- before anything is refined ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Scaling:
-    """ln G and B alone."""
+class SurveySums:
+    """Sums that set up the problem, and what hangs together by a segment's crystals.
 
-    begin: F8
-    b_factor: bool
-    parameters: tuple[str, ...] = ("ln_G", "B_A2")
+    gain (6,), sums (3, n_reflections) : of models.scale_start.survey. n_rows, n_shown :
+    observations, and how many show something of their reflection. labels : (n_reflections,) of
+    connected reflections. first_reflection : one of each crystal's, −1 for none.
+    """
 
-    @property
-    def n_free(self) -> int:
-        """Parameters of a crystal that are free."""
-        return 1 + self.b_factor
-
-    def shown(self, table: Table, first: int, last: int) -> tuple[Table, int]:
-        """As recorded."""
-        return table, len(table)
-
-    def require_shown(self, n: int, n_shown: int, log: Log) -> None:
-        """Nothing is required."""
-
-    def solved(
-        self, work: Work, state: State, problem: ScaleProblem, table: Table, first: int, last: int
-    ) -> Result[ScaleModel]:
-        """By Levenberg–Marquardt."""
-        model, start = problem.model, problem.start
-        if "local" in state.arrays:
-            model, start = replace(model, errors=state.errors), state.point(first, last)
-        return work.solver.solve(model.engine, model, start)
-
-    def model(self, scale: ScaleModel, table: Table, state: State, first: int) -> Model:
-        """The same."""
-        return scale
-
-    def second_chance(self, model: Model, state: State, first: int, last: int, loss: Loss) -> Point:
-        """Scales do not stray."""
-        return state.point(first, last)
-
-    def held(self, state: State) -> State:
-        """Priors stay as they are."""
-        return state
-
-    def columns(self, local: F8) -> dict[str, F8]:
-        """None."""
-        return {}
+    gain: SummedF8
+    sums: SummedF8
+    n_rows: Annotated[int, SUMMED]
+    n_shown: Annotated[int, SUMMED]
+    labels: Annotated[I4, joined(merge_labels)]
+    first_reflection: Annotated[I4, PER_CRYSTAL]
 
 
-def engine_of(work: Work, table: Table, n: int) -> tuple[Engine, NDArray[np.int64]]:
-    """An engine for n crystals alone, and the borders of their chunks."""
-    counts = np.bincount(table.crystal, minlength=n)
-    chunks = plan_chunks(counts, len(work.reflections), SerialComm())
-    return Engine(ChunkSums(SerialComm(), chunks), work.threads), chunks.local_bounds
-
-
-def bare(work: Work, table: Table, n: int) -> ScaleModel:
-    """The model of n crystals before anything is known."""
-    engine, bounds = engine_of(work, table, n)
-    return bare_model(engine, table, bounds, work.reflections)
-
-
-def model_of(work: Work, state: State, first: int, last: int) -> Model:
-    """The model of some crystals as the state has it."""
-    table = work.read(first, last)
-    model = split_variances(bare(work, table, last - first), state.facts, work.settings)
-    share = 1.0 - 1.0 / np.maximum(state["seen"], 1.0)
-    model = finish(model, state["refined"][first:last], work.settings)
-    model = replace(model, share=share, errors=state.errors)
-    made = work.modelling.model(model, table, state, first)
-    return made.without(state["gone"][first:last]) if "gone" in state.arrays else made
-
-
-def engine_at(model: Model) -> Engine:
-    """The engine of a model."""
-    return (model if isinstance(model, ScaleModel) else model.scale).engine
-
-
-def survey_segment(work: Work, state: State, first: int, last: int) -> Arrays:
-    """Sums that set up the problem, and which reflections hang together by its crystals."""
+def survey_segment(work: Work, state: None, first: int, last: int) -> SurveySums:
+    """What a segment tells before anything is known."""
     table, n_shown = work.modelling.shown(work.read(first, last), first, last)
     model = bare(work, table, last - first)
     gain_sums, sums = survey(model)
     layout = model.layout
-    parent = np.arange(layout.n_shared, dtype=np.int32)
-    join_blocks(layout.start, layout.shared, parent)
-    flatten(parent)
+    labels = np.arange(layout.n_shared, dtype=np.int32)
+    join_blocks(layout.start, layout.shared, labels)
+    flatten(labels)
     holds = np.diff(layout.start) > 0
     first_shown = np.full(layout.n_local, -1, dtype=np.int32)
     first_shown[holds] = layout.shared[layout.start[:-1][holds]]
-    return {
-        "gain": gain_sums,
-        "sums": sums,
-        "n_rows": np.array([layout.n_rows, n_shown]),
-        "parent": parent,
-        "first_shown": first_shown,
-    }
+    return SurveySums(gain_sums, sums, layout.n_rows, n_shown, labels, first_shown)
 
 
-def refine_block(work: Work, state: State, first: int, last: int) -> Arrays:
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """Of each crystal: why it keeps its start scale, if it does, and how many of its reflections
+    others show."""
+
+    reasons: Annotated[U1, PER_CRYSTAL]
+    n_overlaps: Annotated[I8, PER_CRYSTAL]
+
+
+def overlaps_segment(work: Work, state: Surveyed, first: int, last: int) -> Overlaps:
+    """What a block's own solution would say of a segment's crystals before it is found."""
+    table, _ = work.modelling.shown(work.read(first, last), first, last)
+    _, local, n_overlaps = prepared(bare(work, table, last - first), state.facts, work.settings)
+    return Overlaps(start_reasons(local, n_overlaps, work.settings), n_overlaps)
+
+
+# ---- blocks on their own -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class BlockSolved(BlockSolution):
+    """A block's own solution, which is averaged in a gauge of its own (models.scale_average).
+
+    reasons, n_overlaps : as of Overlaps. pulled : of each crystal, how far ln G is from where its
+    prior has it. scatter : of the block's error model.
+    """
+
+    reasons: Annotated[U1, PER_CRYSTAL]
+    n_overlaps: Annotated[I8, PER_CRYSTAL]
+    pulled: CrystalF8
+    scatter: Annotated[F8, LISTED]
+
+
+def refine_block(work: Work, state: Surveyed | Common, first: int, last: int) -> BlockSolved:
     """The block's own solution, from the common point if there is one."""
     table, _ = work.modelling.shown(work.read(first, last), first, last)
+    known = state.survey if isinstance(state, Common) else state
+    absent = known.absent[first:last]
+    if absent.any():
+        table = table.take(~absent[table.crystal])
     engine, bounds = engine_of(work, table, last - first)
-    problem = scale_problem(engine, table, bounds, work.reflections, work.settings, state.facts)
+    problem = scale_problem(engine, table, bounds, work.reflections, work.settings, known.facts)
     result = work.modelling.solved(work, state, problem, table, first, last)
     lin = engine.linearise(result.model, result.point, work.loss)
-    return {
-        "local": result.point.local,
-        "pulled": (result.point.local - lin.layout.prior_centre)[:, LN_G],
-        "information": np.einsum("mii->mi", lin.C),
-        "shared": result.point.shared,
-        "D": lin.D,
-        "of_crystal": problem.model.layout.component,
-        "of_reflection": problem.model.set_of_reflection,
-        "refined": problem.reasons == Reason.NONE,
-        "reasons": problem.reasons,
-        "n_overlaps": problem.n_overlaps,
-        "scatter": np.array([result.model.errors.scatter]),
-    }
+    errors = result.model.errors
+    return BlockSolved(
+        local=result.point.local,
+        information=np.einsum("mii->mi", lin.C),
+        shared=result.point.shared,
+        D=lin.D,
+        of_crystal=problem.model.layout.component,
+        of_reflection=problem.model.set_of_reflection,
+        reasons=problem.reasons,
+        n_overlaps=problem.n_overlaps,
+        pulled=(result.point.local - lin.layout.prior_centre)[:, LN_G],
+        scatter=np.array(errors.scatter),
+    )
 
 
-def gradient_segment(work: Work, state: State, first: int, last: int) -> Arrays:
+# ---- rounds ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """The objective with all that is lost on priors, χ² and the curvature D (n_reflections,) at the
+    common point. errors : sums that the next error model comes from."""
+
+    objective: Annotated[float, SUMMED]
+    chi2: Annotated[float, SUMMED]
+    D: SummedF8
+    errors: SummedF8
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient(Value):
+    """The same, crystals refitted to the common intensities: their parameters (n, p), and the
+    reduced gradient q (n_reflections,)."""
+
+    local: CrystalF8
+    q: SummedF8
+
+
+def gradient_segment(work: Work, state: Common, first: int, last: int) -> Gradient:
     """Crystals refitted to the common intensities, and what they say about these."""
     model = model_of(work, state, first, last)
     start = work.modelling.second_chance(model, state, first, last, work.loss)
-    refit = refit_local(engine_at(model), model, start, work.loss)
+    refit = refit_local(scale_of(model).engine, model, start, work.loss)
     point = Point(refit.local, start.shared)
     fitted = model.errors.refits > 0
-    return {
-        "local": refit.local,
-        "D": refit.D,
-        "q": refit.q,
-        "objective": np.array([refit.objective, refit.chi2]),
-        "errors": model.at(point).error_sums(point) if fitted else _NOTHING,
-    }
+    errors = model.at(point).error_sums(point) if fitted else _NOTHING
+    return Gradient(refit.objective, refit.chi2, refit.D, errors, refit.local, refit.q)
 
 
-def value_segment(work: Work, state: State, first: int, last: int) -> Arrays:
+def value_segment(work: Work, state: Common, first: int, last: int) -> Value:
     """The objective at the common point as it is."""
-    model = model_of(work, state, first, last)
-    lin = engine_at(model).linearise(model, state.point(first, last), work.loss)
-    return {"D": lin.D, "objective": np.array([lin.objective, lin.chi2])}
+    model, point = model_of(work, state, first, last), state.point(first, last)
+    lin = scale_of(model).engine.linearise(model, point, work.loss)
+    fitted = model.errors.refits > 0
+    errors = model.at(point).error_sums(point) if fitted else _NOTHING
+    return Value(lin.objective, lin.chi2, lin.D, errors)
 
 
-def step_block(work: Work, state: State, first: int, last: int) -> Arrays:
-    """What the block takes for the step of the whole job, its square for their spread, and whether
-    it was solved."""
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What blocks take for the step of the whole job (n_reflections,), its square for their spread,
+    and how many solved for it."""
+
+    step: SummedF8
+    square: SummedF8
+    solved: Annotated[int, SUMMED]
+
+
+def step_block(work: Work, state: Common, first: int, last: int) -> Steps:
+    """What the block takes for the step of the whole job."""
+    assert state.q is not None
     model = model_of(work, state, first, last)
-    engine, layout = engine_at(model), model.layout
+    engine, layout = scale_of(model).engine, model.layout
     parts = components(engine, layout.start, layout.shared, layout.n_shared)
     layout = replace(layout, component=parts.local, n_components=len(parts.sizes))
     lin = engine.linearise(model, state.point(first, last), work.loss)
     lin = replace(lin, layout=layout)
-    step = step_of_block(engine, lin, state["D"], state["q"], STEP_ACCURACY)
-    solved = np.array([step.outcome is Outcome.SOLVED], dtype=np.int64)
-    return {"step": step.delta.shared, "square": step.delta.shared**2, "solved": solved}
-
-
-def merge_segment(work: Work, state: State, first: int, last: int) -> Arrays:
-    """Weighted sums by reflection, and the uncertainties of the scales."""
-    model = model_of(work, state, first, last)
-    point = state.point(first, last)
-    engine = engine_at(model)
-    lin = engine.linearise(model, point, work.loss)
-    V, spread = uncorrelated(engine, replace(lin, D=state["D"]))
-    variance = np.einsum("mii->mi", V)
-    sums = weighted_sums(model.at(point), point, work.loss, state["half"][first:last])
-    return {"sums": sums, "spread": spread, "variance": variance}
-
-
-def deviate_segment(work: Work, state: State, first: int, last: int) -> Arrays:
-    """Deviations from the merged intensities, and each crystal's agreement with them."""
-    model, point = model_of(work, state, first, last), state.point(first, last)
-    half = state["half"][first:last]
-    sums, agreement = deviations(model.at(point), point, state["mean"], half)
-    return {"sums": sums, "cc": agreement}
-
-
-def moments_segment(work: Work, state: State, first: int, last: int) -> Arrays:
-    """What crystals are compared with."""
-    model, point = model_of(work, state, first, last), state.point(first, last)
-    return {"sums": moments(model.at(point), point, work.loss, state["half"][first:last])}
-
-
-def agreement_segment(work: Work, state: State, first: int, last: int) -> Arrays:
-    """How each crystal agrees with the others, and how many observations it has."""
-    model, point = model_of(work, state, first, last), state.point(first, last)
-    half = state["half"][first:last]
-    found = agreement_of(model.at(point), point, work.loss, half, state["moments"])
-    columns = {name: getattr(found, name) for name in AGREEMENT}
-    return columns | {"n_rows": np.diff(model.layout.start)}
+    step = step_of_block(engine, lin, state.D, state.q, STEP_ACCURACY)
+    shared = step.delta.shared
+    return Steps(shared, shared * shared, int(step.outcome is Outcome.SOLVED))
 
 
 _NOTHING = np.zeros(3)
-AGREEMENT = tuple(f.name for f in fields(Agreement) if f.name != "n_crystals")
 
-TASKS: dict[str, Kind] = {
-    "survey": Kind(survey_segment, "segments", frozenset({"first_shown"})),
-    "refine": Kind(refine_block, "blocks"),
-    "gradient": Kind(gradient_segment, "segments", frozenset({"local"})),
-    "value": Kind(value_segment, "segments"),
-    "step": Kind(step_block, "blocks"),
-    "merge": Kind(merge_segment, "segments", frozenset({"variance"})),
-    "deviate": Kind(deviate_segment, "segments", frozenset({"cc"})),
-    "moments": Kind(moments_segment, "segments"),
-    "agreement": Kind(agreement_segment, "segments", frozenset({*AGREEMENT, "n_rows"})),
-}
+
+# ---- merging -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class MergeSums:
+    """Weighted sums (k, 6, n_reflections) of k merges; what uncertain scales add to them, spread
+    (n_reflections,); variances (n, p) of crystals' parameters; pulls of observations in bins."""
+
+    sums: SummedF8
+    spread: SummedF8
+    variance: CrystalF8
+    pulls_by_intensity: SummedF8
+    pulls_by_partiality: SummedF8
+
+
+def merge_segment(work: Work, state: Merging, first: int, last: int) -> MergeSums:
+    """Weighted sums by reflection, and the uncertainties of the scales."""
+    common = state.common
+    model, point = model_of(work, common, first, last), common.point(first, last)
+    engine = scale_of(model).engine
+    lin = engine.linearise(model, point, work.loss)
+    V, spread = uncorrelated(engine, replace(lin, D=common.D))
+    variance = np.einsum("mii->mi", V)
+    scale = model.at(point)
+    halves = state.halves[:, first:last]
+    sums = np.stack([weighted_sums(scale, point, work.loss, half) for half in halves])
+    return MergeSums(sums, spread, variance, *scale.pulls_in_bins(point))
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """Weighted sums (k, 6, n_reflections) of k merges."""
+
+    sums: SummedF8
+
+
+def weigh_segment(work: Work, state: Merging, first: int, last: int) -> Weighed:
+    """Weighted sums alone."""
+    common = state.common
+    model, point = model_of(work, common, first, last), common.point(first, last)
+    scale = model.at(point)
+    halves = state.halves[:, first:last]
+    return Weighed(np.stack([weighted_sums(scale, point, work.loss, half) for half in halves]))
+
+
+@dataclass(frozen=True, eq=False)
+class Deviations:
+    """Sums (k, 2, n_reflections) of deviations from k merges, and each crystal's correlation with
+    the first."""
+
+    sums: SummedF8
+    cc: CrystalF8
+
+
+def deviate_segment(work: Work, state: Merging, first: int, last: int) -> Deviations:
+    """Deviations from the merged intensities, and each crystal's agreement with them."""
+    assert state.means is not None
+    common = state.common
+    model, point = model_of(work, common, first, last), common.point(first, last)
+    scale = model.at(point)
+    each = [
+        deviations(scale, point, mean, half[first:last])
+        for mean, half in zip(state.means, state.halves, strict=True)
+    ]
+    return Deviations(np.stack([sums for sums, _ in each]), each[0][1])
+
+
+def scaled_segment(work: Work, state: Merging, first: int, last: int) -> ScaledObservations:
+    """The scaled observations of the crystals in the first merge, `crystal` in the order of the
+    blocks."""
+    common = state.common
+    table = work.read(first, last)
+    assert isinstance(table, Observations)
+    model, point = model_of(work, common, first, last, table), common.point(first, last)
+    table = table.take(~common.survey.absent[first:last][table.crystal])
+    kept = state.halves[0, first:last] >= 0
+    rows = scaled_rows(model.at(point), point, work.loss, kept)
+    table = table.take(rows.row)
+    return ScaledObservations(
+        (rows.crystal + first).astype(np.int32), np.ascontiguousarray(table.hkl), rows.intensity,
+        rows.sigma, rows.scale, rows.partiality, rows.weight, table.x_px, table.y_px,
+    )  # fmt: skip
+
+
+# ---- agreement -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What crystals are compared with: (4, n_reflections) of models.agreement."""
+
+    sums: SummedF8
+
+
+def moments_segment(work: Work, state: Comparison, first: int, last: int) -> Moments:
+    """What crystals are compared with."""
+    common, half = state.common, state.half[first:last]
+    model, point = model_of(work, common, first, last), common.point(first, last)
+    return Moments(moments(model.at(point), point, work.loss, half))
+
+
+@dataclass(frozen=True, eq=False)
+class AgreementRows:
+    """Columns (n,) of models.agreement.Agreement."""
+
+    n: CrystalF8
+    chi2: CrystalF8
+    n_outliers: CrystalF8
+    cc: CrystalF8
+    cc_expected: CrystalF8
+    signal: CrystalF8
+    signal_sigma: CrystalF8
+    delta_cc_half: CrystalF8
+    delta_sigma: CrystalF8
+
+
+def agreement_segment(work: Work, state: Comparison, first: int, last: int) -> AgreementRows:
+    """How each crystal agrees with the others."""
+    common, half = state.common, state.half[first:last]
+    model, point = model_of(work, common, first, last), common.point(first, last)
+    found = agreement_of(model.at(point), point, work.loss, half, state.moments)
+    return AgreementRows(**{f.name: getattr(found, f.name) for f in fields(AgreementRows)})
+
+
+SURVEY = Kind("survey", survey_segment, "segments", SurveySums)
+OVERLAPS = Kind("overlaps", overlaps_segment, "segments", Overlaps)
+REFINE = Kind("refine", refine_block, "blocks", BlockSolved)
+GRADIENT = Kind("gradient", gradient_segment, "segments", Gradient)
+VALUE = Kind("value", value_segment, "segments", Value)
+STEP = Kind("step", step_block, "blocks", Steps)
+MERGE = Kind("merge", merge_segment, "segments", MergeSums)
+WEIGH = Kind("weigh", weigh_segment, "segments", Weighed)
+DEVIATE = Kind("deviate", deviate_segment, "segments", Deviations)
+SCALED = Kind("scaled", scaled_segment, "segments", ScaledObservations)
+MOMENTS = Kind("moments", moments_segment, "segments", Moments)
+AGREEMENT = Kind("agreement", agreement_segment, "segments", AgreementRows)
