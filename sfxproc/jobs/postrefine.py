@@ -31,6 +31,7 @@ from sfxproc.refine.check import check as checked
 from sfxproc.refine.choices import loss_of, scale_settings
 from sfxproc.refine.choose_partiality import Fit, chosen
 from sfxproc.refine.conclude import concluded
+from sfxproc.refine.judge import judge_of
 from sfxproc.refine.postrefine_setup import (
     Recorded,
     begun,
@@ -49,7 +50,6 @@ from sfxproc.refine.scale_job import (
 from sfxproc.refine.solve import solve as solve_kept
 from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
-from sfxproc.refine.strategies import judge_of
 from sfxproc.refine.warm import Kernels
 from sfxproc.refine.whole import Together, fates_of
 from sfxproc.report.log import Log

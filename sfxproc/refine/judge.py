@@ -16,6 +16,9 @@ from sfxproc.models.agreement import Agreement, Criteria, judged
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.decide import decided
 from sfxproc.refine.refined import Refined
+from sfxproc.refine.scale_job import (
+    ScaleJob,
+)
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Rejection
 
@@ -145,3 +148,13 @@ def refined_without_bad(refined: RefinedT, judge: Judge) -> RefinedT:
             break
         refined = refined.without(out).continued(f"without-{number}")
     return refined
+
+
+def judge_of(job: ScaleJob, data: Inventory | None) -> Judge:
+    """Who judges the job's crystals. data : on rank 0."""
+
+    def halves() -> NDArray[np.int8]:
+        assert data is not None
+        return half_sets(data)
+
+    return Judge(job.comm, job.config.rejection, job.log, decided(job.comm, halves))

@@ -66,8 +66,8 @@ class Averages:
         return to_arrays(
             BlockAverages(
                 point.local, point.shared, self.averaging.information(),
-                self.averaging.disagreement(), float(np.mean(rows["scatter"])), self.solved, rows["reasons"], rows["n_overlaps"],
-                rows["pulled"],
+                self.averaging.disagreement(), float(np.mean(rows["scatter"])), self.solved,
+                rows["reasons"], rows["n_overlaps"], rows["pulled"],
             )
         )  # fmt: skip
 

@@ -20,6 +20,7 @@ from sfxproc.models.postrefine_strayed import Typical, strayed_anew, turns_and_s
 from sfxproc.models.scale import LN_G, ScaleModel
 from sfxproc.models.scale_start import ScaleProblem
 from sfxproc.partiality import PARTIALITIES, Partiality
+from sfxproc.refine.blocks.run import in_blocks
 from sfxproc.refine.blocks.state import Common, Surveyed
 from sfxproc.refine.blocks.work import Model, Table, Work
 from sfxproc.refine.postrefine_setup import (
@@ -30,7 +31,6 @@ from sfxproc.refine.postrefine_setup import (
     scaled_and_refined,
 )
 from sfxproc.refine.scale_job import Scaled, ScaleJob
-from sfxproc.refine.strategies import in_blocks
 from sfxproc.report.log import Log
 from sfxproc.settings.postrefine import PostrefineConfig
 

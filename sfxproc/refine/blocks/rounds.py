@@ -258,8 +258,8 @@ class Rounds:
         return same
 
     def _mean_step(self) -> tuple[F8, float, bool]:
-        """The step of the intensities, the r.m.s. of what blocks differ from it, over σ, and whether
-        all blocks solved for theirs."""
+        """The step of the intensities, the r.m.s. of what blocks differ from it, over σ, and
+        whether all blocks solved for theirs."""
         found, n = self.counted(tasks.STEP, self.common)
         mean = found.step / n
         variance = np.maximum(found.square / n - mean**2, 0.0)
