@@ -25,7 +25,6 @@ from sfxproc.jobs.postrefine_setup import (
     LEAST_PARTIALITY,
     geometry_of,
     moved_columns,
-    n_strains_of,
     require_shown,
     with_shown,
 )
@@ -33,7 +32,6 @@ from sfxproc.jobs.reading import Dataset
 from sfxproc.jobs.rejection import Judging
 from sfxproc.jobs.scale_job import Scaled, ScaleJob, read_all, with_fixed
 from sfxproc.jobs.scale_reference import reference_intensities
-from sfxproc.jobs.warm import Kernels
 from sfxproc.lsq import Engine, Point, Result
 from sfxproc.models.error_model import refits_of
 from sfxproc.models.postrefine import (
@@ -59,11 +57,8 @@ ROUGH = 1e-4  # relative, of the objective: scaling is only where postrefinement
 def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
     """Do the job."""
     require_sense(config)
-    wanted = config.postrefine
-    names = tuple(PARTIALITIES) if wanted.partiality == AUTO else (wanted.partiality,)
-    kernels = Kernels(names, n_strains_of(config) if wanted.cell else 0, wanted.wavelength)
     way = STRATEGIES[config.parallel.strategy]
-    scale.run_with(lambda job: way(job, config), config, comm, log, kernels)
+    scale.run_with(lambda job: way(job, config), config, comm, log)
 
 
 def check(config: PostrefineConfig, log: Log) -> None:

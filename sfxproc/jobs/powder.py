@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sfxproc import __version__
 from sfxproc.config import resolved_toml
 from sfxproc.errors import ConfigError, OutputError
@@ -38,13 +36,10 @@ from sfxproc.jobs.stages import Found, Stages
 from sfxproc.jobs.strategies import Listed, listed
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays
-from sfxproc.powder.cells import random_cells, x_from_cells
 from sfxproc.powder.indexing import gathered, lines_of, search, settled, waves
 from sfxproc.powder.lattices import LATTICES
-from sfxproc.powder.optimise import SETTINGS, optimise
 from sfxproc.powder.ranking import Cell, Lines
-from sfxproc.powder.references import references
-from sfxproc.powder.search import IndexSettings, Task, best_of
+from sfxproc.powder.search import IndexSettings, Task
 from sfxproc.report.log import Log
 from sfxproc.report.powder import PowderStory, cells_table, powder_html
 
@@ -75,7 +70,6 @@ def run(config: PowderConfig, comm: Comm, log: Log) -> None:
     _tell_lines(peaks, lines, log)
     checkpoint.begin()
     settings = config.search.index_settings()
-    _compile_once(settings, comm)
     stages = Stages(comm, log, checkpoint.folder, checkpoint.store)
     found = _searched(lines, settings, stages, log)
     if comm.rank == 0:
@@ -159,21 +153,6 @@ def _tell_lines(peaks: PeakList, lines: Lines, log: Log) -> None:
 
 
 # ---- the search ------------------------------------------------------------------------------
-
-
-def _compile_once(settings: IndexSettings, comm: Comm) -> None:
-    """Have all that a task needs compiled by rank 0 for each number of parameters, if there are
-    others to wait for it."""
-    if comm.size > 1 and comm.rank == 0:
-        lines, rng = lines_of(np.linspace(0.01, 0.1, 12)), np.random.default_rng(0)
-        for symbol in {LATTICES[s].n_parameters: s for s in settings.lattices}.values():
-            reference, lattice = references(symbol), LATTICES[symbol]
-            x = 0.01 * x_from_cells(lattice, random_cells(lattice, 2, rng))  # about 1000 Å³
-            rules = SETTINGS[lattice.n_parameters]
-            given = reference.forms, lattice.basis, lines.q2, lines.sigma
-            optimise(*given, x, x, rules, seed=0)
-            best_of(reference, x, lines, lines, settings)
-    comm.barrier()
 
 
 def _searched(lines: Lines, settings: IndexSettings, stages: Stages, log: Log) -> Search:

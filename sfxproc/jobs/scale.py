@@ -15,7 +15,6 @@ from sfxproc.jobs.scale_config import ScaleConfig
 from sfxproc.jobs.scale_job import Scaled, ScaleJob
 from sfxproc.jobs.simulate import simulated_inputs
 from sfxproc.jobs.strategies import STRATEGIES
-from sfxproc.jobs.warm import Kernels, compile_once
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.threads import threads_of
 from sfxproc.report.log import Log
@@ -31,12 +30,8 @@ def run_with(
     config: ScaleConfig,
     comm: Comm,
     log: Log,
-    kernels: Kernels | None = None,
 ) -> None:
-    """Do a job from opening its folder to writing its results, scaled in a way of its own.
-
-    kernels : what more than scaling is to be compiled for.
-    """
+    """Do a job from opening its folder to writing its results, scaled in a way of its own."""
     threads = threads_of(config.parallel.threads, comm)
     log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}, threads of each: {threads}")
     steps.require_sense(config)
@@ -45,7 +40,6 @@ def run_with(
         return
     folder = checkpoint.folder
     reference = steps.reference_of(config)
-    compile_once(comm, kernels)
     inputs = simulated_inputs(config.simulate, config.input, checkpoint, log)
     job = ScaleJob(config, comm, log, checkpoint, inputs, reference, threads)
     scaled = scaled_by(job)
