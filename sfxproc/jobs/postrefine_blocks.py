@@ -29,16 +29,14 @@ from sfxproc.models.postrefine import (
     Geometry,
     PostrefineModel,
     PostrefineSettings,
-    Typical,
     extended,
     partialities,
     postrefine_model,
-    strayed_anew,
-    turns_and_sizes,
 )
 from sfxproc.models.postrefine_passes import Refinement, jointly
 from sfxproc.models.scale import LN_G, ScaleModel
 from sfxproc.models.scale_start import ScaleProblem
+from sfxproc.models.strayed import Typical, strayed_anew, turns_and_sizes
 from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.report.log import Log
 

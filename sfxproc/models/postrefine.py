@@ -27,19 +27,13 @@ from sfxproc.kernels.postrefine import (
     partiality_kernel,
     rotation_of,
 )
-from sfxproc.lsq import Engine, Layout, Loss, Point
-from sfxproc.lsq.rounds import local_objectives, refit_local
+from sfxproc.kernels.scale import Scaling
+from sfxproc.lsq import Layout, Point
 from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.scale import LN_G, B, ScaleModel
-from sfxproc.parallel.chunks import ChunkSums, plan_chunks
-from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import Partiality
 
 F8 = NDArray[np.float64]
-
-WORTH = 1.0  # of ½ χ², by which a crystal must be better off elsewhere
-FAR = 4.0  # times the median rotation, or spread of ln r₀, of a crystal that strayed
-LEAST_SPREAD = 0.05
 
 PARAMETERS = ("ln_G", "B_A2", "theta_1", "theta_2", "ln_size")
 
@@ -79,10 +73,10 @@ class Geometry:
         return (*PARAMETERS, *strains, *(("ln_wavenumber",) if self.waves else ()))
 
     @property
-    def arrays(self) -> tuple[F8, ...]:
-        """What the kernel takes after hkl."""
+    def stills(self) -> tuple[F8 | NDArray[np.int16], ...]:
+        """What the kernel looks at."""
         return (
-            self.A, self.beam, self.axes, self.wavenumber, self.slope, self.bandwidth,
+            self.hkl, self.A, self.beam, self.axes, self.wavenumber, self.slope, self.bandwidth,
             self.deformations,
         )  # fmt: skip
 
@@ -106,8 +100,8 @@ def axes_of(beam: F8) -> F8:
 class PostrefineModel:
     """The model of this process's crystals.
 
-    scale : the scaling model, its layout with all local parameters and its partialities (float64)
-    those of the point looked at last: memory that every evaluation overwrites.
+    scale : the scaling model, its layout with all local parameters; it has no partialities, which
+    are those of a point (`at`).
     """
 
     scale: ScaleModel
@@ -124,27 +118,34 @@ class PostrefineModel:
         """The error model."""
         return self.scale.errors
 
-    def _fill(self, point: Point, first: int, last: int, relative: F8) -> None:
+    def _fill(self, point: Point, first: int, last: int, P: F8, relative: F8) -> None:
         """Partialities of crystals first … last−1, and their relative derivatives if wanted."""
-        g = self.geometry
-        model = self.partiality
         partiality_kernel()(
-            model.profile, model.amplitude == "r0/R",
-            self.layout.start, first, last, point.local, g.hkl, *g.arrays, self.scale.partiality,
-            relative,
+            self.partiality.profile, self.partiality.amplitude == "r0/R", self.geometry.stills,
+            self.layout.start, first, last, point.local, P, relative,
+        )  # fmt: skip
+
+    def _alone(self, point: Point, first: int, last: int, relative: F8) -> Scaling:
+        """Crystals first … last−1, alone, as the scaling model's kernels look at them."""
+        data, start = self.scale.arguments(point, first, last), self.layout.start
+        rows = slice(start[first], start[last])
+        P = np.empty(rows.stop - rows.start)  # float64: the derivatives are as exact
+        self._fill(point, first, last, P, relative)
+        return data._replace(
+            start=start[first : last + 1] - rows.start, shared=data.shared[rows], first=0,
+            last=last - first, local=data.local[first:last], P=P, observed=data.observed[rows],
+            background=data.background[rows],
         )  # fmt: skip
 
     def rows(self, point: Point, first: int, last: int, r: F8, d: F8, a: F8, c: F8) -> None:
         """Residuals, deviance residuals and Jacobian of crystals first … last−1."""
         relative = np.empty((len(r), point.local.shape[1] - 2))
-        self._fill(point, first, last, relative)
-        self.scale.rows(point, first, last, r, d, a, c)
+        scale_kernels.rows(tuple(self._alone(point, first, last, relative)), r, d, a, c)
         extend_rows(a, relative)
 
     def deviances(self, point: Point, first: int, last: int, d: F8) -> None:
         """Deviance residuals only."""
-        self._fill(point, first, last, _NOT_WANTED)
-        scale_kernels.deviances(*self.scale.arguments(point, first, last), d)
+        scale_kernels.deviances(tuple(self._alone(point, first, last, _NOT_WANTED)), d)
 
     def retract(self, point: Point, local: F8, shared: F8) -> Point:
         """Parameters plus step."""
@@ -172,13 +173,15 @@ class PostrefineModel:
 
     def at(self, point: Point) -> ScaleModel:
         """The scaling model with the partialities of a point."""
-        bounds = self.layout.chunk
+        bounds, start = self.layout.chunk, self.layout.start
+        P = np.empty(self.layout.n_rows)
 
         def chunk(c: int) -> None:
-            self._fill(point, bounds[c], bounds[c + 1], _NOT_WANTED)
+            first, last = bounds[c], bounds[c + 1]
+            self._fill(point, first, last, P[start[first] : start[last]], _NOT_WANTED)
 
         self.scale.engine.map(chunk, len(bounds) - 1)
-        return self.scale
+        return replace(self.scale, partiality=P)
 
     def centred(self, point: Point) -> Point:
         """In the gauge mean ln G = 0, mean B = 0 over the crystals of each connected set."""
@@ -186,6 +189,7 @@ class PostrefineModel:
 
 
 _NOT_WANTED = np.empty((0, 3))
+NO_PARTIALITY = np.empty(0)
 
 
 def partialities(model: Partiality, crystal: NDArray[Any], geometry: Geometry, size: F8) -> F8:
@@ -197,8 +201,8 @@ def partialities(model: Partiality, crystal: NDArray[Any], geometry: Geometry, s
     local[:, LN_SIZE] = np.log(size)
     P = np.empty(len(crystal))
     partiality_kernel()(
-        model.profile, model.amplitude == "r0/R", start, 0, n, local, geometry.hkl,
-        *geometry.arrays, P, _NOT_WANTED,
+        model.profile, model.amplitude == "r0/R", geometry.stills, start, 0, n, local, P,
+        _NOT_WANTED,
     )  # fmt: skip
     return P
 
@@ -276,7 +280,7 @@ def postrefine_model(
     moving = replace(
         scale,
         layout=layout,
-        partiality=np.ones(len(geometry.hkl)),  # float64: the derivatives are as exact
+        partiality=NO_PARTIALITY,
         dof=max(scale.dof - n_more, 1.0),
     )
     return cells_to_mean(PostrefineModel(moving, geometry, partiality), start)
@@ -306,95 +310,3 @@ def extended(point: Point, size_start: F8, geometry: Geometry) -> Point:
     local[:, : B + 1] = point.local
     local[:, LN_SIZE] = np.log(size_start)
     return Point(local, point.shared)
-
-
-def second_chance(
-    model: PostrefineModel, point: Point, start: Point, loss: Loss
-) -> tuple[Point, int]:
-    """The point with strayed crystals refitted anew, where that is better, and their number in the
-    whole job."""
-    free = model.layout.free[:, LN_G]
-    gathered = model.scale.engine.sums.gathered(turns_and_sizes(point.local, start.local)[free])
-    typical = model.scale.engine.sums.told(None if gathered is None else Typical.of(gathered))
-    if typical is None:
-        return point, 0
-    point, won = strayed_anew(model, point, start, typical, loss)
-    better = won.astype(np.float64)[:, None]
-    return point, int(model.scale.engine.dots(model.layout, better, better)[0])
-
-
-def turns_and_sizes(local: F8, start: F8) -> F8:
-    """(n, 2) how far crystals turned from their start, rad, and ln r₀."""
-    turned = np.hypot(*(local - start)[:, THETA_1 : THETA_2 + 1].T)
-    return np.stack([turned, local[:, LN_SIZE]], axis=1)
-
-
-@dataclass(frozen=True)
-class Typical:
-    """Of most crystals: median rotation, rad, ln of the size and its spread."""
-
-    turn: float
-    ln_size: float
-    spread: float
-
-    @classmethod
-    def of(cls, found: F8) -> Typical | None:
-        """From `turns_and_sizes`; None of no crystals."""
-        if not len(found):
-            return None
-        turn, ln_size = np.median(found, axis=0)
-        return cls(turn, ln_size, float(np.median(np.abs(found[:, 1] - ln_size))))
-
-
-def strayed_anew(
-    model: PostrefineModel, point: Point, start: Point, typical: Typical, loss: Loss
-) -> tuple[Point, NDArray[np.bool_]]:
-    """The point with this process's strayed crystals refitted anew, and where (n,) that was better.
-
-    While intensities are still poor a crystal can be led astray, to an orientation far off whose
-    partialities are all alike. With the intensities as they are now it begins again from its start,
-    with the median size of the others. Strayed are those that turned much farther than most, or are
-    much larger or smaller.
-    """
-    turned, size = turns_and_sizes(point.local, start.local).T
-    spread = max(typical.spread, LEAST_SPREAD)
-    strayed = (turned > FAR * typical.turn) | (np.abs(size - typical.ln_size) > FAR * spread)
-    rows = np.flatnonzero(strayed & model.layout.free[:, LN_G])
-    better = np.zeros(len(size), dtype=bool)
-    local = point.local.copy()
-    if len(rows):
-        some = part_of(model, rows)
-        engine = some.scale.engine
-        now = local_objectives(engine, some, Point(local[rows], point.shared), loss)
-        anew = start.local[rows].copy()
-        anew[:, : B + 1], anew[:, LN_SIZE] = local[rows, : B + 1], typical.ln_size
-        anew = refit_local(engine, some, Point(anew, point.shared), loss).local
-        then = local_objectives(engine, some, Point(anew, point.shared), loss)
-        won = then < now - WORTH
-        local[rows[won]] = anew[won]
-        better[rows[won]] = True
-    return Point(local, point.shared), better
-
-
-def part_of(model: PostrefineModel, crystals: NDArray[np.int64]) -> PostrefineModel:
-    """The model of some of this process's crystals, alone. crystals : increasing."""
-    old, scale, g = model.layout, model.scale, model.geometry
-    counts = np.diff(old.start)[crystals]
-    rows = np.concatenate([np.arange(*old.start[m : m + 2]) for m in crystals])
-    chunks = plan_chunks(counts, old.n_shared, SerialComm())
-    layout = replace(
-        old,
-        start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        shared=old.shared[rows],
-        chunk=chunks.local_bounds,
-        free=old.free[crystals],
-        prior_centre=old.prior_centre[crystals],
-        prior_weight=old.prior_weight[crystals],
-        component=old.component[crystals],
-    )
-    engine = Engine(ChunkSums(SerialComm(), chunks), scale.engine.threads)
-    smaller = replace(
-        scale, layout=layout, engine=engine, observed=scale.observed[rows],
-        background=scale.background[rows], partiality=np.ones(len(rows)),
-    )  # fmt: skip
-    return PostrefineModel(smaller, g.of(crystals, rows), model.partiality)

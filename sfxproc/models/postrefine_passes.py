@@ -13,8 +13,9 @@ from sfxproc.kernels.variances import ln_variances
 from sfxproc.lsq import Engine, Iteration, Loss, Point, Result
 from sfxproc.lsq.alternating import alternating
 from sfxproc.lsq.problem import Layout
-from sfxproc.models.postrefine import PostrefineModel, cells_to_mean, second_chance
+from sfxproc.models.postrefine import PostrefineModel, cells_to_mean
 from sfxproc.models.scale import LN_G, B
+from sfxproc.models.strayed import second_chance
 
 F8 = NDArray[np.float64]
 Solve = Callable[[PostrefineModel, Point, str], Result]
@@ -105,7 +106,7 @@ def unlikeliness(model: PostrefineModel, point: Point, loss: Loss) -> float:
     bounds = scale.layout.chunk
 
     def chunk(c: int) -> float:
-        return float(ln_variances(*scale.arguments(point, bounds[c], bounds[c + 1])))
+        return float(ln_variances(scale.arguments(point, bounds[c], bounds[c + 1])))
 
     parts = np.array(engine.map(chunk, len(bounds) - 1)).reshape(-1, 1)
     return float(engine.sums.scalars(parts)[0]) + 2.0 * engine.objective(model, point, loss)

@@ -21,9 +21,9 @@ from sfxproc.models.postrefine import (
     extended,
     partialities,
     postrefine_model,
-    second_chance,
 )
 from sfxproc.models.scale_start import ScaleSettings, scale_problem
+from sfxproc.models.strayed import second_chance
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality

@@ -84,7 +84,7 @@ def test_kernel_is_the_formula(name: str) -> None:
     def kernel(local: np.ndarray, relative: np.ndarray) -> np.ndarray:
         P = np.empty(len(crystal))
         partiality_kernel()(
-            model.profile, model.amplitude == "r0/R", start, 0, data.n, local, g.hkl, *g.arrays, P,
+            model.profile, model.amplitude == "r0/R", g.stills, start, 0, data.n, local, P,
             relative,
         )  # fmt: skip
         return P
