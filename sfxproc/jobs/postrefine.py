@@ -36,7 +36,6 @@ from sfxproc.refine.postrefine_setup import (
     Recorded,
     begun,
     geometry_of,
-    n_strains_of,
     require_shown,
 )
 from sfxproc.refine.refined import Fates
@@ -50,7 +49,6 @@ from sfxproc.refine.scale_job import (
 from sfxproc.refine.solve import solve as solve_kept
 from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
-from sfxproc.refine.warm import Kernels
 from sfxproc.refine.whole import Together, fates_of
 from sfxproc.report.log import Log
 from sfxproc.runs.contents import Claim
@@ -64,11 +62,8 @@ ROUGH = 1e-4  # relative, of the objective: scaling is only where postrefinement
 
 def run(config: PostrefineConfig, run: Run) -> Finished | None:
     """Do the job."""
-    wanted = config.postrefine
-    names = tuple(PARTIALITIES) if wanted.partiality == AUTO else (wanted.partiality,)
-    kernels = Kernels(names, wanted, n_strains_of(config) if wanted.cell else 0)
     way = STRATEGIES[config.parallel.strategy]
-    return scale.run_with(lambda job: way(job, config), config, run, kernels)
+    return scale.run_with(lambda job: way(job, config), config, run)
 
 
 def claim(config: PostrefineConfig, comm: Comm) -> Claim:

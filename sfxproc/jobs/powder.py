@@ -22,7 +22,6 @@ from sfxproc.powder.indexing import gathered, lines_of, search, settled, waves
 from sfxproc.powder.lattices import LATTICES
 from sfxproc.powder.ranking import Cell, Lines
 from sfxproc.powder.search import IndexSettings, Task
-from sfxproc.powder.warm import compile_search
 from sfxproc.report.log import Log
 from sfxproc.results.files import names_of, write_outputs
 from sfxproc.results.powder import in_standard_setting, so_far
@@ -41,9 +40,6 @@ def run(config: PowderConfig, run: Run) -> Finished | None:
     lines = lines_of(peaks.q2, peaks.sigma, config.peaks.n_lines, config.search.outliers)
     tell_lines(peaks, lines, run.log)
     settings = index_settings(config.search)
-    if run.comm.size > 1 and run.comm.rank == 0:  # the others wait, and read what it compiled
-        compile_search(settings)
-    run.comm.barrier()
     searched = search_in_waves(lines, settings, run.stages, run.log)
     if run.comm.rank > 0:
         return None

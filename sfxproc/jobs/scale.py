@@ -14,7 +14,6 @@ from sfxproc.refine.check import check as checked
 from sfxproc.refine.check import require_sense, tell_idle
 from sfxproc.refine.scale_job import Scaled, ScaleJob
 from sfxproc.refine.strategies import STRATEGIES
-from sfxproc.refine.warm import Kernels, compile_once
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
 from sfxproc.results.files import write_outputs
@@ -34,16 +33,11 @@ def run_with(
     scaled_by: Callable[[ScaleJob], Scaled | None],
     config: ScaleConfig,
     run: Run,
-    kernels: Kernels | None = None,
 ) -> Finished | None:
     """Do a merging job whose crystals are scaled in a way of its own; on the first rank, what came
-    of it.
-
-    kernels : what more than scaling is to be compiled for.
-    """
+    of it."""
     tell_idle(config, run.log)
     reference = reference_of(config)
-    compile_once(run.comm, kernels)
     inputs = simulated_inputs(config.simulate, config.input, run)
     scaled = scaled_by(ScaleJob(config, run, inputs, reference))
     if scaled is None or run.comm.rank > 0:

@@ -24,11 +24,13 @@ the variance of a half set's mean.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from sfxproc.kernels.arrow import rho_and_weight
 from sfxproc.kernels.compiled import compiled
-from sfxproc.kernels.scale import TOLD, longest, modelled, variance_of
+from sfxproc.kernels.scale import TOLD, Array, longest, modelled, variance_of
 
 CLIP = 3.0
 OUTLIER_PULL = 5.0
@@ -44,25 +46,41 @@ N, CHI2, EXPECTED_CHI2, N_OUTLIERS, CC, CC_EXPECTED, SIGNAL, SIGNAL_SIGMA, DELTA
 )
 
 
+class Shells(NamedTuple):
+    """Shells of resolution.
+
+    of_reflection : (n_shared,) which one each is in. mean, variance : (n_shells,) μ and τ² of true
+    intensities. centre : (n_shells,) mean of the y of the reflections of FEWEST observations or
+    more, totals : (n_shells, 3) their N, Σ(y − centre)² and Σv, slopes : (n_shells, 2) derivatives
+    of the mean CC½ by these two sums.
+    """
+
+    of_reflection: Array
+    mean: Array
+    variance: Array
+    centre: Array
+    totals: Array
+    slopes: Array
+
+
 @compiled(error_model="numpy")
-def weighed(  # type: ignore[no-untyped-def]
-    ln_g, B, h, I, s2, P, x, b, gain, c2, loss, k, work, f, y, d, psi, w
-):
-    """Factors f, models y, deviance residuals d, robust weights ψ and weights w of one crystal's
-    rows; w = 0 for those that tell too little (TOLD)."""
-    modelled(ln_g, B, h, I, s2, P, x, b, gain, c2, work, f, y, d)
-    for j in range(len(h)):
+def weighed(data, m, loss, k, work, f, y, d, psi, w):  # type: ignore[no-untyped-def]
+    """Factors f, models y, deviance residuals d, robust weights ψ and weights w of the rows of
+    block m; w = 0 for those that tell too little (TOLD)."""
+    modelled(data, m, work, f, y, d)
+    rows = slice(data.start[m], data.start[m + 1])
+    b, P = data.background[rows], data.P[rows]
+    for j in range(len(f)):
         psi[j] = rho_and_weight(d[j], loss, k)[1]
-        w[j] = psi[j] * f[j] * f[j] / variance_of(y[j], b[j], gain, c2)
+        w[j] = psi[j] * f[j] * f[j] / variance_of(y[j], b[j], data.gain, data.c2)
         if P.size > 0 and P[j] < TOLD:
             w[j] = 0.0
 
 
 @compiled(error_model="numpy")
-def moments(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, half, loss, k, out
-):
+def moments(data, half, loss, k, out):  # type: ignore[no-untyped-def]
     """out (4, n_shared) += W, E, Q and n. half : (blocks,), negative for a block left out."""
+    start, shared, first, last, _, I, _, _, observed, _, _, _ = data
     n = longest(start, first, last)
     work, columns = np.empty((2, n)), np.empty((5, n))
     for m in range(first, last):
@@ -70,11 +88,8 @@ def moments(  # type: ignore[no-untyped-def]
             continue
         i, n = start[m], start[m + 1] - start[m]
         f, y, d, psi, w = columns[:, :n]
-        h, x, b = shared[i : i + n], observed[i : i + n], background[i : i + n]
-        weighed(
-            local[m, 0], local[m, 1], h, I, s2, P[i : i + n], x, b, gain, c2, loss, k,
-            work, f, y, d, psi, w,
-        )  # fmt: skip
+        h, x = shared[i : i + n], observed[i : i + n]
+        weighed(data, m, loss, k, work, f, y, d, psi, w)
         for j in range(n):
             if w[j] > 0.0:
                 e = x[j] / f[j] - I[h[j]]
@@ -232,19 +247,14 @@ def without_own(  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def agreement(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, half, loss, k,
-    share, sums, shell, mean, variance, centre, totals, slopes, out,
-):  # fmt: skip
+def agreement(data, half, loss, k, share, sums, shells, out):  # type: ignore[no-untyped-def]
     """out (blocks, len(COLUMNS)) of blocks first … last−1; see `models.agreement.Agreement`.
 
     share : (n_shared,) about what part of an observation's variance its residual keeps. sums :
-    what `moments` makes. shell : (n_shared,) of each reflection. mean, variance : (n_shells,) μ and
-    τ² of true intensities. centre : (n_shells,) mean of the y of the reflections of FEWEST
-    observations or more, totals : (n_shells, 3) their N, Σ(y − centre)² and Σv, slopes :
-    (n_shells, 2) derivatives of the mean CC½ by these two sums. Rows of a block must be sorted by
-    reflection.
+    what `moments` makes. Rows of a block must be sorted by reflection.
     """
+    start, shared, first, last, _, I, _, _, observed, background, gain, c2 = data
+    shell, mean, variance, centre, totals, slopes = shells
     n = longest(start, first, last)
     work, columns, judged = np.empty((2, n)), np.empty((5, n)), np.empty((8, n))
     change = np.empty((len(mean), 3))
@@ -257,10 +267,7 @@ def agreement(  # type: ignore[no-untyped-def]
         f, y, d, psi, w = columns[:, :n]
         others = judged[6:, :n]
         h, x, b = shared[i : i + n], observed[i : i + n], background[i : i + n]
-        weighed(
-            local[block, 0], local[block, 1], h, I, s2, P[i : i + n], x, b, gain, c2, loss, k,
-            work, f, y, d, psi, w,
-        )  # fmt: skip
+        weighed(data, block, loss, k, work, f, y, d, psi, w)
         parts, delta, squares = without_own(
             h, I, x, f, w, half[block] >= 0, sums, shell, centre, slopes, others, change
         )

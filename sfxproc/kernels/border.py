@@ -18,15 +18,15 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from sfxproc.kernels.arrow import rho_and_weight
+from sfxproc.kernels.compiled import compiled
 
 USED, FIXED, UNDETERMINED = 0, 1, 2
 """What a local parameter is to the factor of its block."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def touched(start, pattern, columns, free, first, last, seen, met, begin, out):  # type: ignore[no-untyped-def]
     """The free columns that each block first … last−1 touches, in order of appearance: those of
     the n-th of them are out[begin[n]:begin[n + 1]]. An empty `out` is left alone.
@@ -51,7 +51,7 @@ def touched(start, pattern, columns, free, first, last, seen, met, begin, out): 
         begin[m - first + 1] = n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def factor_blocks(C, free, stretch, smallest, L, state):  # type: ignore[no-untyped-def]
     """L (n, p, p) = Cholesky factors of C with the diagonal times `stretch`, state (n, p) what
     each parameter is to them. Returns how many blocks are indefinite or not finite.
@@ -95,7 +95,7 @@ def factor_blocks(C, free, stretch, smallest, L, state):  # type: ignore[no-unty
     return bad
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def solve_rows(L, state, B):  # type: ignore[no-untyped-def]
     """Each row b of B (n, p) becomes (L Lᵀ)⁻¹b over the used parameters, zero elsewhere."""
     p = len(state)
@@ -112,7 +112,7 @@ def solve_rows(L, state, B):  # type: ignore[no-untyped-def]
             B[n, s] = v / L[s, s] if state[s] == USED else 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def subtract_packed(R, columns, out):  # type: ignore[no-untyped-def]
     """out (packed) −= R (n, n) at some columns, in ascending order."""
     for i in range(len(columns)):
@@ -122,7 +122,7 @@ def subtract_packed(R, columns, out):  # type: ignore[no-untyped-def]
             out[at + columns[j]] -= R[i, j]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unpack(packed, out):  # type: ignore[no-untyped-def]
     """out (k, k) = the symmetric matrix, both triangles."""
     at = 0
@@ -146,7 +146,7 @@ class BorderKernels(NamedTuple):
 def border_kernels(p: int, w: int) -> BorderKernels:
     """Kernels for local blocks of p parameters and patterns of w columns."""
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def accumulate(  # type: ignore[no-untyped-def]
         start,
         pattern,
@@ -211,7 +211,7 @@ def border_kernels(p: int, w: int) -> BorderKernels:
                     C[m, t, s] = block[s, t]
         return objective, chi2
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def add_patterns(order, pattern, columns, weight, r, f, H, q):  # type: ignore[no-untyped-def]
         """Add rows to H (packed) and q, those of a pattern together; order sorts them by it."""
         block = np.empty((w, w))
@@ -251,7 +251,7 @@ def border_kernels(p: int, w: int) -> BorderKernels:
                     if 0 <= other <= h:
                         H[h * (h + 1) // 2 + other] += block[u, v]
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def panel(L, state, begin, column, F, g, first, last, chunk, where, X, y):  # type: ignore[no-untyped-def]
         """X[where[h], rows of m] = L⁻¹F_m and y[rows of m] = L⁻¹g_m of blocks first … last−1."""
         z = np.empty(p)
@@ -272,7 +272,7 @@ def border_kernels(p: int, w: int) -> BorderKernels:
                 z[s] = v / L[m, s, s] if state[m, s] == USED else 0.0
                 y[base + s] = z[s]
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def back(L, state, begin, column, F, g, z, first, last, out):  # type: ignore[no-untyped-def]
         """out[m] = −(L Lᵀ)⁻¹(g_m + F_m z) of blocks first … last−1, all of a chunk."""
         for m in range(first, last):

@@ -16,7 +16,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from sfxproc.kernels.compiled import compiled
 
 Change = Callable[[Any, Any, Any, Any], tuple[float, float, float]]
 _F8: Any = types.float64
@@ -26,7 +28,7 @@ CHANGE_TYPE: Any = types.FunctionType(_THREE(_ROW, _ROW, _ROW, _F8[:, ::1]))
 """A change as an argument of loops."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unchanged(values, q, normal, by):  # type: ignore[no-untyped-def]
     """No change."""
     return 0.0, 0.0, 0.0
@@ -55,7 +57,7 @@ def combined(changes: Sequence[Change], numbers: Sequence[int]) -> Change:
     return made
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def own_axes(A, axes):  # type: ignore[no-untyped-def]
     """axes (3, 3), rows of unit vectors: x along a*, y in the plane of a* and b*, z along c."""
     for j in range(3):
@@ -70,7 +72,7 @@ def own_axes(A, axes):  # type: ignore[no-untyped-def]
             axes[j, i] /= length
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def as_recorded(h, A, beam, k, axes, q, normal):  # type: ignore[no-untyped-def]
     """q (3,) of hkl (3,) and the normal (3,) of the Ewald sphere there, in the crystal's axes."""
     length = 0.0

@@ -6,24 +6,29 @@ run. Here kept code is good for one state of the source, by a digest of all file
 folder and of this one; and for one version of numba and one kind of processor.
 
 There is a file for each function and signature, replaced whole: many processes may read and write
-at once. They lie where NUMBA_CACHE_DIR says, or else in the first of these that can be written:
+at once. What is not there is compiled by one of them, and the others wait for it: so the ranks of a
+job, and jobs that begin together, compile each function once. Where files cannot be locked, all do.
+
+Files lie where NUMBA_CACHE_DIR says, or else in the first of these that can be written:
 `__pycache__` beside the source, the user's cache, a folder of the user's own among the temporary
 files. Where nothing can be written every process compiles for itself, and a warning says so.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import pickle
 import stat
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, BinaryIO, Literal, overload
 from uuid import uuid4
 
 import numba
@@ -34,9 +39,9 @@ from numba.misc.appdirs import AppDirs
 RESULT: Any = CompileResult
 HERE = Path(__file__).resolve().parent
 Function = Callable[..., Any]
+Key = tuple[Any, ...]
 
-KERNELS: list[Any] = []
-"""All compiled functions there are: numba's dispatchers."""
+LONGEST_WAIT_s = 120.0  # for another process that compiles a function
 
 
 @overload
@@ -70,7 +75,6 @@ def compiled(
         dispatcher: Any = numba.njit(nogil=True, error_model=error_model, inline=inline)(function)
         if not hasattr(dispatcher, "compile"):  # NUMBA_DISABLE_JIT
             return dispatcher
-        KERNELS.append(dispatcher)
         _keep(dispatcher)
         if signature is not None:
             dispatcher.compile(signature)
@@ -150,6 +154,7 @@ class KeptCode:
         self.function, self.folder = function, folder
         module, name = Path(code.co_filename).stem, function.__qualname__
         self.name = f"{module}.{name.replace('<', '').replace('>', '')}-{code.co_firstlineno}"
+        self.turns: dict[Path, BinaryIO] = {}
         self.source = (source_digest(Path(code.co_filename).resolve().parent), numba.__version__)
 
     @property
@@ -162,43 +167,81 @@ class KeptCode:
         source."""
         target.refresh()
         key = self._key(signature, target.codegen())
-        try:
-            with self._path(key).open("rb") as handle:
-                if pickle.load(handle) != self.source or pickle.load(handle) != key:
-                    return None
-                kept = pickle.load(handle)
-        except (OSError, EOFError, pickle.UnpicklingError):
-            return None
-        return RESULT._rebuild(target, *kept)
+        kept = self._read(key)
+        if kept is None:
+            self._await_turn(key)
+            kept = self._read(key)  # another process may have compiled it meanwhile
+            if kept is not None:
+                self._end_turn(key)
+        return None if kept is None else RESULT._rebuild(target, *kept)
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep a compiled function. A disk that is full is no reason to end."""
-        if result.library.has_dynamic_globals:  # addresses of this process
-            return
         key = self._key(signature, result.codegen)
-        content = pickle.dumps(self.source) + _dumped(key) + _dumped(result._reduce())
-        path = self._path(key)
-        part = path.with_suffix(f".{uuid4().hex}.tmp")
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            _warn(f"Compiled code cannot be kept in '{self.folder}': {error.strerror}.")
+        if not result.library.has_dynamic_globals:  # addresses of this process
+            self._write(key, result._reduce())
+        self._end_turn(key)
 
     def flush(self) -> None:
         """Forget all that is kept of the function."""
         for path in self.folder.glob(f"{self.name}-*.nbc"):
             path.unlink(missing_ok=True)
 
-    def _key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
+    def _read(self, key: Key) -> Any:
+        try:
+            with self._path(key).open("rb") as handle:
+                if pickle.load(handle) != self.source or pickle.load(handle) != key:
+                    return None
+                return pickle.load(handle)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+
+    def _write(self, key: Key, code: Any) -> None:
+        path = self._path(key)
+        part = path.with_suffix(f".{uuid4().hex}.tmp")
+        try:
+            part.write_bytes(pickle.dumps(self.source) + _dumped(key) + _dumped(code))
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            _warn(f"Compiled code cannot be kept in '{self.folder}': {error.strerror}.")
+
+    def _await_turn(self, key: Key) -> None:
+        """Wait until no other process compiles the function, but not for ever: who fails to compile
+        it does not say so before its end."""
+        path = self._path(key).with_suffix(".lock")
+        if path in self.turns:
+            return
+        waited, pause = 0.0, 0.01
+        try:
+            handle = path.open("ab")
+            while waited < LONGEST_WAIT_s:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    time.sleep(pause)
+                    waited, pause = waited + pause, min(1.5 * pause, 0.5)
+                else:
+                    self.turns[path] = handle
+                    return
+            handle.close()
+        except OSError:  # no locks on this file system
+            return
+
+    def _end_turn(self, key: Key) -> None:
+        path = self._path(key).with_suffix(".lock")
+        if (handle := self.turns.pop(path, None)) is not None:
+            path.unlink(missing_ok=True)
+            handle.close()
+
+    def _key(self, signature: Any, codegen: Any) -> Key:
         """What else the code depends on: arguments, processor, and what a function was made of
         that was made in another."""
         cells = self.function.__closure__ or ()
         closed = _dumped(tuple(cell.cell_contents for cell in cells))
         return signature, codegen.magic_tuple(), self.function.__code__.co_code, closed
 
-    def _path(self, key: tuple[Any, ...]) -> Path:
+    def _path(self, key: Key) -> Path:
         """The file of a key; rarely another key may have the same one."""
         digest = hashlib.sha256(repr((key, sys.version_info[:2])).encode()).hexdigest()[:16]
         return self.folder / f"{self.name}-{digest}.nbc"

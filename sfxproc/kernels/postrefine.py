@@ -81,27 +81,31 @@ def partiality_kernel() -> Callable[..., Any]:
     """`fill_partialities`, compiled: one machine code for all models, kept on disk. When
     first asked for, not when imported, as many ranks may import at once."""
     f8 = types.float64
+    arrays = (
+        types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1], f8[::1], f8[::1], f8[::1],
+        f8[:, :, ::1],
+    )  # fmt: skip
+    stills: Any = types.Tuple(arrays)  # type: ignore[no-untyped-call]
     signature = types.void(
-        PROFILE_TYPE, types.boolean, CHANGE_TYPE, types.int64, types.int64[::1], types.int64,
-        types.int64, f8[:, :], types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1],
-        f8[::1], f8[::1], f8[::1], f8[:, :, ::1], f8[::1], f8[:, ::1],
+        PROFILE_TYPE, types.boolean, CHANGE_TYPE, types.int64, stills, types.int64[::1],
+        types.int64, types.int64, f8[:, :], f8[::1], f8[:, ::1],
     )  # fmt: skip
     return compiled(signature=signature, error_model="numpy")(fill_partialities)
 
 
 def fill_partialities(  # type: ignore[no-untyped-def]
-    profile, over_size, change, n_changing, start, first, last, local, hkl, A, beam, axes, k_of,
-    slope, bandwidth, strains, P, relative,
-):  # fmt: skip
+    profile, over_size, change, n_changing, stills, start, first, last, local, P, relative
+):
     """P (rows,) of crystals first … last−1 and, unless it is empty, relative (rows, 3 + n_strains +
     κ + n_changing) = ∂ ln P/∂(θ₁, θ₂, ln r₀, e, κ, …), both from the first crystal's first row on;
     relative is 0 where P is 0.
 
     profile : of PROFILE_TYPE; over_size : whether P is multiplied by r₀/R; change : of CHANGE_TYPE,
-    by the last n_changing parameters. local : (n, 5 + n_strains + n_changing), or one more for κ.
-    hkl : (rows, 3). A : (n, 3, 3). beam : (n, 3). axes : (n, 2, 3). k_of, slope (m), bandwidth :
-    (n,). strains : (n_strains, 3, 3) T.
+    by the last n_changing parameters. stills : hkl (rows, 3) int16, A (n, 3, 3), beam (n, 3), axes
+    (n, 2, 3), k₀, m and β (n,), T (n_strains, 3, 3). local : (n, 5 + n_strains + n_changing), or
+    one more for κ.
     """
+    hkl, A, beam, axes, k_of, slope, bandwidth, strains = stills
     origin = start[first]
     n_strains = len(strains)
     at_wave = N_LOCAL + n_strains

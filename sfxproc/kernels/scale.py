@@ -25,11 +25,16 @@ d = r. On [y, e] where V is quadratic, with Δ = γ² − 4 b c² and M = 2b + �
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sfxproc.kernels.arrow import rho_and_weight
 from sfxproc.kernels.compiled import compiled
 from sfxproc.kernels.exponential import exponential
+
+Array = NDArray[Any]
 
 TOLD = 0.1  # partiality from which on an observation tells how well the data agree
 SMOOTH = 0.5  # relative change of V between y and I_obs up to which quadrature is exact enough
@@ -149,14 +154,37 @@ def longest(start, first, last):  # type: ignore[no-untyped-def]
     return n
 
 
+class Scaling(NamedTuple):
+    """What the kernels of the scaling model look at.
+
+    start (n + 1,) first row of each block. shared (rows,) the reflection of each row. first, last :
+    blocks first … last−1 are meant. local (n, 2 or more) ln G and B, I (n_shared,) : the point.
+    s2 (n_shared,) Å⁻². P (rows,) partialities, empty for full intensities. observed, background
+    (rows,) I_obs and b. gain, c2 : γ and c².
+    """
+
+    start: Array
+    shared: Array
+    first: int
+    last: int
+    local: Array
+    I: Array
+    s2: Array
+    P: Array
+    observed: Array
+    background: Array
+    gain: float
+    c2: float
+
+
 @compiled(error_model="numpy")
-def rows(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, r, d, a, c
-):
+def rows(data, r, d, a, c):  # type: ignore[no-untyped-def]
     """Residuals r, deviance residuals d, Jacobian a (rows, 2), c (rows,) of first … last−1.
 
-    d is left alone if it is empty.
+    d is left alone if it is empty. data : a `Scaling` as a plain tuple: its types are told in 1 µs,
+    those of a named one in 6, and there are many calls.
     """
+    start, shared, first, last, local, I, s2, P, observed, background, gain, c2 = data
     origin = start[first]
     n = longest(start, first, last)
     work, y_all, w_all = np.empty((2, n)), np.empty(n), np.empty(n)
@@ -181,10 +209,9 @@ def rows(  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def deviances(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, d
-):
-    """Deviance residuals only."""
+def deviances(data, d):  # type: ignore[no-untyped-def]
+    """Deviance residuals only; data as for `rows`."""
+    start, shared, first, last, local, I, s2, P, observed, background, gain, c2 = data
     origin = start[first]
     n = longest(start, first, last)
     work, y_all = np.empty((2, n)), np.empty(n)
@@ -278,24 +305,24 @@ def gain_sums(observed, variance, signal, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def modelled(ln_g, b_factor, h, I, s2, P, x, b, gain, c2, work, f, y, d):  # type: ignore[no-untyped-def]
-    """Factors f, models y = f·I and deviance residuals d of one crystal's rows."""
-    scale_factors(ln_g, b_factor, s2, P, h, f, work)
+def modelled(data, m, work, f, y, d):  # type: ignore[no-untyped-def]
+    """Factors f, models y = f·I and deviance residuals d of the rows of block m."""
+    rows = slice(data.start[m], data.start[m + 1])
+    h = data.shared[rows]
+    scale_factors(data.local[m, 0], data.local[m, 1], data.s2, data.P[rows], h, f, work)
     for j in range(len(h)):
-        y[j] = f[j] * I[h[j]]
-    deviance_residuals(x, y, b, gain, c2, d)
+        y[j] = f[j] * data.I[h[j]]
+    deviance_residuals(data.observed[rows], y, data.background[rows], data.gain, data.c2, d)
 
 
 @compiled
-def weighted_sums(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, half, loss, k,
-    weight, weighted, number,
-):  # fmt: skip
+def weighted_sums(data, half, loss, k, weight, weighted, number):  # type: ignore[no-untyped-def]
     """Σ w, Σ wJ and the number of scaled observations J = I_obs/f, weight w = ψ f²/V(y).
 
     ψ is the robust weight. half : (blocks,) 0 or 1, or −1 for a block left out. weight,
     weighted, number : (2, n_shared).
     """
+    start, shared, first, last, _, _, _, _, observed, background, gain, c2 = data
     n = longest(start, first, last)
     work, f_all, y_all, d_all = np.empty((2, n)), np.empty(n), np.empty(n), np.empty(n)
     for m in range(first, last):
@@ -305,9 +332,7 @@ def weighted_sums(  # type: ignore[no-untyped-def]
         i, n = start[m], start[m + 1] - start[m]
         f, y, d = f_all[:n], y_all[:n], d_all[:n]
         h, x, b = shared[i : i + n], observed[i : i + n], background[i : i + n]
-        modelled(
-            local[m, 0], local[m, 1], h, I, s2, P[i : i + n], x, b, gain, c2, work, f, y, d
-        )  # fmt: skip
+        modelled(data, m, work, f, y, d)
         for j in range(n):
             psi = rho_and_weight(d[j], loss, k)[1]
             w = psi * f[j] / variance_of(y[j], b[j], gain, c2)
@@ -318,15 +343,14 @@ def weighted_sums(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def deviations(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, s2, P, observed, mean, half, i_sum, d_sum, cc
-):
+def deviations(data, mean, half, i_sum, d_sum, cc):  # type: ignore[no-untyped-def]
     """Σ J and Σ |J − ⟨I⟩| a reflection, and each block's six sums for CC(J, ⟨I⟩).
 
     cc : (blocks, 6) = n, Σx, Σy, Σx², Σy², Σxy with x = J, y = ⟨I⟩. Passed over are reflections
     without a mean (NaN), and observations of less than TOLD of a reflection: noise, divided by
     next to nothing, would be all there is to see.
     """
+    start, shared, first, last, local, _, s2, P, observed, _, _, _ = data
     n = longest(start, first, last)
     work, f = np.empty((2, n)), np.empty(n)
     for m in range(first, last):

@@ -15,19 +15,16 @@ from sfxproc.kernels.scale import longest, modelled, variance_of
 
 
 @compiled(error_model="numpy")
-def scaled_rows(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, loss, k, out
-):
+def scaled_rows(data, loss, k, out):  # type: ignore[no-untyped-def]
     """out (4, n_rows) = J, σ(J), scale P/f and ψ in the rows of blocks first … last−1."""
+    start, _, first, last, _, _, _, P, observed, background, gain, c2 = data
     n = longest(start, first, last)
     work, f_all, y_all, d_all = np.empty((2, n)), np.empty(n), np.empty(n), np.empty(n)
     for m in range(first, last):
         i, n = start[m], start[m + 1] - start[m]
         f, y, d = f_all[:n], y_all[:n], d_all[:n]
-        h, x, b = shared[i : i + n], observed[i : i + n], background[i : i + n]
-        modelled(
-            local[m, 0], local[m, 1], h, I, s2, P[i : i + n], x, b, gain, c2, work, f, y, d
-        )  # fmt: skip
+        x, b = observed[i : i + n], background[i : i + n]
+        modelled(data, m, work, f, y, d)
         for j in range(n):
             out[0, i + j] = x[j] / f[j]
             out[1, i + j] = np.sqrt(variance_of(y[j], b[j], gain, c2)) / f[j]

@@ -20,11 +20,10 @@ from sfxproc.kernels.scale import longest, scale_factors, variance_of
 
 
 @compiled(error_model="numpy")
-def chi2_of_scatter(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, cap
-):
+def chi2_of_scatter(data, cap):  # type: ignore[no-untyped-def]
     """Σ z and Σ ∂z/∂c² with z = (I_obs − y)²/σ², over the observations with z ≤ cap[h] (the
     others count as cap[h])."""
+    start, shared, first, last, local, I, s2, P, observed, background, gain, c2 = data
     chi2 = 0.0
     slope = 0.0
     n = longest(start, first, last)
@@ -46,14 +45,13 @@ def chi2_of_scatter(  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def variance_sums(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, v, share, most, out
-):
+def variance_sums(data, v, share, most, out):  # type: ignore[no-untyped-def]
     """out (10,) = the six of F (00 01 02 11 12 22), the three of t, and Σ e.
 
     background : b as it was given; v : (3,) at present. share : (n_shared,) e. r² counts up to
     most·e·V.
     """
+    start, shared, first, last, local, I, s2, P, observed, background, _, _ = data
     n = longest(start, first, last)
     work, y_all = np.empty((2, n)), np.empty(n)
     phi = np.empty(3)
@@ -81,10 +79,9 @@ def variance_sums(  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def ln_variances(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2
-):
+def ln_variances(data):  # type: ignore[no-untyped-def]
     """Σ ln V of the rows of blocks first … last−1."""
+    start, shared, first, last, local, I, s2, P, _, background, gain, c2 = data
     total = 0.0
     n = longest(start, first, last)
     work, y = np.empty((2, n)), np.empty(n)
@@ -98,16 +95,14 @@ def ln_variances(  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def pulls(  # type: ignore[no-untyped-def]
-    start, shared, first, last, local, I, s2, P, observed, background, gain, c2, share, most,
-    per_decade, lowest, by_intensity, by_partiality,
-):  # fmt: skip
+def pulls(data, share, most, per_decade, lowest, by_intensity, by_partiality):  # type: ignore[no-untyped-def]
     """Adds to each bin (bins, 4) the number of observations, Σ y, Σ z/e with z = (I_obs − y)²/V up
     to most·e, and Σ of the pull (I_obs − y)/√V within ±√most.
 
     Bins of y : per_decade to a decade from 10^lowest on, what is beyond in the outermost. Bins of
     P : equal parts of 0 … 1.
     """
+    start, shared, first, last, local, I, s2, P, observed, background, gain, c2 = data
     n = longest(start, first, last)
     work, y = np.empty((2, n)), np.empty(n)
     ends = len(by_intensity) - 1, len(by_partiality) - 1

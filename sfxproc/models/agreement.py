@@ -91,7 +91,7 @@ def moments(model: ScaleModel, point: Point, loss: Loss, half: NDArray[np.int8])
 
     def add(c: int, out: Array) -> None:
         chunk = model.arguments(point, layout.chunk[c], layout.chunk[c + 1])
-        kernels.moments(*chunk, half, LOSSES[loss.kind], loss.scale, out)
+        kernels.moments(chunk, half, LOSSES[loss.kind], loss.scale, out)
 
     return model.engine.shared_sums(layout, 4, add)
 
@@ -113,9 +113,8 @@ def agreement_of(
 
     def look(c: int) -> None:
         kernels.agreement(
-            *model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), half, *robust,
-            model.share, sums, shells.of_reflection, shells.mean, shells.variance, shells.centre,
-            shells.totals, shells.slopes, columns,
+            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), half, *robust,
+            model.share, sums, shells, columns,
         )  # fmt: skip
 
     n_chunks = len(layout.chunk) - 1
@@ -145,19 +144,7 @@ def judged(agreement: Agreement, criteria: Criteria) -> NDArray[np.uint8]:
     return out
 
 
-@dataclass(frozen=True, eq=False)
-class _Shells:
-    """What `kernels.agreement` must know of shells of resolution."""
-
-    of_reflection: NDArray[np.int64]
-    mean: F8
-    variance: F8
-    centre: F8
-    totals: F8
-    slopes: F8
-
-
-def _shells(s2: F8, intensity: F8, sums: F8) -> _Shells:
+def _shells(s2: F8, intensity: F8, sums: F8) -> kernels.Shells:
     """Shells of equal numbers of reflections, from the sums of all crystals."""
     W, E, Q, n = sums
     seen = (W > 0.0) & (n > 0.5)
@@ -184,7 +171,7 @@ def _shells(s2: F8, intensity: F8, sums: F8) -> _Shells:
         a, e = totals[t, 1] / (N - 1), totals[t, 2] / N
         if a + e > 0.0:  # of CC½ = (a − e/2)/(a + e/2)
             slopes[t] = np.array([e / (N - 1), -a / N]) * N / n_several / (a + 0.5 * e) ** 2
-    return _Shells(of_reflection, mean, variance, centre, totals, slopes)
+    return kernels.Shells(of_reflection, mean, variance, centre, totals, slopes)
 
 
 def _moments(y: F8, error: F8) -> tuple[float, float]:

@@ -110,7 +110,7 @@ def filler(model: Partiality, geometry: Geometry) -> Fill:
     def fill(
         start: NDArray[np.int64], first: int, last: int, local: F8, P: F8, relative: F8
     ) -> None:
-        kernel(*how, start, first, last, local, *what, P, relative)
+        kernel(*how, what, start, first, last, local, P, relative)
 
     return fill
 
@@ -145,14 +145,14 @@ class PostrefineModel:
         """Residuals, deviance residuals and Jacobian of crystals first … last−1."""
         P, relative = np.empty(len(r)), np.empty((len(r), point.local.shape[1] - 2))
         self._fill(self.layout.start, first, last, point.local, P, relative)
-        scale_kernels.rows(*self.scale.alone(point, first, last, P), r, d, a, c)
+        scale_kernels.rows(tuple(self.scale.alone(point, first, last, P)), r, d, a, c)
         extend_rows(a, relative)
 
     def deviances(self, point: Point, first: int, last: int, d: F8) -> None:
         """Deviance residuals only."""
         P = np.empty(len(d))
         self._fill(self.layout.start, first, last, point.local, P, _NOT_WANTED)
-        scale_kernels.deviances(*self.scale.alone(point, first, last, P), d)
+        scale_kernels.deviances(tuple(self.scale.alone(point, first, last, P)), d)
 
     def retract(self, point: Point, local: F8, shared: F8) -> Point:
         """Parameters plus step."""
@@ -197,6 +197,7 @@ class PostrefineModel:
 
 
 _NOT_WANTED = np.empty((0, 3))
+NO_PARTIALITY = np.empty(0)
 
 
 def partialities(model: Partiality, crystal: NDArray[Any], geometry: Geometry, size: F8) -> F8:

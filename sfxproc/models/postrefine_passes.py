@@ -115,7 +115,7 @@ def unlikeliness(model: PostrefineModel, point: Point, loss: Loss) -> float:
     bounds = scale.layout.chunk
 
     def chunk(c: int) -> float:
-        return float(ln_variances(*scale.arguments(point, bounds[c], bounds[c + 1])))
+        return float(ln_variances(scale.arguments(point, bounds[c], bounds[c + 1])))
 
     parts = np.array(engine.map(chunk, len(bounds) - 1)).reshape(-1, 1)
     return float(engine.sums.scalars(parts)[0]) + 2.0 * engine.objective(model, point, loss)

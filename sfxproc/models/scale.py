@@ -37,8 +37,6 @@ from sfxproc.models.error_model import (
 F8 = NDArray[np.float64]
 F4 = NDArray[np.float32]
 
-Arguments = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]
-
 LN_G, B = 0, 1
 MOST_STEPS = 30  # of finding an error model
 PER_DECADE, LOWEST_DECADE, PULL_BINS, PARTIALITY_BINS = 3, -1, 30, 10
@@ -67,28 +65,27 @@ class ScaleModel:
 
     def rows(self, point: Point, first: int, last: int, r: F8, d: F8, a: F8, c: F8) -> None:
         """Residuals, deviance residuals and Jacobian of crystals first … last−1."""
-        kernels.rows(*self.arguments(point, first, last), r, d, a, c)
+        kernels.rows(tuple(self.arguments(point, first, last)), r, d, a, c)
 
     def deviances(self, point: Point, first: int, last: int, d: F8) -> None:
         """Deviance residuals only."""
-        kernels.deviances(*self.arguments(point, first, last), d)
+        kernels.deviances(tuple(self.arguments(point, first, last)), d)
 
-    def arguments(self, point: Point, first: int, last: int) -> Arguments:
-        """What all kernels of the model begin with, for crystals first … last−1."""
-        return (
-            self.layout.start, self.layout.shared, first, last, point.local, point.shared, self.s2,
-            self.partiality, self.observed, self.floor, self.errors.gain, self.errors.scatter**2,
+    def arguments(self, point: Point, first: int, last: int) -> kernels.Scaling:
+        """What the kernels of the model look at, of crystals first … last−1."""
+        layout, errors = self.layout, self.errors
+        return kernels.Scaling(
+            layout.start, layout.shared, first, last, point.local, point.shared, self.s2,
+            self.partiality, self.observed, self.floor, errors.gain, errors.scatter**2,
         )  # fmt: skip
 
-    def alone(self, point: Point, first: int, last: int, partiality: F8) -> Arguments:
+    def alone(self, point: Point, first: int, last: int, partiality: F8) -> kernels.Scaling:
         """The same of crystals first … last−1 alone, whose rows have these partialities."""
-        layout = self.layout
-        start = layout.start[first : last + 1]
+        start = self.layout.start[first : last + 1]
         rows = slice(start[0], start[-1])
-        return (
-            start - start[0], layout.shared[rows], 0, last - first, point.local[first:last],
-            point.shared, self.s2, partiality, self.observed[rows], self.floor[rows],
-            self.errors.gain, self.errors.scatter**2,
+        return self.arguments(point, 0, last - first)._replace(
+            start=start - start[0], shared=self.layout.shared[rows], local=point.local[first:last],
+            P=partiality, observed=self.observed[rows], background=self.floor[rows],
         )  # fmt: skip
 
     @property
@@ -208,11 +205,9 @@ class ScaleModel:
 
         def chunk(c: int) -> F8:
             out = np.zeros(10)
-            variance_sums(
-                layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], point.local,
-                point.shared, self.s2, self.partiality, self.observed, self.background, errors.v,
-                self.share, errors.most, out,
-            )  # fmt: skip
+            data = self.arguments(point, layout.chunk[c], layout.chunk[c + 1])
+            data = data._replace(background=self.background)
+            variance_sums(data, errors.v, self.share, errors.most, out)
             return out
 
         per_chunk = np.array(self.engine.map(chunk, len(layout.chunk) - 1)).reshape(-1, 10)
@@ -226,7 +221,7 @@ class ScaleModel:
         def chunk(c: int) -> F8:
             out = np.zeros(bins)
             pulls(
-                *self.arguments(point, layout.chunk[c], layout.chunk[c + 1]), self.share,
+                self.arguments(point, layout.chunk[c], layout.chunk[c + 1]), self.share,
                 self.errors.most, PER_DECADE, LOWEST_DECADE, out[:PULL_BINS], out[PULL_BINS:],
             )  # fmt: skip
             return out
@@ -243,8 +238,8 @@ class ScaleModel:
         bounds = self.layout.chunk
 
         def chunk(c: int) -> tuple[float, float]:
-            arguments = model.arguments(point, bounds[c], bounds[c + 1])
-            found: tuple[float, float] = chi2_of_scatter(*arguments, cap)
+            data = model.arguments(point, bounds[c], bounds[c + 1])
+            found: tuple[float, float] = chi2_of_scatter(data, cap)
             return found
 
         per_chunk = np.array(self.engine.map(chunk, len(bounds) - 1)).reshape(-1, 2)

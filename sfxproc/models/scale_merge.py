@@ -38,7 +38,7 @@ def weighted_sums(model: ScaleModel, point: Point, loss: Loss, half: NDArray[np.
 
     def accumulate(c: int, out: Array) -> None:
         kernels.weighted_sums(
-            *model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), half,
+            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), half,
             LOSSES[loss.kind], loss.scale, out[0:2], out[2:4], out[4:6],
         )  # fmt: skip
 
@@ -60,8 +60,8 @@ def deviations(model: ScaleModel, point: Point, mean: F8, half: NDArray[np.int8]
 
     def deviate(c: int, out: Array) -> None:
         kernels.deviations(
-            layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], point.local,
-            model.s2, model.partiality, model.observed, mean, half, out[0], out[1], moments,
+            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), mean, half, out[0],
+            out[1], moments,
         )  # fmt: skip
 
     return model.engine.shared_sums(layout, 2, deviate), _correlations(moments)

@@ -51,7 +51,7 @@ def scaled_rows(
 
     def scale(c: int) -> None:
         kernels.scaled_rows(
-            *model.arguments(point, layout.chunk[c], layout.chunk[c + 1]),
+            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]),
             LOSSES[loss.kind], loss.scale, found,
         )  # fmt: skip
 

@@ -26,12 +26,11 @@ from sfxproc.models.postrefine_passes import Refinement, Solve, jointly
 from sfxproc.models.scale_start import ScaleProblem
 from sfxproc.partiality import Partiality
 from sfxproc.report.log import Log
-from sfxproc.settings.postrefine import Postrefine, PostrefineConfig
-from sfxproc.symmetry import cells_from_A, reciprocal_matrix, space_group, symmetrised_cell
+from sfxproc.settings.postrefine import Postrefine
+from sfxproc.symmetry import cells_from_A, reciprocal_matrix
 
 F8 = NDArray[np.float64]
 
-ANY_CELL = (50.0, 60.0, 70.0, 80.0, 95.0, 105.0)
 LEAST_PARTIALITY = 0.02  # when scaling with recorded orientations: these may be wrong
 FEWEST_SHOWN, MOST_SHOWN = 0.1, 0.5  # of the observations: below, an error or a warning
 
@@ -75,13 +74,6 @@ def geometry_of(
         strain=strain,
         settings=settings,
     ), size
-
-
-def n_strains_of(config: PostrefineConfig) -> int:
-    """How many strains leave a cell within the job's crystal system."""
-    group = space_group(config.symmetry.space_group)
-    B = np.asarray(reciprocal_matrix(symmetrised_cell(group, ANY_CELL)), dtype=np.float64)
-    return len(strain_basis(group.rotations, B))
 
 
 def sizes_of(data: Inventory, crystals: Crystals, settings: Postrefine) -> F8:

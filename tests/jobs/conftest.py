@@ -28,7 +28,7 @@ from tests.launch import Ended, ended, launched
 SCRIPT = Path(sys.executable).with_name("sfxproc")
 LAUNCHERS = ("PMI", "OMPI", "SLURM", "MPI_")
 JOB = 'job = "scale"\n[symmetry]\nspace_group = "P 43 21 2"\n'
-TIMEOUT_s = 60
+TIMEOUT_s = 180  # a first run compiles
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ else:
     import sfxproc.runs.run as runs
 
     if MOMENT == "begin":
-        scale.compile_once = after(scale.compile_once, 1)
+        scale.simulated_inputs = after(scale.simulated_inputs, 1)
     elif MOMENT == "trial":
         engine.Engine.objective = after(engine.Engine.objective, 3)  # type: ignore[method-assign]
     else:

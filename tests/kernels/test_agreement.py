@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from sfxproc.kernels import agreement as kernels
 from sfxproc.kernels.arrow import CAUCHY, NO_LOSS
-from sfxproc.kernels.scale import TOLD
+from sfxproc.kernels.scale import TOLD, Scaling
 from tests.twins.arrow import rho_and_weight
 from tests.twins.scale import deviance
 
@@ -48,10 +48,9 @@ def stills(partial: bool) -> SimpleNamespace:
 
 
 def first_arguments(x: SimpleNamespace) -> tuple[Any, ...]:
-    return (
-        x.start, x.shared, 0, x.size, x.local, x.I, x.s2, x.P, x.observed, x.background, GAIN, C2,
-        x.half,
-    )  # fmt: skip
+    return Scaling(
+        x.start, x.shared, 0, x.size, x.local, x.I, x.s2, x.P, x.observed, x.background, GAIN, C2
+    ), x.half
 
 
 def row_values(x: SimpleNamespace, loss: tuple[int, float]) -> tuple[np.ndarray, ...]:
@@ -122,8 +121,8 @@ def agreements(x: SimpleNamespace, loss: tuple[int, float]) -> dict[str, np.ndar
             slopes[t, i] = N / counts.sum() * change / (2.0 * step[i])
     out = np.empty((x.size, len(kernels.COLUMNS)))
     kernels.agreement(
-        *first_arguments(x), *loss, x.share, sums, x.shell, x.mean, x.variance, centre, totals,
-        slopes, out,
+        *first_arguments(x), *loss, x.share, sums,
+        kernels.Shells(x.shell, x.mean, x.variance, centre, totals, slopes), out,
     )  # fmt: skip
     return dict(zip(kernels.COLUMNS, out.T, strict=True))
 

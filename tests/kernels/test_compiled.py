@@ -6,10 +6,12 @@ Each process here compiles, or reads, two small functions of a package of its ow
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +31,11 @@ def twice(x):
     return once(once(x))
 """
 ASK = """
+import sys
 from package.outer import twice
 
+print("ready", flush=True)
+sys.stdin.readline()
 print(twice(1.0), sum(twice.stats.cache_hits.values()), sum(twice.stats.cache_misses.values()))
 """
 
@@ -45,18 +50,34 @@ def package(tmp_path: Path) -> Path:
     return folder
 
 
-def asked(package: Path, **environment: str) -> tuple[float, int, int, str]:
-    """Value, hits and misses of the cache, and what was warned of, in a new process."""
+Answer = tuple[float, int, int, str]
+
+
+def begun(package: Path, code: str = ASK, **environment: str) -> subprocess.Popen[str]:
+    """A process that has imported the package and waits."""
     told = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
     paths = [str(package.parent), *([told["PYTHONPATH"]] if "PYTHONPATH" in told else [])]
     told["PYTHONPATH"] = os.pathsep.join(paths)
-    done = subprocess.run(
-        [sys.executable, "-c", ASK], env=told | environment, capture_output=True, text=True,
-        timeout=120,
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=told | environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    value, hits, misses = done.stdout.split()
-    return float(value), int(hits), int(misses), done.stderr
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def answer(process: subprocess.Popen[str]) -> Answer:
+    """Value, hits and misses of the cache, and what was warned of."""
+    out, warned = process.communicate("go\n", timeout=120)
+    assert process.returncode == 0, warned
+    value, hits, misses = out.split()
+    return float(value), int(hits), int(misses), warned
+
+
+def asked(package: Path, **environment: str) -> Answer:
+    """What a new process answers."""
+    return answer(begun(package, **environment))
 
 
 def test_code_is_used_again(package: Path) -> None:
@@ -82,6 +103,42 @@ def test_damaged_files_are_written_again(package: Path) -> None:
         path.write_bytes(path.read_bytes()[:-100])
     assert asked(package) == (3.0, 0, 1, "")
     assert asked(package) == (3.0, 1, 0, "")
+
+
+def test_processes_that_begin_together_compile_once(package: Path) -> None:
+    processes = [begun(package) for _ in range(4)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [answer(process) for process in processes]
+    assert {value for value, *_ in answers} == {3.0}
+    assert sorted((hits, misses) for _, hits, misses, _ in answers) == [(0, 1), *3 * [(1, 0)]]
+    left = {path.suffix for path in (package / "__pycache__").iterdir()}
+    assert left - {".pyc"} == {".nbc"}
+
+
+@pytest.mark.parametrize(("longest", "expected"), [("0.3", (3.0, 0, 1, "")), ("60.0", None)])
+def test_who_never_ends_to_compile_is_waited_for_a_while(
+    package: Path, longest: str, expected: Answer | None
+) -> None:
+    asked(package)
+    held: list[Any] = []
+    for path in (package / "__pycache__").glob("*.nbc"):
+        path.unlink()
+        held.append(path.with_suffix(".lock").open("w"))
+        fcntl.flock(held[-1], fcntl.LOCK_EX)
+    code = f"import sfxproc.kernels.compiled as c\nc.LONGEST_WAIT_s = {longest}\n" + ASK
+    process = begun(package, code)
+    if expected is None:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate("go\n", timeout=3.0)
+        for handle in held:  # it ends after all
+            handle.close()
+        out, _ = process.communicate(timeout=60)
+        assert out.split() == ["3.0", "0", "1"]
+    else:
+        assert answer(process) == expected
 
 
 def test_a_chosen_folder_comes_first(package: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,8 +49,8 @@ def with_nothing_shown(x: SimpleNamespace) -> SimpleNamespace:
     return x
 
 
-def model_of(x: SimpleNamespace, first: int, last: int, gain: float, c2: float) -> tuple[Any, ...]:
-    return (
+def model_of(x: SimpleNamespace, first: int, last: int, gain: float, c2: float) -> scale.Scaling:
+    return scale.Scaling(
         x.start, x.shared, first, last, x.local, x.I, x.s2, x.P, x.observed, x.background, gain, c2
     )  # fmt: skip
 
@@ -189,17 +188,17 @@ def test_rows_and_deviances(gain: float, c2: float, partial: bool, first: int, l
     arguments = model_of(x, first, last, gain, c2)
     n = x.start[last] - x.start[first]
     r, d, a, c = np.empty(n), np.empty(n), np.empty((n, 2)), np.empty(n)
-    scale.rows(*arguments, r, d, a, c)
+    scale.rows(tuple(arguments), r, d, a, c)
     twin = scale_numpy.rows(*arguments)
     for got, expected in zip((r, a, c), (twin[0], *twin[2:]), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-11)
     np.testing.assert_allclose(d, twin[1], rtol=1e-7, atol=1e-9)
     again = np.empty(n)
-    scale.deviances(*arguments, again)
+    scale.deviances(tuple(arguments), again)
     np.testing.assert_array_equal(again, d)
     # an empty d is left alone, the rest is the same
     other = np.empty(n), np.empty((n, 2)), np.empty(n)
-    scale.rows(*arguments, other[0], np.empty(0), *other[1:])
+    scale.rows(tuple(arguments), other[0], np.empty(0), *other[1:])
     for got, expected in zip(other, (r, a, c), strict=True):
         np.testing.assert_array_equal(got, expected)
 
@@ -211,7 +210,7 @@ def test_deviance_is_the_residual_for_constant_variance(gain: float) -> None:
     if gain:
         x.I[:], x.observed[:] = -1.0, -np.abs(x.observed)
     r, d, a, c = np.empty(x.n), np.empty(x.n), np.empty((x.n, 2)), np.empty(x.n)
-    scale.rows(*model_of(x, 0, 6, gain, 0.0), r, d, a, c)
+    scale.rows(tuple(model_of(x, 0, 6, gain, 0.0)), r, d, a, c)
     np.testing.assert_allclose(d**2, r**2, rtol=1e-10)
 
 
@@ -220,7 +219,7 @@ def test_partiality_multiplies_the_prediction() -> None:
     c = [np.empty(full.n), np.empty(full.n)]
     for x, into in zip((full, partial), c, strict=True):
         rest = np.empty(full.n), np.empty(0), np.empty((full.n, 2))
-        scale.rows(*model_of(x, 0, 6, 0.0, 0.0), *rest, into)
+        scale.rows(tuple(model_of(x, 0, 6, 0.0, 0.0)), *rest, into)
     np.testing.assert_allclose(c[1] / c[0], partial.P, rtol=1e-6)
 
 
@@ -230,7 +229,7 @@ def test_chi2_of_scatter(gain: float, c2: float) -> None:
     arguments = model_of(x, 0, 6, gain, c2)
     cap = np.linspace(1.0, 4.0, len(x.I))
     expected = scale_numpy.chi2_of_scatter(*arguments, cap)
-    np.testing.assert_allclose(chi2_of_scatter(*arguments, cap), expected, rtol=1e-12)
+    np.testing.assert_allclose(chi2_of_scatter(arguments, cap), expected, rtol=1e-12)
     uncapped = scale_numpy.chi2_of_scatter(*arguments, np.full(len(x.I), np.inf))[0]
     assert expected[0] < uncapped  # the cap is met
 
@@ -238,8 +237,8 @@ def test_chi2_of_scatter(gain: float, c2: float) -> None:
 def test_slope_of_chi2_in_the_scatter() -> None:
     x = stills()
     cap = np.full(len(x.I), np.inf)
-    ends = [chi2_of_scatter(*model_of(x, 0, 6, 1.0, c2), cap)[0] for c2 in (0.0099, 0.0101)]
-    slope = chi2_of_scatter(*model_of(x, 0, 6, 1.0, 0.01), cap)[1]
+    ends = [chi2_of_scatter(model_of(x, 0, 6, 1.0, c2), cap)[0] for c2 in (0.0099, 0.0101)]
+    slope = chi2_of_scatter(model_of(x, 0, 6, 1.0, 0.01), cap)[1]
     assert slope == pytest.approx((ends[1] - ends[0]) / 2e-4, rel=1e-3)
 
 
@@ -292,7 +291,7 @@ def test_weighted_sums(loss: int, gain: float, c2: float) -> None:
     half = np.array([0, 1, 1, 0, -1, 0], dtype=np.int8)
     out = np.zeros((3, 2, N_SHARED))
     for first, last in [(0, 3), (3, 6)]:
-        scale.weighted_sums(*model_of(x, first, last, gain, c2), half, loss, 1.5, *out)
+        scale.weighted_sums(model_of(x, first, last, gain, c2), half, loss, 1.5, *out)
     twin = scale_numpy.weighted_sums(*model_of(x, 0, 6, gain, c2), half, loss, 1.5)
     np.testing.assert_allclose(out, twin, rtol=1e-8, atol=1e-10)
     assert out[2].sum() == x.n - (x.start[5] - x.start[4]) - 2
@@ -305,10 +304,7 @@ def test_deviations() -> None:
     mean[::7] = np.nan
     sums, moments = np.zeros((2, N_SHARED)), np.full((6, 6), np.nan)
     for first, last in [(0, 3), (3, 6)]:
-        scale.deviations(
-            x.start, x.shared, first, last, x.local, x.s2, x.P, x.observed, mean, half, *sums,
-            moments,
-        )  # fmt: skip
+        scale.deviations(model_of(x, first, last, 1.0, 0.0), mean, half, *sums, moments)
     twin = scale_numpy.deviations(
         x.start, x.shared, 0, 6, x.local, x.s2, x.P, x.observed, mean, half
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sfxproc.kernels.scale import Scaling
 from sfxproc.kernels.variances import variance_sums
 from sfxproc.lsq import LevenbergMarquardt, Loss, Result
 from sfxproc.models.error_model import next_errors, within_bounds
@@ -30,7 +31,7 @@ def test_variance_sums(most: float) -> None:
     v, share = np.array([1.5, 0.8, 0.01]), np.linspace(0.0, 1.0, len(x.I))
     out = np.zeros(10)
     place = x.start, x.shared, 0, 6, x.local, x.I, x.s2, x.P, x.observed, x.background
-    variance_sums(*place, v, share, most, out)
+    variance_sums(Scaling(*place, 1.0, 0.0), v, share, most, out)
     row = scale_numpy.Rows(x.start, x.shared, 0, 6, x.local, x.s2, x.P)
     y, e = row.f * x.I[row.h], share[row.h]
     phi = np.stack([x.background[row.at], np.maximum(y, 0.0), np.maximum(y, 0.0) ** 2])
