@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import types
+from numba import njit, types
 
 from sfxproc.kernels.compiled import compiled
 
