@@ -1,8 +1,9 @@
 """DIALS stills: an experiment list (`.expt`) and its reflection table (`.refl`) side by side.
 
-Which rows become observations: indexed ones; of those the integrated ones, if the table was
-integrated at all; of those the ones that are not overloaded. Intensities are profile-fitted
-where the table has any, otherwise summed.
+Which rows become observations: indexed ones of an experiment with a crystal; of those the
+integrated ones, if the table was integrated at all; of those the ones that are not overloaded.
+Intensities are profile-fitted where there is a profile, otherwise summed, and corrected by the
+columns lp and qe of the table (`dials_intensities`).
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from sfxproc.formats.dials_expt import (
     read_experiments,
     write_experiments,
 )
+from sfxproc.formats.dials_intensities import intensities_of
 from sfxproc.formats.dials_refl import Flag, ReflectionTable, read_table, write_table
-
-_INTEGRATED = Flag.INTEGRATED_SUM | Flag.INTEGRATED_PRF
 
 
 def read(path: Path, request: Request) -> Stills:
     """Read the pair of files to which `path`, either of the two, belongs.
 
     A crystal's identity is `request.label` and the experiment's identifier (its index where it
-    has none). Raises InputError if one of the pair is missing or damaged, if rows belong to no
-    experiment, or if a needed column is missing.
+    has none). Rows that belong to no experiment are counted. Raises InputError if one of the pair
+    is missing or damaged, if all rows (strict: any) belong to no experiment, or if a needed column
+    is missing.
     """
     expt, refl = (existing_twin(path, suffix) for suffix in (".expt", ".refl"))
     experiments = read_experiments(expt, request.label)
@@ -43,18 +44,23 @@ def read(path: Path, request: Request) -> Stills:
         notes.append(f"columns that cannot be read were skipped: {', '.join(table.skipped)}")
 
     flags = np.asarray(table.columns.get("flags", np.zeros(table.n_rows)), dtype=np.int64)
-    kind, wanted, note = _intensity_kind(table, flags)
-    notes.append(note)
+    measured = intensities_of(table, flags, experiments.has_sweeps)
+    notes += measured.notes
     hkl = table.column("miller_index")
     indexed = (table.column("id") != -1) & hkl.any(axis=1)
-    crystal = _crystal_of_rows(table, experiments, indexed)
+    experiment = _experiment_of_rows(table, experiments, indexed, request.strict)
+    known = experiment >= 0
+    crystal = np.full(table.n_rows, -1, dtype=np.int64)
+    crystal[known] = experiments.crystal_of[experiment[known]]
     counts: dict[Reason, int] = {}
     rows = np.ones(table.n_rows, dtype=bool)
     for reason, keep in (
         (Reason.NOT_INDEXED, indexed),
+        (Reason.NO_EXPERIMENT, known),
         (Reason.NO_ORIENTATION, crystal >= 0),
-        (Reason.NOT_INTEGRATED, wanted),
+        (Reason.NOT_INTEGRATED, measured.has),
         (Reason.OVERLOADED, (flags & Flag.OVERLOADED) == 0),
+        (Reason.DAMAGED, ~measured.damaged),
     ):
         if n := int(np.count_nonzero(rows & ~keep)):
             counts[reason] = n
@@ -70,8 +76,8 @@ def read(path: Path, request: Request) -> Stills:
         observations = Observations(
             crystal=crystal[chosen].astype(np.int32),
             hkl=hkl[chosen].astype(np.int16),
-            intensity=table.column(f"intensity.{kind}.value")[chosen].astype(np.float32),
-            variance=table.column(f"intensity.{kind}.variance")[chosen].astype(np.float32),
+            intensity=measured.value[chosen].astype(np.float32),
+            variance=measured.variance[chosen].astype(np.float32),
             **_optional(table, chosen, request.columns),
         )
     return Stills(
@@ -81,6 +87,9 @@ def read(path: Path, request: Request) -> Stills:
         detector=experiments.detector,
         counts=counts,
         notes=tuple(notes),
+        corrected=measured.corrected,
+        polarisation=experiments.polarisation,
+        space_group=experiments.space_group,
     )
 
 
@@ -121,45 +130,35 @@ def existing_twin(path: Path, suffix: str) -> Path:
     return member
 
 
-def _intensity_kind(table: ReflectionTable, flags: Ints) -> tuple[str, Mask, str]:
-    """The kind of intensity to take, the rows that have it, and a note that says so."""
-    has = {k: f"intensity.{k}.value" in table.columns for k in ("prf", "sum")}
-    if not any(has.values()):
-        raise InputError(
-            f"'{table.path}' has no column intensity.sum.value or intensity.prf.value, only "
-            f"{', '.join(sorted(table.columns))}. Integrate the images with DIALS, or give a table "
-            "of indexed spots with summed intensities."
-        )
-    fitted = (flags & Flag.INTEGRATED_PRF) != 0
-    if has["prf"] and (fitted.any() or not has["sum"]):
-        return "prf", fitted, "intensities are profile-fitted (intensity.prf)"
-    integrated = (flags & _INTEGRATED) != 0
-    if integrated.any():
-        return "sum", integrated, "intensities are summed (intensity.sum)"
-    note = "no row is integrated: the summed intensities of strong spots are used as they are"
-    return "sum", np.ones(table.n_rows, dtype=bool), note
+def _experiment_of_rows(
+    table: ReflectionTable, experiments: Experiments, indexed: Mask, strict: bool
+) -> Ints:
+    """The experiment of every table row: −1 where not indexed, or where there is no experiment.
 
-
-def _crystal_of_rows(table: ReflectionTable, experiments: Experiments, indexed: Mask) -> Ints:
-    """The row of `crystals` of every table row: −1 where not indexed or without a crystal."""
+    Raises InputError if no indexed row has one, or, if strict, any has none.
+    """
     ids, inverse = np.unique(table.column("id")[indexed], return_inverse=True)
     index_of = {name: i for i, name in enumerate(experiments.identifiers) if name}
     named = any(table.identifiers.values()) and bool(index_of)
     n = len(experiments.identifiers)
-    experiment = [
-        index_of.get(table.identifiers.get(i, ""), -1) if named else (i if 0 <= i < n else -1)
-        for i in ids.tolist()
-    ]
-    if lost := [str(i) for i, e in zip(ids.tolist(), experiment, strict=True) if e < 0]:
+    of_id = np.array(
+        [
+            index_of.get(table.identifiers.get(i, ""), -1) if named else (i if 0 <= i < n else -1)
+            for i in ids.tolist()
+        ],
+        dtype=np.int64,
+    )
+    lost = [str(i) for i in ids[of_id < 0].tolist()]
+    if lost and (strict or len(lost) == len(ids)):
         shown = ", ".join(lost[:10]) + (" …" if len(lost) > 10 else "")
         raise InputError(
             f"'{table.path}' has rows of id {shown} that belong to no experiment of the "
             f"{n} in the .expt file beside it. The two files do not belong together: give the "
             ".expt file that was written with this table."
         )
-    crystal = np.full(table.n_rows, -1, dtype=np.int64)
-    crystal[indexed] = experiments.crystal_of[np.array(experiment, dtype=np.int64)][inverse]
-    return crystal
+    experiment = np.full(table.n_rows, -1, dtype=np.int64)
+    experiment[indexed] = of_id[inverse]
+    return experiment
 
 
 def _optional(table: ReflectionTable, rows: Ints, wanted: frozenset[str]) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from sfxproc.formats.crystfel_stream import (
 )
 from sfxproc.formats.crystfel_table import LAYOUTS, Damage, decoded
 from sfxproc.formats.dials import existing_twin
-from sfxproc.formats.dials_expt import load_experiments, models_of, read_experiments, vector_of
+from sfxproc.formats.dials_detector import vector_of
+from sfxproc.formats.dials_expt import load_experiments, models_of, read_experiments
 from sfxproc.formats.dials_refl import ReflectionTable, read_table
 from sfxproc.formats.hdf5 import create, open_native
 from sfxproc.formats.hdf5 import read_table as read_native
