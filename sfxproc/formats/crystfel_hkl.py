@@ -12,6 +12,7 @@ import numpy as np
 from sfxproc.data import Floats, Ints, Reflections
 from sfxproc.errors import InputError
 from sfxproc.formats.atomic import write_text
+from sfxproc.formats.soundness import MAX_INDEX
 from sfxproc.symmetry import SpaceGroup
 
 FIRST_LINE = "CrystFEL reflection list version 2.0"
@@ -98,7 +99,10 @@ def read_hkl(path: Path) -> tuple[Ints, Floats, Floats, Ints]:
     for number, line in enumerate(lines[3 : lines.index(LAST_LINE)], start=4):
         try:
             h, k, l, intensity, _, sigma, n = line.split()
-            rows.append((int(h), int(k), int(l), float(intensity), float(sigma), int(n)))
+            indices = int(h), int(k), int(l)
+            if max(abs(i) for i in indices) > MAX_INDEX:
+                raise ValueError("an index is out of range")
+            rows.append((*indices, float(intensity), float(sigma), int(n)))
         except ValueError as error:
             raise InputError(
                 f"'{path}', line {number} is not a reflection: '{line.strip()[:80]}'. Correct or "

@@ -26,6 +26,7 @@ from sfxproc.formats.dials_expt import (
 )
 from sfxproc.formats.dials_intensities import intensities_of
 from sfxproc.formats.dials_refl import Flag, ReflectionTable, read_table, write_table
+from sfxproc.formats.soundness import indices_of
 
 
 def read(path: Path, request: Request) -> Stills:
@@ -67,15 +68,10 @@ def read(path: Path, request: Request) -> Stills:
         rows &= keep
     chosen = np.flatnonzero(rows)
     chosen = chosen[np.argsort(crystal[chosen], kind="stable")]
-    if len(chosen) and np.abs(hkl[chosen]).max() > np.iinfo(np.int16).max:
-        raise InputError(
-            f"'{refl}' holds Miller indices beyond ±32767, so it is damaged. Write it again with "
-            "DIALS, or leave it out with input.exclude."
-        )
     with np.errstate(over="ignore"):
         observations = Observations(
             crystal=crystal[chosen].astype(np.int32),
-            hkl=hkl[chosen].astype(np.int16),
+            hkl=indices_of(hkl[chosen]),
             intensity=measured.value[chosen].astype(np.float32),
             variance=measured.variance[chosen].astype(np.float32),
             **_optional(table, chosen, request.columns),

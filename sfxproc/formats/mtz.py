@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Crystals, Floats, Ints, Observations, Stills
+from sfxproc.data import Crystals, Floats, Ints, Mask, Observations, Reason, Stills
 from sfxproc.errors import InputError, OutputError
 from sfxproc.formats import peek
 from sfxproc.formats.atomic import atomic
 from sfxproc.formats.base import Format, Request
+from sfxproc.formats.soundness import indices_of
 from sfxproc.symmetry import cells_from_A, reciprocal_matrix
 
 # words of the batch header (reals, from 0)
@@ -42,7 +44,26 @@ def open_mtz(path: Path) -> gemmi.Mtz:
             f"'{path}' names no space group that is known ('{mtz.spacegroup_name}'). Set it, for "
             "example with CCP4's reindex or mtzutils, and try again."
         )
+    _indices_first(path, mtz)
+    data = mtz.array
+    data[:, :3] = indices_of(data[:, :3])
     return mtz
+
+
+def _indices_first(path: Path, mtz: gemmi.Mtz) -> None:
+    """Have H, K and L as the first columns, where gemmi looks for them. Raises InputError."""
+    labels = mtz.column_labels()
+    if labels[:3] == ["H", "K", "L"]:
+        return
+    if not {"H", "K", "L"} <= set(labels):
+        raise InputError(
+            f"'{path}' has no columns H, K and L. Its columns: {column_list(mtz)}. Give a file of "
+            "reflections."
+        )
+    for place, label in enumerate("HKL"):
+        mtz.copy_column(place, [c for c in mtz.columns if c.label == label][-1])
+    for label in "HKL":
+        mtz.remove_column([c.idx for c in mtz.columns if c.label == label][-1])
 
 
 def column_list(mtz: gemmi.Mtz) -> str:
@@ -206,11 +227,7 @@ def read_unmerged(path: Path, request: Request) -> Stills:
     headers = {b.number: b for b in mtz.batches}
     if not headers:  # without any, gemmi takes the file for a merged one
         mtz.batches.append(gemmi.Mtz.Batch())
-    if "M/ISYM" not in labels or not mtz.switch_to_original_hkl():
-        raise InputError(
-            f"'{path}' has no usable M/ISYM column, so the indices as measured are lost. Export "
-            f"the unmerged file again. Its columns: {column_list(mtz)}."
-        )
+    good = _switch_to_original(path, mtz)
     pair = find_pair(mtz, "J", ("I", "IPR"))
     if pair is None or pair[1] is None:
         raise InputError(
@@ -218,26 +235,60 @@ def read_unmerged(path: Path, request: Request) -> Stills:
             f"both. Its columns: {column_list(mtz)}."
         )
     data = mtz.array
-    sigma = data[:, pair[1]]
-    batch = data[:, labels.index("BATCH")].astype(np.int64)
+    stored = data[:, labels.index("BATCH")]
+    with np.errstate(invalid="ignore"):  # beyond 2²⁴ float32 does not tell neighbours apart
+        good &= (stored >= 0) & (stored < MAX_BATCH) & (stored == np.rint(stored))
+    counts = {Reason.DAMAGED: n} if (n := int(np.count_nonzero(~good))) else {}
+    rows = np.flatnonzero(good)
+    rows = rows[np.argsort(stored[rows], kind="stable")]
+    batch, sigma = stored[rows].astype(np.int64), data[rows, pair[1]]
     numbers = np.union1d(batch, np.array(list(headers), dtype=np.int64))
-    order = np.argsort(batch, kind="stable")
 
     def optional(name: str, label: str) -> NDArray[np.float32] | None:
         wanted = name in request.columns and label in labels
-        return data[order, labels.index(label)] if wanted else None
+        return data[rows, labels.index(label)] if wanted else None
 
     crystals, notes = _read_batches(mtz, numbers, headers, request.label)
     observations = Observations(
-        crystal=np.searchsorted(numbers, batch[order]).astype(np.int32),
-        hkl=mtz.make_miller_array()[order].astype(np.int16),
-        intensity=data[order, pair[0]],
-        variance=(sigma * np.abs(sigma))[order],  # a negative σ marks a rejected row
+        crystal=np.searchsorted(numbers, batch).astype(np.int32),
+        hkl=indices_of(mtz.make_miller_array()[rows]),
+        intensity=data[rows, pair[0]],
+        variance=sigma * np.abs(sigma),  # a negative σ marks a rejected row
         partiality=optional("partiality", "FRACTIONCALC"),
         x_px=optional("x_px", "XDET"),
         y_px=optional("y_px", "YDET"),
     )
-    return Stills(crystals, observations, n_images=len(numbers), notes=notes)
+    if counts:
+        notes = (*notes, f"rows with a damaged M/ISYM or BATCH were left out: {n:,}")
+    return Stills(
+        crystals, observations, n_images=len(numbers), counts=counts, notes=notes,
+        space_group=mtz.spacegroup.xhm(),
+    )  # fmt: skip
+
+
+def _switch_to_original(path: Path, mtz: gemmi.Mtz) -> Mask:
+    """Put the indices as measured in place of those of the asymmetric unit; the rows that have a
+    symmetry operator, the others get 0 0 0. Raises InputError."""
+    isym = next((c for c in mtz.columns if c.label == "M/ISYM"), None)
+    isym = isym or next((c for c in mtz.columns if c.type == "Y"), None)
+    switched = False
+    good = np.zeros(mtz.nreflections, dtype=bool)
+    if isym is not None:
+        data = mtz.array
+        with np.errstate(invalid="ignore"):
+            code = np.nan_to_num(data[:, isym.idx], nan=0.0, posinf=0.0, neginf=0.0)
+            operator = code.astype(np.int64) & 0xFF  # M/ISYM is 256 M + ISYM
+        good = (operator > 0) & (operator <= 2 * max(mtz.nsymop, 1))
+        data[~good, isym.idx] = 1
+        data[~good, :3] = 0
+        with suppress(IndexError):
+            switched = mtz.switch_to_original_hkl()
+    if not switched:
+        raise InputError(
+            f"'{path}' has no usable M/ISYM column, so the indices as measured are lost. Export "
+            f"the unmerged file again. Its columns: {column_list(mtz)}."
+        )
+    return good
 
 
 def _read_batches(

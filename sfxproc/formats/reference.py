@@ -19,6 +19,7 @@ from sfxproc.errors import InputError
 from sfxproc.formats.inputs import missing_file
 from sfxproc.formats.mtz import column_list, find_pair, open_mtz
 from sfxproc.formats.mtz_merged import inverse_variance_mean
+from sfxproc.formats.soundness import MAX_INDEX
 from sfxproc.symmetry import possible, reflections, space_group, unique_keys
 
 # what a merged set may call its values, best first
@@ -99,6 +100,7 @@ def _reference(path: Path, group: str, cell: Floats, rows: _Measured) -> Referen
     value = rows.value.astype(np.float64)
     sigma = np.ones(len(value)) if rows.sigma is None else rows.sigma.astype(np.float64)
     good = np.isfinite(value) & np.isfinite(sigma) & (sigma > 0) & np.any(rows.hkl != 0, axis=1)
+    good &= np.all(np.abs(rows.hkl.astype(np.int64)) <= MAX_INDEX, axis=1)
     hkl, value, sigma = rows.hkl[good], value[good], sigma[good]
     if not len(value):
         raise InputError(
