@@ -22,6 +22,7 @@ from sfxproc.formats.crystfel_stream import (
     GEOMETRY,
     GEOMETRY_END,
     chunks_of,
+    count_outside,
     numbers_of,
     read_head,
     stream_blocks,
@@ -194,6 +195,7 @@ def _crystfel(path: Path, strict: bool) -> SpotSet:
                     "it again with CrystFEL 0.9 or later."
                 )
             head, start = read_head(handle, start)
+            count_outside(head.rpartition(GEOMETRY_END)[2], start, damage, told=False)
             geometry = head.partition(GEOMETRY)[2].partition(b"\n")[2].partition(GEOMETRY_END)[0]
             detector, clen_mm = _geometry(path, decoded(geometry))
             number = {name: i for i, name in enumerate(detector.name.tolist())}
@@ -213,7 +215,10 @@ def _crystfel(path: Path, strict: bool) -> SpotSet:
                     peaks = _peaks(rest.partition(PEAKS_END)[0], number)
                     if peaks is None:
                         damage.add("a peak list cannot be read and was left out", at)
-                    elif len(peaks[1]):
+                        continue
+                    if len(peaks[1]) < value_of(before, "n_peaks"):
+                        damage.add("a peak list is shorter than num_peaks says", at)
+                    if len(peaks[1]):
                         shots.append(n_shots - 1)
                         tables.append(peaks)
                         scales.append((EV_ANGSTROM / energy_eV, shift_mm))

@@ -85,6 +85,66 @@ def line_of(path: Path, text: str) -> int:
     return next(i for i, line in enumerate(path.read_text().split("\n"), 1) if text in line)
 
 
+def three_images(folder: Path) -> str:
+    """A stream of three images with two crystals each, which state their reflections."""
+    stated = f"{AXES}num_reflections = 2\n"
+    images = [
+        chunk(crystal(axes=stated), crystal(axes=stated), event=f"Event: //{i}\n")
+        for i in (1, 2, 3)
+    ]
+    return write_stream(folder, *images).read_text()
+
+
+@pytest.mark.parametrize(
+    ("lost", "nth", "images", "crystals", "note"),
+    [
+        ("----- Begin chunk -----", 0, 2, 4, "an image has no begin marker and was skipped"),
+        ("----- Begin chunk -----", 1, 2, 4, "an image has no begin marker and was skipped"),
+        ("----- Begin chunk -----", 2, 2, 4, "an image has no begin marker and was skipped"),
+        ("----- End chunk -----", 1, 2, 4, "a chunk is cut short and was skipped"),
+        ("----- End chunk -----", 2, 2, 4, "a chunk is cut short and was skipped"),
+        ("--- Begin crystal", 0, 3, 5, "a crystal has no begin marker and was skipped"),
+        ("--- Begin crystal", 3, 3, 5, "a crystal has no begin marker and was skipped"),
+        ("--- End crystal", 1, 3, 6, "a crystal has no end marker"),
+        ("End of reflections", 2, 3, 5, "a reflection table has no end; its crystal was skipped"),
+        ("Reflections measured after indexing", 1, 3, 6, "fewer rows than num_reflections says"),
+    ],
+)
+def test_a_lost_marker_is_told(
+    lost: str, nth: int, images: int, crystals: int, note: str, tmp_path: Path
+) -> None:
+    text = three_images(tmp_path)
+    at = [m.start() for m in re.finditer(f"^{lost}\n", text, re.M)][nth]
+    path = tmp_path / "a.stream"
+    path.write_text(text[:at] + text[at + len(lost) + 1 :])
+    stills = crystfel.read(path, PLAIN)
+    assert (stills.n_images, len(stills.crystals)) == (images, crystals)
+    assert any(note in said and "(times: 1, " in said for said in stills.notes), stills.notes
+    with pytest.raises(InputError, match=re.escape(note)):
+        crystfel.read(path, STRICT)
+
+
+def test_whole_streams_have_nothing_to_tell(tmp_path: Path) -> None:
+    text = three_images(tmp_path)
+    path = tmp_path / "a.stream"
+    path.write_text(text + text)  # streams are often concatenated
+    assert crystfel.read(path, STRICT).notes == ()
+    path.write_text(text + "----- Begin chu")
+    assert "text between images was skipped" in crystfel.read(path, PLAIN).notes[0]
+
+
+def test_missing_rows_are_told(tmp_path: Path) -> None:
+    text = three_images(tmp_path)
+    path = tmp_path / "a.stream"
+    path.write_text("".join(x for x in text.splitlines(True) if not x.startswith("  -4 ")))
+    stills = crystfel.read(path, PLAIN)
+    assert len(stills.observations) == 6
+    (note,) = stills.notes
+    assert "num_reflections says (times: 6, 6 rows missing, first at line" in note
+    with pytest.raises(InputError, match="num_reflections"):
+        crystfel.read(path, STRICT)
+
+
 @pytest.mark.parametrize("version", TABLES)
 def test_tables_of_every_version(tmp_path: Path, version: str) -> None:
     path = write_stream(tmp_path, chunk(crystal(TABLES[version])), version=version)
