@@ -63,9 +63,7 @@ def symbol(group: SpaceGroup, friedel_merged: bool) -> str:
     """
     name = group.laue_class if friedel_merged else group.point_group
     if group.crystal_system == "monoclinic":
-        halves = [r for r in group.rotations if abs(np.trace(r)) == 1]
-        unique = next(i for i in range(3) if halves[0][i, i] == -np.sign(np.trace(halves[0])))
-        return f"{name}_ua{'abc'[unique]}"
+        return f"{name}_ua{unique_axis(group)}"
     if group.crystal_system != "trigonal":
         return name
     if group.hm.endswith(":R"):
@@ -75,6 +73,12 @@ def symbol(group: SpaceGroup, friedel_merged: bool) -> str:
         full = {"32": ("321", "312"), "3m": ("3m1", "31m"), "-3m": ("-3m1", "-31m")}
         name = full[name][0 if along_a else 1]
     return f"{name}_H"
+
+
+def unique_axis(group: SpaceGroup) -> str:
+    """a, b or c: the axis along which a monoclinic group has its two-fold axis."""
+    half = next(r for r in group.rotations if abs(np.trace(r)) == 1)
+    return "abc"[next(i for i in range(3) if half[i, i] == -np.sign(np.trace(half)))]
 
 
 def read_hkl(path: Path) -> tuple[Ints, Floats, Floats, Ints]:

@@ -17,9 +17,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sfxproc.data import Crystals, Floats, Observations, Stills, concatenate
+from sfxproc.data import Correction, Crystals, Floats, Observations, Stills, concatenate
 from sfxproc.errors import InputError
 from sfxproc.formats.base import Request
+from sfxproc.formats.crystfel_geometry import placed_detector, polarisation_of
 from sfxproc.formats.crystfel_table import (
     LAYOUTS,
     Damage,
@@ -38,6 +39,9 @@ TABLE, TABLE_END = b"Reflections measured after indexing", b"End of reflections"
 GEOMETRY, GEOMETRY_END = b"----- Begin geometry file -----", b"----- End geometry file -----"
 
 _BLOCK_BYTES = 1 << 23
+CORRECTED = b"Corrected for: "
+_CORRECTED = re.compile(rb"^" + CORRECTED + rb"(.*?)\s*$", re.M)
+_POLARISATION = re.compile(rb"--polarisation[= ](\S+)")
 _NO_BEGIN = "a crystal has no begin marker and was skipped"
 _VALUES = {
     "file": re.compile(rb"^Image filename:[ \t]*(\S.*?)\s*$", re.M),
@@ -46,6 +50,7 @@ _VALUES = {
     "energy_eV": re.compile(rb"^photon_energy_eV = (\S+)", re.M),
     "bandwidth": re.compile(rb"^beam_bandwidth = (\S+)", re.M),
     "radius": re.compile(rb"^profile_radius = (\S+)", re.M),
+    "camera_m": re.compile(rb"^average_camera_length = (\S+) m", re.M),
     "n_reflections": re.compile(rb"^num_reflections = (\S+)", re.M),
     "n_peaks": re.compile(rb"^num_peaks = (\S+)", re.M),
     "cell": re.compile(
@@ -69,6 +74,7 @@ class _Rows:
     wavelength_A: list[float] = field(default_factory=list)
     bandwidth: list[float] = field(default_factory=list)
     profile_radius: list[float] = field(default_factory=list)
+    camera_m: list[float] = field(default_factory=list)
 
 
 def read(path: Path, request: Request) -> Stills:
@@ -126,6 +132,7 @@ def _read(handle: BinaryIO, path: Path, request: Request) -> Stills:
             f"'{path}': the geometry in the stream's header is damaged: {error}. Copy the stream "
             "again, or correct the line."
         ) from error
+    polarised = _POLARISATION.search(head)
     rows = _Rows()
     n_images = 0
     parts = [_nothing(columns)]
@@ -140,9 +147,25 @@ def _read(handle: BinaryIO, path: Path, request: Request) -> Stills:
         crystals=_crystals(rows),
         observations=concatenate(parts),
         n_images=n_images,
+        detector=placed_detector(header, _median(rows.camera_m)),
         notes=(*notes, *damage.notes()),
         header=header,
+        corrected=_corrected(head),
+        polarisation=None if polarised is None else polarisation_of(decoded(polarised[1])),
     )
+
+
+def _median(values: list[float]) -> float:
+    """Of those that are finite; NaN if none is."""
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.median(known)) if known else np.nan
+
+
+def _corrected(head: bytes) -> frozenset[Correction]:
+    """What a stream of ours says that its intensities are corrected for."""
+    line = _CORRECTED.search(head)
+    words = [] if line is None else decoded(line[1]).split(", ")
+    return frozenset(c for c in Correction if c in words)
 
 
 def version_of(handle: BinaryIO, path: Path) -> tuple[str, int]:
@@ -254,6 +277,7 @@ def _read_chunk(
         rows.file.append(decoded(file[1]))
         rows.event.append(name if lattice == 1 else f"{name}#{lattice}")
         rows.A.append(A)
+        rows.camera_m.append(value_of(head, "camera_m"))
         rows.wavelength_A.append(EV_ANGSTROM / energy_eV)
         rows.bandwidth.append(value_of(head, "bandwidth"))
         rows.profile_radius.append(value_of(before, "radius") / 10.0)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Ints, Mask, Observations, Reason, Stills
+from sfxproc.data import Correction, Ints, Mask, Observations, Reason, Stills
 from sfxproc.errors import InputError
 from sfxproc.formats import peek
 from sfxproc.formats.base import Format, Request
@@ -95,23 +95,46 @@ def write(path: Path, stills: Stills) -> None:
     The observations become summed intensities. The .expt file appears last, so a pair with an
     .expt is whole. Raises OutputError if the files cannot be written.
     """
-    obs = stills.observations
-    n = len(obs)
+    columns = _columns(stills)
+    write_table(path.with_suffix(".refl"), columns, identifiers_of(stills.crystals))
+    write_experiments(path.with_suffix(".expt"), stills)
+
+
+def _columns(stills: Stills) -> dict[str, tuple[str, NDArray[Any]]]:
+    """The columns that dials.scale, dials.export and this program read; lp and qe are 1 where the
+    intensities are corrected, and not there where they are not."""
+    obs, crystals = stills.observations, stills.crystals
+    n, none = len(obs), np.zeros(len(obs))
+    panel = np.zeros(n, dtype=np.int64) if obs.panel is None else obs.panel
+    q = np.einsum("nij,nj->ni", crystals.A[obs.crystal], obs.hkl.astype(np.float64))
+    s0 = crystals.beam / crystals.wavelength_A[:, None]
+    with np.errstate(divide="ignore"):
+        d = 1.0 / np.linalg.norm(q, axis=1)
     columns: dict[str, tuple[str, NDArray[Any]]] = {
         "miller_index": ("cctbx::miller::index<>", obs.hkl),
         "id": ("int", obs.crystal),
-        "panel": ("std::size_t", np.zeros(n) if obs.panel is None else obs.panel),
+        "panel": ("std::size_t", panel),
         "flags": ("std::size_t", np.full(n, Flag.INTEGRATED_SUM)),
         "intensity.sum.value": ("double", obs.intensity),
         "intensity.sum.variance": ("double", obs.variance),
+        "d": ("double", d),
+        "s1": ("vec3<double>", q + s0[obs.crystal]),
+        "entering": ("bool", np.zeros(n, dtype=bool)),
     }
-    if obs.x_px is not None and obs.y_px is not None:
-        position = np.column_stack([obs.x_px, obs.y_px, np.zeros(n)])
-        columns["xyzobs.px.value"] = ("vec3<double>", position)
     if obs.partiality is not None:
         columns["partiality"] = ("double", obs.partiality)
-    write_table(path.with_suffix(".refl"), columns, identifiers_of(stills.crystals))
-    write_experiments(path.with_suffix(".expt"), stills)
+    if Correction.POLARISATION in stills.corrected:
+        columns["lp"] = ("double", np.ones(n))
+    if Correction.EFFICIENCY in stills.corrected:
+        columns["qe"] = ("double", np.ones(n))
+    if obs.x_px is not None and obs.y_px is not None:
+        px = np.column_stack([obs.x_px, obs.y_px, none])
+        columns["xyzobs.px.value"] = columns["xyzcal.px"] = ("vec3<double>", px)
+        columns["xyzobs.px.variance"] = ("vec3<double>", np.full((n, 3), 1.0 / 12.0))
+        if stills.detector is not None and len(stills.detector) > panel.max(initial=0):
+            mm = px * np.column_stack([stills.detector.pixel_mm[panel], none])
+            columns["xyzobs.mm.value"] = columns["xyzcal.mm"] = ("vec3<double>", mm)
+    return columns
 
 
 def existing_twin(path: Path, suffix: str) -> Path:

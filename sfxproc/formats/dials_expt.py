@@ -71,6 +71,7 @@ def read_experiments(path: Path, label: str) -> Experiments:
     crystal_of = np.full(len(experiments), -1)
     images: set[Any] = set()
     detectors: list[Model] = []
+    radii: list[float] = []
     groups: set[str] = set()
     polarised: list[BeamPolarisation | None] = []
     n_sweeps = 0
@@ -93,6 +94,7 @@ def read_experiments(path: Path, label: str) -> Experiments:
             if not (np.linalg.det(axes[-1]) != 0.0 and beams[-1].any() and wavelengths[-1] > 0.0):
                 raise ValueError("a cell without volume, or a beam without direction or wavelength")
             events.append(_event(experiment, i))
+            radii.append(_radius(crystal))
             groups.add(str(crystal.get("space_group_hall_symbol", "")))
             polarised.append(_polarisation(beam))
         place = "the detector model"
@@ -114,7 +116,7 @@ def read_experiments(path: Path, label: str) -> Experiments:
         beam=-direction / np.linalg.norm(direction, axis=1, keepdims=True),
         wavelength_A=np.array(wavelengths),
         bandwidth=np.full(n, np.nan),
-        profile_radius=np.full(n, np.nan),
+        profile_radius=np.array(radii, dtype=np.float64),
     )
     notes = []
     if any(d is not detectors[0] and d != detectors[0] for d in detectors):
@@ -157,8 +159,8 @@ def identifiers_of(crystals: Crystals) -> list[str]:
 
 
 def write_experiments(path: Path, stills: Stills) -> None:
-    """Write one experiment a crystal of the stills, in space group P 1; see `write_models`."""
-    write_models(path, stills.crystals, stills.detector)
+    """Write one experiment a crystal of the stills, in their space group; see `write_models`."""
+    write_models(path, stills.crystals, stills.detector, stills.space_group or "P 1")
 
 
 def write_models(
@@ -166,8 +168,9 @@ def write_models(
 ) -> None:
     """Write one experiment a crystal, atomically.
 
-    A crystal without an orientation becomes an experiment without a crystal model. Raises
-    OutputError if the file cannot be written.
+    A crystal without an orientation becomes an experiment without a crystal model. A profile radius
+    R becomes domains of the size 1/2R without mosaic spread. Raises OutputError if the file cannot
+    be written.
     """
     hall = gemmi.SpaceGroup(space_group).hall
     experiments: list[dict[str, Any]] = []
@@ -179,7 +182,8 @@ def write_models(
             experiment["detector"] = 0
         if axes[i]:
             experiment["crystal"] = len(models)
-            models.append({"__id__": "crystal", **axes[i], "space_group_hall_symbol": hall})
+            size = _domains(float(crystals.profile_radius[i]))
+            models.append({"__id__": "crystal", **axes[i], "space_group_hall_symbol": hall, **size})
         experiments.append(experiment)
     top = {
         "__id__": "ExperimentList",
@@ -194,6 +198,22 @@ def write_models(
         "scaling_model": [],
     }
     write_text(path, json.dumps(top, allow_nan=False))
+
+
+def _domains(radius: float) -> dict[str, float]:
+    """What a crystal model of mosaic domains says of a profile radius in Å⁻¹ (Sauter et al., Acta
+    Cryst. D70, 3299, 2014): full widths are 1/D + η/d."""
+    if not (np.isfinite(radius) and radius > 0.0):
+        return {}
+    return {"ML_half_mosaicity_deg": 0.0, "ML_domain_size_ang": 0.5 / radius}
+
+
+def _radius(crystal: Model) -> float:
+    """The profile radius of a crystal model without mosaic spread; NaN of any other."""
+    if crystal.get("ML_half_mosaicity_deg") != 0.0:
+        return np.nan
+    size = float(crystal.get("ML_domain_size_ang", 0.0))
+    return 0.5 / size if size > 0.0 else np.nan
 
 
 def write_refined(path: Path, source: Path, crystals: Crystals) -> None:

@@ -8,7 +8,6 @@ and the columns of `Spots`, positions already in the frame of the beam.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,13 @@ import numpy as np
 from sfxproc.data import Detector, Floats, Ints
 from sfxproc.errors import InputError
 from sfxproc.formats.crystfel import frames
-from sfxproc.formats.crystfel_geometry import detector_of, panel_settings
+from sfxproc.formats.crystfel_geometry import detector_of, panel_settings, shift_mm
 from sfxproc.formats.crystfel_stream import (
     EV_ANGSTROM,
     GEOMETRY,
     GEOMETRY_END,
     chunks_of,
     count_outside,
-    numbers_of,
     read_head,
     stream_blocks,
     value_of,
@@ -42,7 +40,6 @@ from sfxproc.spots import Spots, SpotSet, on_panels
 STRONG = 32  # DIALS's flag of a spot that was found, not only predicted
 PEAKS, PEAKS_END = b"Peaks from peak search", b"End of peak list"
 PEAK_COLUMNS = 5  # fs, ss, 1/d, intensity, panel
-_CAMERA_LENGTH = re.compile(rb"^average_camera_length = (\S+) m", re.M)
 
 
 def read_spots(path: Path, strict: bool = False) -> SpotSet:
@@ -200,16 +197,15 @@ def _crystfel(path: Path, strict: bool) -> SpotSet:
             detector, clen_mm = _geometry(path, decoded(geometry))
             number = {name: i for i, name in enumerate(detector.name.tolist())}
             corner = _file_corners(decoded(geometry))
-            mean_mm = float(detector.origin_mm[:, 2].mean())
             for offset, block in stream_blocks(handle, start):
                 for at, chunk in chunks_of(block, offset, damage):
                     n_shots += 1
                     before, begin, rest = chunk.partition(PEAKS)
                     if not begin:
                         continue
-                    shift_mm = _shift_mm(before, clen_mm, mean_mm)
+                    away_mm = shift_mm(detector, clen_mm, value_of(before, "camera_m"))
                     energy_eV = value_of(before, "energy_eV")
-                    if not (np.isfinite(shift_mm) and 0.0 < energy_eV < np.inf):
+                    if not (np.isfinite(away_mm) and 0.0 < energy_eV < np.inf):
                         damage.add("an image has no camera length or photon energy: left out", at)
                         continue
                     peaks = _peaks(rest.partition(PEAKS_END)[0], number)
@@ -221,7 +217,7 @@ def _crystfel(path: Path, strict: bool) -> SpotSet:
                     if len(peaks[1]):
                         shots.append(n_shots - 1)
                         tables.append(peaks)
-                        scales.append((EV_ANGSTROM / energy_eV, shift_mm))
+                        scales.append((EV_ANGSTROM / energy_eV, away_mm))
     except OSError as error:
         raise InputError(
             f"Cannot read '{path}': {error.strerror}. Check the path and its permissions."
@@ -254,14 +250,6 @@ def _geometry(path: Path, header: str) -> tuple[Detector, float | None]:
             f"'{path}': the geometry in the stream's header does not tell where the detector is: "
             f"{error}. Write the stream again with a complete .geom file."
         ) from error
-
-
-def _shift_mm(head: bytes, clen_mm: float | None, mean_mm: float) -> float:
-    """How far along z the panels are from where the header has them, NaN if nobody says so."""
-    camera = _CAMERA_LENGTH.search(head)
-    if camera is None:
-        return np.nan if clen_mm is None else clen_mm
-    return 1e3 * numbers_of((camera[1],))[0] - mean_mm
 
 
 def _file_corners(header: str) -> Floats:
