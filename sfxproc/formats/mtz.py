@@ -100,7 +100,8 @@ def new_mtz(
     mtz.set_cell_for_all(gemmi.UnitCell(*(float(v) for v in cell)))
     dataset = mtz.add_dataset("sfxproc")
     dataset.project_name = dataset.crystal_name = "sfxproc"
-    dataset.wavelength = wavelength_A if np.isfinite(wavelength_A) else 0.0
+    for known in mtz.datasets:  # some programs take that of H, K and L
+        known.wavelength = wavelength_A if np.isfinite(wavelength_A) else 0.0
     # a history line has 80 ASCII characters
     text = (line.encode("ascii", "replace").decode() for line in history)
     mtz.history = [part for line in text for part in textwrap.wrap(line, 80)]
