@@ -267,12 +267,14 @@ class ReflectionSums:
 @dataclass(frozen=True, eq=False)
 class ReferenceSet:
     """A merged set read from a file: `reflections` has intensity and sigma filled, friedel 0
-    (Friedel mates averaged), one row a reflection of the asymmetric unit."""
+    (Friedel mates averaged), one row a reflection of the asymmetric unit. columns : the names in
+    the file of what was taken, for messages."""
 
     path: str
     space_group: str
     cell: Floats
     reflections: Reflections
+    columns: str = ""
 
 
 class Correction(StrEnum):

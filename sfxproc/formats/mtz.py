@@ -8,6 +8,7 @@ source vector (SO) of the header. Word numbers are those of CCP4's `MTZBAT` reco
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,6 +29,7 @@ from sfxproc.symmetry import cells_from_A, reciprocal_matrix
 
 # words of the batch header (reals, from 0)
 UMAT, PHI_START, PHI_END, SOURCE, SO = slice(6, 15), 36, 37, slice(80, 83), slice(83, 86)
+CALCULATED = re.compile(r"[FI]C(\(|$)|[FI][-_ ]?(C_|MODEL|CALC)", re.IGNORECASE)
 MAX_BATCH = 1 << 24  # MTZ stores the batch number as float32
 
 
@@ -75,19 +77,27 @@ def find_pair(mtz: gemmi.Mtz, kind: str, preferred: Sequence[str]) -> tuple[int,
     """Column numbers of a value of MTZ type `kind` and of its σ, or None without such a column.
 
     The first of the preferred labels there is, otherwise the first column of the type that is no
-    half set or map coefficient. σ is the column SIG<label>, otherwise the next one if its type is
-    one of σ.
+    half set, map coefficient or calculated value. σ is the column SIG<label>, otherwise the next
+    one if its type is one of σ.
     """
     no_mean = ("HALF", "WT")  # half sets, map coefficients
     columns = [c for c in mtz.columns if c.type == kind and not any(n in c.label for n in no_mean)]
-    candidates = {c.label: c.idx for c in columns}
+    candidates = {c.label: c.idx for c in columns if not is_calculated(mtz, c)}
     if not candidates:
         return None
     label = next((p for p in preferred if p in candidates), next(iter(candidates)))
     value = candidates[label]
-    following = [c for c in mtz.columns if c.idx == value + 1 and c.type in "QM"]
+    following = [c for c in mtz.columns if c.idx == value + 1 and c.type in "QLM"]
     sigma = [c for c in mtz.columns if c.label == f"SIG{label}"] or following
     return value, sigma[0].idx if sigma else None
+
+
+def is_calculated(mtz: gemmi.Mtz, column: gemmi.Mtz.Column) -> bool:
+    """Whether a column holds what a model says and not what was measured: by its name, or because
+    a phase follows it and no σ."""
+    following = mtz.columns[column.idx + 1].type if column.idx + 1 < len(mtz.columns) else ""
+    has_phase = following == "P" and f"SIG{column.label}" not in mtz.column_labels()
+    return CALCULATED.match(column.label) is not None or has_phase
 
 
 def new_mtz(
