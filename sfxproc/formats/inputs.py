@@ -165,8 +165,11 @@ def _readable(paths: Iterator[Path] | list[Path]) -> list[Path]:
 
 def _read_list(path: Path) -> Iterator[Path]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # what is not UTF-8 keeps its bytes, as names of files do
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        if any("\0" in line for line in lines):
+            raise ValueError("it is binary")
+    except (OSError, ValueError) as error:
         raise InputError(
             f"'{path}' cannot be read as a list of files ({error}). A list is plain text with one "
             "path or glob a line."
