@@ -81,6 +81,14 @@ def unique_axis(group: SpaceGroup) -> str:
     return "abc"[next(i for i in range(3) if half[i, i] == -np.sign(np.trace(half)))]
 
 
+def symmetry_of(path: Path) -> str:
+    """CrystFEL's symbol of the point group in the head of a list; empty where there is none."""
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        lines = [handle.readline() for _ in range(3)]
+    told = [x.partition(":")[2].strip() for x in lines if x.startswith("Symmetry:")]
+    return told[0] if told else ""
+
+
 def read_hkl(path: Path) -> tuple[Ints, Floats, Floats, Ints]:
     """Read hkl (n, 3) int16, intensity and sigma (n,) float64, measurements (n,) int32.
 

@@ -92,6 +92,16 @@ def _require_content(handle: h5py.File, path: Path, content: str) -> None:
         )
 
 
+def content_of(path: Path) -> str | None:
+    """What a file of ours holds ("stills", "frames" …); None of any other file."""
+    try:
+        with h5py.File(path, "r") as handle:
+            ours = handle.attrs.get("program") == PROGRAM
+            return str(handle.attrs.get("content")) if ours else None
+    except OSError:
+        return None
+
+
 def write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
     """One dataset: text as UTF-8 of variable length, numbers as they are."""
     # HDF5 refuses chunks larger than the data, so an empty array gets none

@@ -52,6 +52,15 @@ def open_mtz(path: Path) -> gemmi.Mtz:
     return mtz
 
 
+def is_unmerged(path: Path) -> bool:
+    """Whether an MTZ has batches, by its header alone; not of a file that cannot be read."""
+    try:
+        head = gemmi.read_mtz_file(str(path), with_data=False)
+    except (RuntimeError, OSError, ValueError):
+        return False
+    return bool(head.batches) or "BATCH" in head.column_labels()
+
+
 def _indices_first(path: Path, mtz: gemmi.Mtz) -> None:
     """Have H, K and L as the first columns, where gemmi looks for them. Raises InputError."""
     labels = mtz.column_labels()

@@ -46,6 +46,19 @@ def text_of(path: Path) -> str:
         return data.decode("latin-1")
 
 
+def looks_like_lines(path: Path) -> bool:
+    """Whether the first line of a text, comments left out, is numbers or names of columns as those
+    of a powder pattern, and no path."""
+    try:
+        rows = (line.partition("#")[0].strip() for line in text_of(path).splitlines())
+        first = next((row for row in rows if row), "")
+    except (OSError, InputError):
+        return False
+    words = [word for word in re.split(r"[,;\s]+", first.lower()) if word]
+    numbers = all(re.fullmatch(r"[+-]?\d*[.,]?\d+(e[+-]?\d+)?", word) for word in words)
+    return bool(words) and (numbers or words[0] in ("q2", "d", "two_theta", "2theta", "2θ", "tth"))
+
+
 def wavelengths_in(comment: str) -> list[float]:
     """The wavelengths in Å that a comment states: the number after a word that says so, and those
     behind it that are near it, as of Kα1 and Kα2."""
