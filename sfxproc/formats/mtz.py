@@ -19,7 +19,7 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Crystals, Floats, Ints, Mask, Observations, Reason, Stills
+from sfxproc.data import Correction, Crystals, Floats, Ints, Mask, Observations, Reason, Stills
 from sfxproc.errors import InputError, OutputError
 from sfxproc.formats import peek
 from sfxproc.formats.atomic import atomic
@@ -234,7 +234,8 @@ def add_batches(path: Path, mtz: gemmi.Mtz, crystals: Crystals, rows: Ints) -> N
 def read_unmerged(path: Path, request: Request) -> Stills:
     """Read an unmerged MTZ; original indices, one crystal a batch, event = batch number.
 
-    A is NaN where the header has no U, no beam, or a rotation. Raises InputError for a merged or
+    A is NaN where the header has no U, no beam, or a rotation. Intensities are taken as corrected
+    for polarisation, as those of unmerged MTZ are by convention. Raises InputError for a merged or
     damaged file and for one without M/ISYM or intensities.
     """
     mtz = open_mtz(path)
@@ -282,7 +283,7 @@ def read_unmerged(path: Path, request: Request) -> Stills:
         notes = (*notes, f"rows with a damaged M/ISYM or BATCH were left out: {n:,}")
     return Stills(
         crystals, observations, n_images=len(numbers), counts=counts, notes=notes,
-        space_group=mtz.spacegroup.xhm(),
+        corrected=frozenset({Correction.POLARISATION}), space_group=mtz.spacegroup.xhm(),
     )  # fmt: skip
 
 

@@ -39,7 +39,8 @@ def sound(stills: Stills, path: Path, strict: bool = False) -> Stills:
     """The stills without impossible indices and without intensities and variances whose squares
     are no float32; NaN and infinity stay, which selection counts.
 
-    path : the file, for messages. Raises InputError if any row is left out and `strict` is set.
+    path : the file, for messages. Raises InputError if any row is left out, or was by the reader as
+    damaged, and `strict` is set.
     """
     table = stills.observations
     if table.hkl.dtype != np.int16:
@@ -54,6 +55,8 @@ def sound(stills: Stills, path: Path, strict: bool = False) -> Stills:
         Reason.DAMAGED: int(np.count_nonzero(huge)),
     }
     if not any(left_out.values()):
+        if strict and (n := stills.counts.get(Reason.DAMAGED, 0)):
+            raise _damaged(path, f"{n:,} rows are damaged")
         return replace(stills, observations=table)
     counts = dict(stills.counts)
     for reason, n in left_out.items():
@@ -71,12 +74,16 @@ def sound(stills: Stills, path: Path, strict: bool = False) -> Stills:
     if n := left_out[Reason.DAMAGED]:
         notes.append(f"reflections with intensities beyond all measure were left out: {n:,}")
     if strict:
-        raise InputError(
-            f"'{path}': {notes[-1]}. Repair the file or write it again, or set input.strict to "
-            "false to leave out what is damaged."
-        )
+        raise _damaged(path, notes[-1])
     kept = table.take(~(impossible | huge))
     return replace(stills, observations=kept, counts=counts, notes=tuple(notes))
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(
+        f"'{path}': {what}. Repair the file or write it again, or set input.strict to false to "
+        "leave out what is damaged."
+    )
 
 
 def _impossible(crystals: Crystals, table: Observations) -> Mask:
@@ -91,11 +98,19 @@ def _impossible(crystals: Crystals, table: Observations) -> Mask:
     wavelength = np.asarray(crystals.wavelength_A, dtype=np.float64)
     known = np.isfinite(wavelength) & (wavelength > 0)
     most = np.where(known, TOLERANCE * 2.0 / np.where(known, wavelength, 1.0), 1.0 / LEAST_D_A)
+    # |A h| ≤ ‖A‖ |h| spares most rows the product; NaN where neither orientation nor cell is known
+    with np.errstate(divide="ignore"):
+        safe = (most / np.linalg.norm(A, axis=(1, 2))) ** 2
     crystal: Ints = table.crystal
-    found: Mask = np.asarray(~table.hkl.any(axis=1))
+    found = np.zeros(len(table), dtype=bool)
     for start in range(0, len(table), CHUNK):
-        rows = slice(start, start + CHUNK)
-        q = np.einsum("nij,nj->ni", A[crystal[rows]], table.hkl[rows].astype(np.float64))
-        with np.errstate(invalid="ignore"):  # NaN: neither orientation nor cell is known
-            found[rows] |= np.einsum("ni,ni->n", q, q) > most[crystal[rows]] ** 2
+        hkl, own = (
+            table.hkl[start : start + CHUNK].astype(np.float64),
+            crystal[start : start + CHUNK],
+        )
+        length = np.einsum("ni,ni->n", hkl, hkl)
+        doubtful = np.flatnonzero(length > safe[own])
+        q = np.einsum("nij,nj->ni", A[own[doubtful]], hkl[doubtful])
+        found[start + doubtful] = np.einsum("ni,ni->n", q, q) > most[own[doubtful]] ** 2
+        found[start : start + CHUNK] |= length == 0.0
     return found

@@ -129,7 +129,7 @@ def test_mtz_columns_are_found_by_label(order: str, tmp_path: Path) -> None:
 
 def test_damaged_rows_of_an_mtz(tmp_path: Path) -> None:
     nan = np.nan
-    rows = [
+    rows: list[list[float]] = [
         [1, 2, 3, 1, 1, 10, 1],
         [nan, 2, 3, 1, 1, 11, 1],  # index
         [40000, 2, 3, 1, 1, 12, 1],
@@ -140,12 +140,16 @@ def test_damaged_rows_of_an_mtz(tmp_path: Path) -> None:
         [1, 2, 8, 1, 3e9, 17, 1],
         [1, 2, 9, 257, 1, 18, 1],  # M/ISYM of a partial
     ]
-    path = unmerged(tmp_path / "a.mtz", "H K L M/ISYM BATCH I SIGI", rows)  # type: ignore[arg-type]
+    path = unmerged(tmp_path / "a.mtz", "H K L M/ISYM BATCH I SIGI", rows)
     (file,) = list_inputs([str(path)])
     stills = read_input(file, (), False)
     assert stills.observations.intensity.tolist() == [10.0, 18.0]
     assert stills.counts == {Reason.DAMAGED: 5, Reason.IMPOSSIBLE_INDEX: 2}
     assert stills.n_images == 1
+    for rows_left in (rows[:1] + rows[3:4], rows[:2]):
+        path = unmerged(tmp_path / "b.mtz", "H K L M/ISYM BATCH I SIGI", rows_left)
+        with pytest.raises(InputError, match=r"b\.mtz.*input\.strict"):
+            read_input(list_inputs([str(path)])[0], (), True)
 
 
 def test_damaged_indices_of_a_reference(tmp_path: Path) -> None:
