@@ -66,6 +66,8 @@ def read(path: Path, request: Request) -> Stills:
         if n := int(np.count_nonzero(rows & ~keep)):
             counts[reason] = n
         rows &= keep
+    if n := counts.get(Reason.NO_EXPERIMENT, 0):
+        notes.append(f"rows that belong to no experiment were left out: {n:,}")
     chosen = np.flatnonzero(rows)
     chosen = chosen[np.argsort(crystal[chosen], kind="stable")]
     with np.errstate(over="ignore"):
