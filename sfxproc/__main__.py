@@ -34,7 +34,9 @@ def main() -> None:
     for name in BLAS_VARIABLES:
         os.environ.setdefault(name, "1")
     from sfxproc.cli import app
+    from sfxproc.report.encoding import tolerate
 
+    tolerate()
     try:
         app(prog_name="sfxproc")
     except Stopped as stop:

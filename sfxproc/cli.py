@@ -127,7 +127,9 @@ def show(
 
 @app.command(short_help="Compare merged sets, or one with the truth.")
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Merged set (MTZ, mmCIF, …).")],
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="Merged set (MTZ, mmCIF, .hkl) or output folder.")
+    ],
     b: Annotated[
         Path | None, typer.Argument(metavar="B", help="Merged set to compare with.")
     ] = None,
@@ -142,6 +144,10 @@ def compare(
     space_group: Annotated[
         str | None, typer.Option(help="Space group of both (default: as the files say).")
     ] = None,
+    unit_cell: Annotated[
+        str | None,
+        typer.Option(metavar='"A B C α β γ"', help="Å and degrees, of files without (.hkl)."),
+    ] = None,
     shells: Annotated[int, typer.Option(min=1, help="Resolution shells.")] = 10,
     d_min: Annotated[
         float | None, typer.Option(min=0.1, metavar="Å", help="High-resolution limit.")
@@ -154,6 +160,7 @@ def compare(
     and B."""
     from rich.console import Console
 
+    from sfxproc.commands.compare import Given
     from sfxproc.commands.compare import compare as compare_files
     from sfxproc.commands.compare_truth import compare_truth
 
@@ -168,7 +175,10 @@ def compare(
             "the simulation. Leave it out."
         )
     if b is not None:
-        compare_files(a, b, space_group, shells, d_min, json, Console())
+        cell = None if unit_cell is None else tuple(_numbers(unit_cell, "--unit-cell"))
+        if cell is not None and len(cell) != 6:
+            raise ConfigError(f"--unit-cell has {len(cell)} numbers. Give six: a b c α β γ.")
+        compare_files(a, b, Given(space_group, cell, shells, d_min), json, Console())
     else:
         compare_truth(a, truth or [], shells, d_min, json, Console())
 

@@ -54,7 +54,7 @@ def source_of(source: str, overrides: Sequence[str]) -> str:
 def read_toml(path: Path) -> Tree:
     """The tables of a TOML file. Raises ConfigError if it is missing, unreadable or not TOML."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows puts a mark at the beginning
     except FileNotFoundError:
         raise ConfigError(_missing_file(path)) from None
     except UnicodeDecodeError as error:

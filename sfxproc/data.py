@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -57,6 +57,9 @@ class Reason(IntEnum):
     PARTIALITY_TOO_LOW = 27
     CRYSTAL_LEFT_OUT = 28
     OVERLOADED = 29
+    DAMAGED = 30  # a value that no measurement has
+    IMPOSSIBLE_INDEX = 31  # beyond what the wavelength can show of the crystal, or not an index
+    NO_EXPERIMENT = 32
 
     @property
     def text(self) -> str:
@@ -263,12 +266,31 @@ class ReflectionSums:
 @dataclass(frozen=True, eq=False)
 class ReferenceSet:
     """A merged set read from a file: `reflections` has intensity and sigma filled, friedel 0
-    (Friedel mates averaged), one row a reflection of the asymmetric unit."""
+    (Friedel mates averaged), one row a reflection of the asymmetric unit. columns : the names in
+    the file of what was taken, for messages."""
 
     path: str
     space_group: str
     cell: Floats
     reflections: Reflections
+    columns: str = ""
+
+
+class Correction(StrEnum):
+    """What intensities may have been corrected for."""
+
+    POLARISATION = "polarisation"
+    LORENTZ = "Lorentz factor"
+    EFFICIENCY = "quantum efficiency"
+
+
+@dataclass(frozen=True)
+class BeamPolarisation:
+    """The part of the beam that is linearly polarised (1: fully, 0.5: not at all) and the normal of
+    the plane of polarisation, in the frame of `Crystals.A`: the electric vector lies across it."""
+
+    fraction: float
+    normal: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -277,7 +299,9 @@ class Stills:
 
     n_images counts the shots the file speaks of, with or without crystals. `counts` says what
     was left out while reading, by reason; `notes` are sentences for the log; `header` is text
-    kept for writing back (the CrystFEL geometry).
+    kept for writing back (the CrystFEL geometry). corrected : what intensities and variances are
+    corrected for. polarisation : of the beam, None where the file does not tell. space_group : as
+    the file names it, empty where it does not.
     """
 
     crystals: Crystals
@@ -287,6 +311,9 @@ class Stills:
     counts: Mapping[Reason, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     header: str = ""
+    corrected: frozenset[Correction] = frozenset()
+    polarisation: BeamPolarisation | None = None
+    space_group: str = ""
 
 
 def packed_hkl(hkl: Ints) -> NDArray[np.int64]:

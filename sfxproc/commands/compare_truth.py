@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from sfxproc.commands.compare import save_json
+from sfxproc.commands.compare import merged_file, save_json
 from sfxproc.commands.compare_crystals import CRYSTALS, Setting, crystals_against_truth
 from sfxproc.data import Floats, ReferenceSet, Reflections
 from sfxproc.errors import DataError
@@ -64,7 +64,8 @@ def compare_truth(
     settings = json.loads(settings_json)
     operator = reindexing_of(settings.get("reindexing") or "h,k,l")
     group = space_group(settings["space_group"])
-    data = read_reference(path)
+    path = merged_file(path)
+    data = read_reference(path, group.hm, np.array(settings["unit_cell"]))
     true, ideal = true_and_ideal(columns, group, settings["unit_cell"])
     setting = setting_of(data, group, true, operator)
     merged = in_group(in_setting(data, setting), group, d_min_A)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sfxproc.commands.show_results import is_only_a_result, result_table
 from sfxproc.data import OPTIONAL_COLUMNS, Floats, Stills
 from sfxproc.errors import InputError
 from sfxproc.formats.inputs import InputFile, list_inputs, read_input
@@ -19,23 +20,38 @@ CELL_NAMES = ("a", "b", "c", "α", "β", "γ")
 
 
 def show(paths: Sequence[str], console: Console) -> None:
-    """Print a table for every file the paths stand for.
+    """Print a table for every file the paths stand for, results of this program among them.
 
     Raises InputError for a path without files and, after all others were shown, for files that
     cannot be read.
     """
-    files = list_inputs(paths, [], Path.cwd())
     problems = []
-    for file in files:
+    for path, file in _files(paths):
         try:
-            stills = read_input(file, OPTIONAL_COLUMNS, False)
+            table = result_table(path)
+            if table is None:
+                shown = file or list_inputs([str(path)], [], Path.cwd())[0]
+                table = describe(shown, read_input(shown, OPTIONAL_COLUMNS, False))
         except InputError as error:
             problems.append(str(error))
         else:
-            console.print(Text(str(file.path), style="bold"), soft_wrap=True)
-            console.print(describe(file, stills), "", sep="\n")
+            console.print(Text(str(path), style="bold"), soft_wrap=True)
+            console.print(table, "", sep="\n")
     if problems:
         raise InputError("\n".join(problems))
+
+
+def _files(paths: Sequence[str]) -> Iterator[tuple[Path, InputFile | None]]:
+    """The files that the paths stand for; those that are results only by their own path."""
+    inputs = []
+    for text in paths:
+        path = Path(text).expanduser()
+        if path.is_file() and is_only_a_result(path):
+            yield path, None
+        else:
+            inputs.append(text)
+    if inputs:
+        yield from ((file.path, file) for file in list_inputs(inputs, [], Path.cwd()))
 
 
 def describe(file: InputFile, stills: Stills) -> Table:
@@ -48,10 +64,12 @@ def describe(file: InputFile, stills: Stills) -> Table:
         "images": stills.n_images,
         "crystals": len(crystals),
         "reflections": len(observations),
+        "space group": stills.space_group or "not recorded",
         "unit cell": _cell(crystals.cell),
         "wavelength": _range(crystals.wavelength_A, "Å"),
         "resolution": _resolution(stills),
         "I/σ, median": _median_i_over_sigma(stills),
+        "corrected for": ", ".join(sorted(stills.corrected)) or "nothing that the file tells",
         "panels": len(stills.detector) if stills.detector else "not recorded",
         "columns": ", ".join(present) or "none but hkl, intensity, variance",
         "columns missing": ", ".join(missing) or "none",

@@ -205,7 +205,9 @@ def _word(name: str, value: object) -> str:
 def _count(list_file: Path) -> int:
     """How many data sets a list names: its lines that are not empty, as the template counts."""
     try:
-        n = sum(line != "" for line in list_file.read_text(encoding="utf-8").splitlines())
+        n = sum(
+            line != "" for line in list_file.read_text("utf-8-sig", "surrogateescape").splitlines()
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"The list '{list_file}' cannot be read ({error}). Give a text, one data set a line."

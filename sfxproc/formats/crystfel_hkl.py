@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sfxproc.data import Floats, Reflections
+from sfxproc.data import Floats, Ints, Reflections
+from sfxproc.errors import InputError
 from sfxproc.formats.atomic import write_text
+from sfxproc.formats.soundness import MAX_INDEX
 from sfxproc.symmetry import SpaceGroup
 
 FIRST_LINE = "CrystFEL reflection list version 2.0"
@@ -61,9 +63,7 @@ def symbol(group: SpaceGroup, friedel_merged: bool) -> str:
     """
     name = group.laue_class if friedel_merged else group.point_group
     if group.crystal_system == "monoclinic":
-        halves = [r for r in group.rotations if abs(np.trace(r)) == 1]
-        unique = next(i for i in range(3) if halves[0][i, i] == -np.sign(np.trace(halves[0])))
-        return f"{name}_ua{'abc'[unique]}"
+        return f"{name}_ua{unique_axis(group)}"
     if group.crystal_system != "trigonal":
         return name
     if group.hm.endswith(":R"):
@@ -73,3 +73,57 @@ def symbol(group: SpaceGroup, friedel_merged: bool) -> str:
         full = {"32": ("321", "312"), "3m": ("3m1", "31m"), "-3m": ("-3m1", "-31m")}
         name = full[name][0 if along_a else 1]
     return f"{name}_H"
+
+
+def unique_axis(group: SpaceGroup) -> str:
+    """a, b or c: the axis along which a monoclinic group has its two-fold axis."""
+    half = next(r for r in group.rotations if abs(np.trace(r)) == 1)
+    return "abc"[next(i for i in range(3) if half[i, i] == -np.sign(np.trace(half)))]
+
+
+def symmetry_of(path: Path) -> str:
+    """CrystFEL's symbol of the point group in the head of a list; empty where there is none."""
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        lines = [handle.readline() for _ in range(3)]
+    told = [x.partition(":")[2].strip() for x in lines if x.startswith("Symmetry:")]
+    return told[0] if told else ""
+
+
+def read_hkl(path: Path) -> tuple[Ints, Floats, Floats, Ints]:
+    """Read hkl (n, 3) int16, intensity and sigma (n,) float64, measurements (n,) int32.
+
+    Raises InputError if the file is not such a list, a line is damaged, or its end is missing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(
+            f"Cannot read '{path}': {error.strerror}. Check the path and its permissions."
+        ) from error
+    if not lines or lines[0].strip() != FIRST_LINE:
+        raise InputError(
+            f"'{path}' does not begin with '{FIRST_LINE}', so it is not a CrystFEL reflection "
+            "list. Give the .hkl file that CrystFEL or this program wrote."
+        )
+    if LAST_LINE not in lines:
+        raise InputError(f"'{path}' has no line '{LAST_LINE}': it was cut short. Copy it again.")
+    rows = []
+    for number, line in enumerate(lines[3 : lines.index(LAST_LINE)], start=4):
+        try:
+            h, k, l, intensity, _, sigma, n = line.split()
+            indices = int(h), int(k), int(l)
+            if max(abs(i) for i in indices) > MAX_INDEX:
+                raise ValueError("an index is out of range")
+            rows.append((*indices, float(intensity), float(sigma), int(n)))
+        except ValueError as error:
+            raise InputError(
+                f"'{path}', line {number} is not a reflection: '{line.strip()[:80]}'. Correct or "
+                "remove the line, or copy the file again."
+            ) from error
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    return (
+        table[:, :3].astype(np.int16),
+        table[:, 3],
+        table[:, 4],
+        table[:, 5].astype(np.int32),
+    )

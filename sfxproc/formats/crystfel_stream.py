@@ -17,9 +17,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sfxproc.data import Crystals, Floats, Observations, Stills, concatenate
+from sfxproc.data import Correction, Crystals, Floats, Observations, Stills, concatenate
 from sfxproc.errors import InputError
 from sfxproc.formats.base import Request
+from sfxproc.formats.crystfel_geometry import placed_detector, polarisation_of
 from sfxproc.formats.crystfel_table import (
     LAYOUTS,
     Damage,
@@ -33,11 +34,15 @@ from sfxproc.symmetry import cells_from_A
 EV_ANGSTROM = 12398.4198
 FIRST_LINE = b"CrystFEL stream format "
 CHUNK, CHUNK_END = b"----- Begin chunk -----", b"----- End chunk -----"
-CRYSTAL = b"--- Begin crystal"
+CRYSTAL, CRYSTAL_END = b"--- Begin crystal", b"--- End crystal"
 TABLE, TABLE_END = b"Reflections measured after indexing", b"End of reflections"
 GEOMETRY, GEOMETRY_END = b"----- Begin geometry file -----", b"----- End geometry file -----"
 
 _BLOCK_BYTES = 1 << 23
+CORRECTED = b"Corrected for: "
+_CORRECTED = re.compile(rb"^" + CORRECTED + rb"(.*?)\s*$", re.M)
+_POLARISATION = re.compile(rb"--polarisation[= ](\S+)")
+_NO_BEGIN = "a crystal has no begin marker and was skipped"
 VALUES = {
     "file": re.compile(rb"^Image filename:[ \t]*(\S.*?)\s*$", re.M),
     "event": re.compile(rb"^Event:[ \t]*(\S.*?)\s*$", re.M),
@@ -45,8 +50,9 @@ VALUES = {
     "energy_eV": re.compile(rb"^photon_energy_eV = (\S+)", re.M),
     "bandwidth": re.compile(rb"^beam_bandwidth = (\S+)", re.M),
     "radius": re.compile(rb"^profile_radius = (\S+)", re.M),
-    "camera_length_m": re.compile(rb"^average_camera_length = (\S+) m", re.M),
-    "n_reflections": re.compile(rb"^num_reflections = (\d+)", re.M),
+    "camera_m": re.compile(rb"^average_camera_length = (\S+) m", re.M),
+    "n_reflections": re.compile(rb"^num_reflections = (\S+)", re.M),
+    "n_peaks": re.compile(rb"^num_peaks = (\S+)", re.M),
     "cell": re.compile(
         rb"^Cell parameters\s+(\S+)\s+(\S+)\s+(\S+) nm,\s*(\S+)\s+(\S+)\s+(\S+) deg", re.M
     ),
@@ -69,6 +75,7 @@ class _Rows:
     wavelength_A: list[float] = field(default_factory=list)
     bandwidth: list[float] = field(default_factory=list)
     profile_radius: list[float] = field(default_factory=list)
+    camera_m: list[float] = field(default_factory=list)
 
 
 def read(path: Path, request: Request) -> Stills:
@@ -116,6 +123,7 @@ def _read(handle: BinaryIO, path: Path, request: Request) -> Stills:
         notes.append(f"stream format {version} names no panels: positions were not read")
         columns = frozenset()
     head, start = read_head(handle, start)
+    count_outside(head.rpartition(GEOMETRY_END)[2], start, damage, told=False)
     geometry = head.partition(GEOMETRY)[2].partition(b"\n")[2].partition(GEOMETRY_END)[0]
     header = decoded(geometry)
     try:
@@ -125,6 +133,7 @@ def _read(handle: BinaryIO, path: Path, request: Request) -> Stills:
             f"'{path}': the geometry in the stream's header is damaged: {error}. Copy the stream "
             "again, or correct the line."
         ) from error
+    polarised = _POLARISATION.search(head)
     rows = _Rows()
     n_images = 0
     parts = [_nothing(columns)]
@@ -132,16 +141,32 @@ def _read(handle: BinaryIO, path: Path, request: Request) -> Stills:
         tables: list[TableText] = []
         for at, chunk in chunks_of(block, offset, damage):
             n_images += 1
-            if CRYSTAL in chunk:
+            if CRYSTAL in chunk or TABLE in chunk:
                 _read_chunk(chunk, at, rows, tables, damage)
         parts += observations_of(tables, layout, columns, panels, damage)
     return Stills(
         crystals=_crystals(rows),
         observations=concatenate(parts),
         n_images=n_images,
+        detector=placed_detector(header, _median(rows.camera_m)),
         notes=(*notes, *damage.notes()),
         header=header,
+        corrected=_corrected(head),
+        polarisation=None if polarised is None else polarisation_of(decoded(polarised[1])),
     )
+
+
+def _median(values: list[float]) -> float:
+    """Of those that are finite; NaN if none is."""
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.median(known)) if known else np.nan
+
+
+def _corrected(head: bytes) -> frozenset[Correction]:
+    """What a stream of ours says that its intensities are corrected for."""
+    line = _CORRECTED.search(head)
+    words = [] if line is None else decoded(line[1]).split(", ")
+    return frozenset(c for c in Correction if c in words)
 
 
 def version_of(handle: BinaryIO, path: Path) -> tuple[str, int]:
@@ -189,16 +214,33 @@ def stream_blocks(handle: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
 
 
 def chunks_of(block: bytes, offset: int, damage: Damage) -> Iterator[tuple[int, bytes]]:
-    """The whole chunks of a block; the ones that do not end are counted as damage."""
-    at = block.find(CHUNK)
+    """The whole chunks of a block; the ones that do not begin or end are counted as damage."""
+    at, done = block.find(CHUNK), 0
     while at >= 0:
+        count_outside(block[done:at], offset + at, damage)
         after = block.find(CHUNK, at + 1)
-        end = block.find(CHUNK_END, at, after if after >= 0 else len(block))
+        done = after if after >= 0 else len(block)
+        end = block.find(CHUNK_END, at, done)
         if end >= 0:
             yield offset + at, block[at:end]
+            done = end + len(CHUNK_END)
         else:
             damage.add("a chunk is cut short and was skipped", offset + at)
         at = after
+    count_outside(block[done:], offset + len(block), damage)
+
+
+def count_outside(text: bytes, end: int, damage: Damage, told: bool = True) -> None:
+    """Count what is lost in a text that belongs to no chunk and ends at a byte of the file: images
+    that do not begin and, where `told`, lines of no meaning."""
+    if not text.strip():
+        return
+    start = end - len(text.lstrip())
+    images = max(text.count(CHUNK_END), len(VALUES["file"].findall(text)))
+    for _ in range(images):
+        damage.add("an image has no begin marker and was skipped", start)
+    if told and not images and FIRST_LINE not in text:  # streams may stand one behind the other
+        damage.add("text between images was skipped", start)
 
 
 def _read_chunk(
@@ -207,6 +249,8 @@ def _read_chunk(
     """Add the crystals of one image to `rows` and their reflection tables to `tables`."""
     head, *crystals = chunk.split(CRYSTAL)
     at = offset + len(head)
+    for _ in range(head.count(TABLE)):
+        damage.add(_NO_BEGIN, at)
     head = head.partition(b"Peaks from peak search")[0]
     file = VALUES["file"].search(head)
     energy_eV = value_of(head, "energy_eV")
@@ -219,9 +263,13 @@ def _read_chunk(
         before, begin, rest = text.partition(TABLE)
         table, end, _ = rest.partition(TABLE_END)
         place, at = at, at + len(CRYSTAL) + len(text)
-        if begin and not end:
+        for _ in range(text.count(TABLE) - 1):
+            damage.add(_NO_BEGIN, place)
+        if begin and (not end or TABLE in table):
             damage.add("a reflection table has no end; its crystal was skipped", place)
             continue
+        if CRYSTAL_END not in text:
+            damage.add("a crystal has no end marker", place)
         A = _orientation(before)
         if not np.all(np.isfinite(A)):
             damage.add("a crystal has no readable astar, bstar, cstar: orientation unknown", place)
@@ -230,12 +278,18 @@ def _read_chunk(
         rows.file.append(decoded(file[1]))
         rows.event.append(name if lattice == 1 else f"{name}#{lattice}")
         rows.A.append(A)
+        rows.camera_m.append(value_of(head, "camera_m"))
         rows.wavelength_A.append(EV_ANGSTROM / energy_eV)
         rows.bandwidth.append(value_of(head, "bandwidth"))
         rows.profile_radius.append(value_of(before, "radius") / 10.0)
         titles = re.match(rb"[^\n]*\n(?:[ \t]*h[^\n]*\n)?", table)
         skipped = titles.end() if titles else len(table)
-        if body := table[skipped:]:
+        body = table[skipped:]
+        n_rows = body.rstrip().count(b"\n") + 1 if body.strip() else 0
+        stated = value_of(before, "n_reflections")
+        if n_rows < stated < np.inf:
+            damage.add_missing(int(stated) - n_rows, place)
+        if body:
             start = place + len(CRYSTAL) + len(before) + len(TABLE) + skipped
             body += b"" if body.endswith(b"\n") else b"\n"
             tables.append(TableText(start, body, len(rows.file) - 1))

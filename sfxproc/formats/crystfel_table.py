@@ -23,6 +23,7 @@ _MANY = 10_000
 _MAX_INDEX = np.iinfo(np.int16).max
 _MAX_WIDTH = 128
 _BLANK, _NEWLINE = 32, 10
+_SHORT = "a reflection table has fewer rows than num_reflections says"
 _UNREADABLE = "a reflection line cannot be read and was skipped"
 
 Panels = dict[str, tuple[float, float]]
@@ -57,6 +58,7 @@ class Damage:
     strict: bool
     found: dict[str, int] = field(default_factory=dict)
     first_line: dict[str, int] = field(default_factory=dict)
+    n_missing: int = 0
 
     def add(self, kind: str, offset: int) -> None:
         """Count a damaged place at a byte offset of the file.
@@ -78,10 +80,16 @@ class Damage:
                 "copy it again or leave it out with input.exclude."
             )
 
+    def add_missing(self, n_rows: int, offset: int) -> None:
+        """Count a table that lacks n_rows of those its crystal states. Raises as `add`."""
+        self.n_missing += n_rows
+        self.add(_SHORT, offset)
+
     def notes(self) -> list[str]:
         """One sentence a kind."""
+        more = {_SHORT: f", {self.n_missing} rows missing"}
         return [
-            f"{kind} (times: {n}, first at line {self.first_line[kind]})"
+            f"{kind} (times: {n}{more.get(kind, '')}, first at line {self.first_line[kind]})"
             for kind, n in self.found.items()
         ]
 

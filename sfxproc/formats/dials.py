@@ -1,8 +1,9 @@
 """DIALS stills: an experiment list (`.expt`) and its reflection table (`.refl`) side by side.
 
-Which rows become observations: indexed ones; of those the integrated ones, if the table was
-integrated at all; of those the ones that are not overloaded. Intensities are profile-fitted
-where the table has any, otherwise summed.
+Which rows become observations: indexed ones of an experiment with a crystal; of those the
+integrated ones, if the table was integrated at all; of those the ones that are not overloaded.
+Intensities are profile-fitted where there is a profile, otherwise summed, and corrected by the
+columns lp and qe of the table (`dials_intensities`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Ints, Mask, Observations, Reason, Stills
+from sfxproc.data import Correction, Ints, Mask, Observations, Reason, Stills
 from sfxproc.errors import InputError
 from sfxproc.formats import peek
 from sfxproc.formats.base import Format, Request
@@ -23,17 +24,18 @@ from sfxproc.formats.dials_expt import (
     read_experiments,
     write_experiments,
 )
+from sfxproc.formats.dials_intensities import intensities_of
 from sfxproc.formats.dials_refl import Flag, ReflectionTable, read_table, write_table
-
-_INTEGRATED = Flag.INTEGRATED_SUM | Flag.INTEGRATED_PRF
+from sfxproc.formats.soundness import indices_of
 
 
 def read(path: Path, request: Request) -> Stills:
     """Read the pair of files to which `path`, either of the two, belongs.
 
     A crystal's identity is `request.label` and the experiment's identifier (its index where it
-    has none). Raises InputError if one of the pair is missing or damaged, if rows belong to no
-    experiment, or if a needed column is missing.
+    has none). Rows that belong to no experiment are counted. Raises InputError if one of the pair
+    is missing or damaged, if all rows (strict: any) belong to no experiment, or if a needed column
+    is missing.
     """
     expt, refl = (existing_twin(path, suffix) for suffix in (".expt", ".refl"))
     experiments = read_experiments(expt, request.label)
@@ -43,35 +45,37 @@ def read(path: Path, request: Request) -> Stills:
         notes.append(f"columns that cannot be read were skipped: {', '.join(table.skipped)}")
 
     flags = np.asarray(table.columns.get("flags", np.zeros(table.n_rows)), dtype=np.int64)
-    kind, wanted, note = _intensity_kind(table, flags)
-    notes.append(note)
+    measured = intensities_of(table, flags, experiments.has_sweeps)
+    notes += measured.notes
     hkl = table.column("miller_index")
     indexed = (table.column("id") != -1) & hkl.any(axis=1)
-    crystal = _crystal_of_rows(table, experiments, indexed)
+    experiment = _experiment_of_rows(table, experiments, indexed, request.strict)
+    known = experiment >= 0
+    crystal = np.full(table.n_rows, -1, dtype=np.int64)
+    crystal[known] = experiments.crystal_of[experiment[known]]
     counts: dict[Reason, int] = {}
     rows = np.ones(table.n_rows, dtype=bool)
     for reason, keep in (
         (Reason.NOT_INDEXED, indexed),
+        (Reason.NO_EXPERIMENT, known),
         (Reason.NO_ORIENTATION, crystal >= 0),
-        (Reason.NOT_INTEGRATED, wanted),
+        (Reason.NOT_INTEGRATED, measured.has),
         (Reason.OVERLOADED, (flags & Flag.OVERLOADED) == 0),
+        (Reason.DAMAGED, ~measured.damaged),
     ):
         if n := int(np.count_nonzero(rows & ~keep)):
             counts[reason] = n
         rows &= keep
+    if n := counts.get(Reason.NO_EXPERIMENT, 0):
+        notes.append(f"rows that belong to no experiment were left out: {n:,}")
     chosen = np.flatnonzero(rows)
     chosen = chosen[np.argsort(crystal[chosen], kind="stable")]
-    if len(chosen) and np.abs(hkl[chosen]).max() > np.iinfo(np.int16).max:
-        raise InputError(
-            f"'{refl}' holds Miller indices beyond ±32767, so it is damaged. Write it again with "
-            "DIALS, or leave it out with input.exclude."
-        )
     with np.errstate(over="ignore"):
         observations = Observations(
             crystal=crystal[chosen].astype(np.int32),
-            hkl=hkl[chosen].astype(np.int16),
-            intensity=table.column(f"intensity.{kind}.value")[chosen].astype(np.float32),
-            variance=table.column(f"intensity.{kind}.variance")[chosen].astype(np.float32),
+            hkl=indices_of(hkl[chosen]),
+            intensity=measured.value[chosen].astype(np.float32),
+            variance=measured.variance[chosen].astype(np.float32),
             **_optional(table, chosen, request.columns),
         )
     return Stills(
@@ -81,6 +85,9 @@ def read(path: Path, request: Request) -> Stills:
         detector=experiments.detector,
         counts=counts,
         notes=tuple(notes),
+        corrected=measured.corrected,
+        polarisation=experiments.polarisation,
+        space_group=experiments.space_group,
     )
 
 
@@ -90,23 +97,46 @@ def write(path: Path, stills: Stills) -> None:
     The observations become summed intensities. The .expt file appears last, so a pair with an
     .expt is whole. Raises OutputError if the files cannot be written.
     """
-    obs = stills.observations
-    n = len(obs)
+    columns = _columns(stills)
+    write_table(path.with_suffix(".refl"), columns, identifiers_of(stills.crystals))
+    write_experiments(path.with_suffix(".expt"), stills)
+
+
+def _columns(stills: Stills) -> dict[str, tuple[str, NDArray[Any]]]:
+    """The columns that dials.scale, dials.export and this program read; lp and qe are 1 where the
+    intensities are corrected, and not there where they are not."""
+    obs, crystals = stills.observations, stills.crystals
+    n, none = len(obs), np.zeros(len(obs))
+    panel = np.zeros(n, dtype=np.int64) if obs.panel is None else obs.panel
+    q = np.einsum("nij,nj->ni", crystals.A[obs.crystal], obs.hkl.astype(np.float64))
+    s0 = crystals.beam / crystals.wavelength_A[:, None]
+    with np.errstate(divide="ignore"):
+        d = 1.0 / np.linalg.norm(q, axis=1)
     columns: dict[str, tuple[str, NDArray[Any]]] = {
         "miller_index": ("cctbx::miller::index<>", obs.hkl),
         "id": ("int", obs.crystal),
-        "panel": ("std::size_t", np.zeros(n) if obs.panel is None else obs.panel),
+        "panel": ("std::size_t", panel),
         "flags": ("std::size_t", np.full(n, Flag.INTEGRATED_SUM)),
         "intensity.sum.value": ("double", obs.intensity),
         "intensity.sum.variance": ("double", obs.variance),
+        "d": ("double", d),
+        "s1": ("vec3<double>", q + s0[obs.crystal]),
+        "entering": ("bool", np.zeros(n, dtype=bool)),
     }
-    if obs.x_px is not None and obs.y_px is not None:
-        position = np.column_stack([obs.x_px, obs.y_px, np.zeros(n)])
-        columns["xyzobs.px.value"] = ("vec3<double>", position)
     if obs.partiality is not None:
         columns["partiality"] = ("double", obs.partiality)
-    write_table(path.with_suffix(".refl"), columns, identifiers_of(stills.crystals))
-    write_experiments(path.with_suffix(".expt"), stills)
+    if Correction.POLARISATION in stills.corrected:
+        columns["lp"] = ("double", np.ones(n))
+    if Correction.EFFICIENCY in stills.corrected:
+        columns["qe"] = ("double", np.ones(n))
+    if obs.x_px is not None and obs.y_px is not None:
+        px = np.column_stack([obs.x_px, obs.y_px, none])
+        columns["xyzobs.px.value"] = columns["xyzcal.px"] = ("vec3<double>", px)
+        columns["xyzobs.px.variance"] = ("vec3<double>", np.full((n, 3), 1.0 / 12.0))
+        if stills.detector is not None and len(stills.detector) > panel.max(initial=0):
+            mm = px * np.column_stack([stills.detector.pixel_mm[panel], none])
+            columns["xyzobs.mm.value"] = columns["xyzcal.mm"] = ("vec3<double>", mm)
+    return columns
 
 
 def existing_twin(path: Path, suffix: str) -> Path:
@@ -121,45 +151,35 @@ def existing_twin(path: Path, suffix: str) -> Path:
     return member
 
 
-def _intensity_kind(table: ReflectionTable, flags: Ints) -> tuple[str, Mask, str]:
-    """The kind of intensity to take, the rows that have it, and a note that says so."""
-    has = {k: f"intensity.{k}.value" in table.columns for k in ("prf", "sum")}
-    if not any(has.values()):
-        raise InputError(
-            f"'{table.path}' has no column intensity.sum.value or intensity.prf.value, only "
-            f"{', '.join(sorted(table.columns))}. Integrate the images with DIALS, or give a table "
-            "of indexed spots with summed intensities."
-        )
-    fitted = (flags & Flag.INTEGRATED_PRF) != 0
-    if has["prf"] and (fitted.any() or not has["sum"]):
-        return "prf", fitted, "intensities are profile-fitted (intensity.prf)"
-    integrated = (flags & _INTEGRATED) != 0
-    if integrated.any():
-        return "sum", integrated, "intensities are summed (intensity.sum)"
-    note = "no row is integrated: the summed intensities of strong spots are used as they are"
-    return "sum", np.ones(table.n_rows, dtype=bool), note
+def _experiment_of_rows(
+    table: ReflectionTable, experiments: Experiments, indexed: Mask, strict: bool
+) -> Ints:
+    """The experiment of every table row: −1 where not indexed, or where there is no experiment.
 
-
-def _crystal_of_rows(table: ReflectionTable, experiments: Experiments, indexed: Mask) -> Ints:
-    """The row of `crystals` of every table row: −1 where not indexed or without a crystal."""
+    Raises InputError if no indexed row has one, or, if strict, any has none.
+    """
     ids, inverse = np.unique(table.column("id")[indexed], return_inverse=True)
     index_of = {name: i for i, name in enumerate(experiments.identifiers) if name}
     named = any(table.identifiers.values()) and bool(index_of)
     n = len(experiments.identifiers)
-    experiment = [
-        index_of.get(table.identifiers.get(i, ""), -1) if named else (i if 0 <= i < n else -1)
-        for i in ids.tolist()
-    ]
-    if lost := [str(i) for i, e in zip(ids.tolist(), experiment, strict=True) if e < 0]:
+    of_id = np.array(
+        [
+            index_of.get(table.identifiers.get(i, ""), -1) if named else (i if 0 <= i < n else -1)
+            for i in ids.tolist()
+        ],
+        dtype=np.int64,
+    )
+    lost = [str(i) for i in ids[of_id < 0].tolist()]
+    if lost and (strict or len(lost) == len(ids)):
         shown = ", ".join(lost[:10]) + (" …" if len(lost) > 10 else "")
         raise InputError(
             f"'{table.path}' has rows of id {shown} that belong to no experiment of the "
             f"{n} in the .expt file beside it. The two files do not belong together: give the "
             ".expt file that was written with this table."
         )
-    crystal = np.full(table.n_rows, -1, dtype=np.int64)
-    crystal[indexed] = experiments.crystal_of[np.array(experiment, dtype=np.int64)][inverse]
-    return crystal
+    experiment = np.full(table.n_rows, -1, dtype=np.int64)
+    experiment[indexed] = of_id[inverse]
+    return experiment
 
 
 def _optional(table: ReflectionTable, rows: Ints, wanted: frozenset[str]) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 An experiment names its models by index; one index in several experiments is a shared model.
 
 Frames. A = [a b c]⁻ᵀ, where the file's real_space_a, b, c are the rows of A⁻¹ in the laboratory
-frame; the beam propagates along −direction. A panel or group is given in its parent's frame
-(F, S, O): with M = (F | S | F×S) its axes there are M f, M s and its origin O + M o.
+frame; the beam propagates along −direction.
 
-Source: dxtbx (DIALS 3.12), model/crystal.h, beam.h and panel_data.h, serialize/filename.py.
+Source: dxtbx (DIALS 3.12), model/crystal.h and beam.h, serialize/filename.py.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from typing import Any
 import gemmi
 import numpy as np
 
-from sfxproc.data import Crystals, Detector, Floats, Ints, Stills
+from sfxproc.data import BeamPolarisation, Crystals, Detector, Floats, Ints, Stills
 from sfxproc.errors import InputError
 from sfxproc.formats.atomic import write_text
+from sfxproc.formats.dials_detector import detector_tree, flattened, vector_of
 from sfxproc.symmetry import cells_from_A
 
 Model = Mapping[str, Any]
@@ -31,7 +31,7 @@ Model = Mapping[str, Any]
 AXES = ("real_space_a", "real_space_b", "real_space_c")
 OF_SCANS = ("_at_scan_points", "recalculated_")  # parts of the keys that a new orientation voids
 IMAGE_PATHS = ("images", "template", "mask", "gain", "pedestal", "dx", "dy")  # of an imageset
-_X, _Y, _O = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)
+POLARISATION_NORMAL = (0.0, 1.0, 0.0)  # where the data do not tell
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ class Experiments:
 
     crystals : the experiments that have a crystal model, in file order.
     crystal_of : (n_experiments,) row of `crystals`, −1 where there is none.
-    identifiers : one text an experiment, empty where the file gives none.
+    identifiers : one text an experiment, empty where the file gives none. polarisation : of the
+    first crystal's beam. space_group : of all crystals, empty where they differ or none is told.
     """
 
     crystals: Crystals
@@ -49,6 +50,9 @@ class Experiments:
     n_images: int
     detector: Detector | None
     notes: tuple[str, ...]
+    has_sweeps: bool = False
+    polarisation: BeamPolarisation | None = None
+    space_group: str = ""
 
 
 def read_experiments(path: Path, label: str) -> Experiments:
@@ -67,6 +71,9 @@ def read_experiments(path: Path, label: str) -> Experiments:
     crystal_of = np.full(len(experiments), -1)
     images: set[Any] = set()
     detectors: list[Model] = []
+    radii: list[float] = []
+    groups: set[str] = set()
+    polarised: list[BeamPolarisation | None] = []
     n_sweeps = 0
     try:
         for i, experiment in enumerate(experiments):
@@ -87,8 +94,11 @@ def read_experiments(path: Path, label: str) -> Experiments:
             if not (np.linalg.det(axes[-1]) != 0.0 and beams[-1].any() and wavelengths[-1] > 0.0):
                 raise ValueError("a cell without volume, or a beam without direction or wavelength")
             events.append(_event(experiment, i))
+            radii.append(_radius(crystal))
+            groups.add(str(crystal.get("space_group_hall_symbol", "")))
+            polarised.append(_polarisation(beam))
         place = "the detector model"
-        flat = _flatten(detectors[0]) if detectors else None
+        flat = flattened(detectors[0]) if detectors else None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
@@ -106,7 +116,7 @@ def read_experiments(path: Path, label: str) -> Experiments:
         beam=-direction / np.linalg.norm(direction, axis=1, keepdims=True),
         wavelength_A=np.array(wavelengths),
         bandwidth=np.full(n, np.nan),
-        profile_radius=np.full(n, np.nan),
+        profile_radius=np.array(radii, dtype=np.float64),
     )
     notes = []
     if any(d is not detectors[0] and d != detectors[0] for d in detectors):
@@ -115,7 +125,31 @@ def read_experiments(path: Path, label: str) -> Experiments:
         notes.append(
             f"rotation sweeps among the experiments: {n_sweeps}; they are treated as stills"
         )
-    return Experiments(crystals, crystal_of, identifiers, len(images), flat, tuple(notes))
+    if len(set(polarised)) > 1:
+        notes.append("the beams differ in their polarisation; that of the first crystal is kept")
+    return Experiments(
+        crystals, crystal_of, identifiers, len(images), flat, tuple(notes), n_sweeps > 0,
+        next(iter(polarised), None), _symbol(groups),
+    )  # fmt: skip
+
+
+def _polarisation(beam: Model) -> BeamPolarisation | None:
+    """What a beam model tells of its polarisation."""
+    if "polarization_fraction" not in beam or "polarization_normal" not in beam:
+        return None
+    x, y, z = vector_of(beam, "polarization_normal").tolist()
+    return BeamPolarisation(float(beam["polarization_fraction"]), (x, y, z))
+
+
+def _symbol(hall: set[str]) -> str:
+    """The Hermann–Mauguin symbol of one Hall symbol; empty for several and for unknown ones."""
+    if len(hall) != 1:
+        return ""
+    try:
+        group = gemmi.find_spacegroup_by_ops(gemmi.symops_from_hall(next(iter(hall))))
+    except (RuntimeError, ValueError):
+        return ""
+    return "" if group is None else str(group.xhm())
 
 
 def identifiers_of(crystals: Crystals) -> list[str]:
@@ -125,8 +159,8 @@ def identifiers_of(crystals: Crystals) -> list[str]:
 
 
 def write_experiments(path: Path, stills: Stills) -> None:
-    """Write one experiment a crystal of the stills, in space group P 1; see `write_models`."""
-    write_models(path, stills.crystals, stills.detector)
+    """Write one experiment a crystal of the stills, in their space group; see `write_models`."""
+    write_models(path, stills.crystals, stills.detector, stills.space_group or "P 1")
 
 
 def write_models(
@@ -134,8 +168,9 @@ def write_models(
 ) -> None:
     """Write one experiment a crystal, atomically.
 
-    A crystal without an orientation becomes an experiment without a crystal model. Raises
-    OutputError if the file cannot be written.
+    A crystal without an orientation becomes an experiment without a crystal model. A profile radius
+    R becomes domains of the size 1/2R without mosaic spread. Raises OutputError if the file cannot
+    be written.
     """
     hall = gemmi.SpaceGroup(space_group).hall
     experiments: list[dict[str, Any]] = []
@@ -147,14 +182,15 @@ def write_models(
             experiment["detector"] = 0
         if axes[i]:
             experiment["crystal"] = len(models)
-            models.append({"__id__": "crystal", **axes[i], "space_group_hall_symbol": hall})
+            size = _domains(float(crystals.profile_radius[i]))
+            models.append({"__id__": "crystal", **axes[i], "space_group_hall_symbol": hall, **size})
         experiments.append(experiment)
     top = {
         "__id__": "ExperimentList",
         "experiment": experiments,
         "imageset": [],
         "beam": _beams(crystals),
-        "detector": [] if detector is None else [_tree(detector)],
+        "detector": [] if detector is None else [detector_tree(detector)],
         "goniometer": [],
         "scan": [],
         "crystal": models,
@@ -162,6 +198,22 @@ def write_models(
         "scaling_model": [],
     }
     write_text(path, json.dumps(top, allow_nan=False))
+
+
+def _domains(radius: float) -> dict[str, float]:
+    """What a crystal model of mosaic domains says of a profile radius in Å⁻¹ (Sauter et al., Acta
+    Cryst. D70, 3299, 2014): full widths are 1/D + η/d."""
+    if not (np.isfinite(radius) and radius > 0.0):
+        return {}
+    return {"ML_half_mosaicity_deg": 0.0, "ML_domain_size_ang": 0.5 / radius}
+
+
+def _radius(crystal: Model) -> float:
+    """The profile radius of a crystal model without mosaic spread; NaN of any other."""
+    if crystal.get("ML_half_mosaicity_deg") != 0.0:
+        return np.nan
+    size = float(crystal.get("ML_domain_size_ang", 0.0))
+    return 0.5 / size if size > 0.0 else np.nan
 
 
 def write_refined(path: Path, source: Path, crystals: Crystals) -> None:
@@ -291,45 +343,6 @@ def _rotation_deg(scan: Model | None) -> float:
     return float(np.sum(properties.get("oscillation_width", 0.0)))
 
 
-def vector_of(model: Model, key: str) -> Floats:
-    """(3,) a vector of a model. Raises ValueError if it is none."""
-    vector = np.asarray(model[key], dtype=np.float64)
-    if vector.shape != (3,) or not np.isfinite(vector).all():
-        raise ValueError(f"{key} is not a vector of three numbers")
-    return vector
-
-
-def _flatten(detector: Model) -> Detector:
-    """The panels of a detector tree in the laboratory frame."""
-    panels: list[Model] = detector["panels"]
-    placed: dict[int, tuple[Floats, Floats]] = {}
-
-    def place(node: Model, parent: Floats, origin: Floats) -> None:
-        model = panels[node["panel"]] if "panel" in node else node
-        fast, slow = vector_of(model, "fast_axis"), vector_of(model, "slow_axis")
-        frame = parent @ np.column_stack([fast, slow, np.cross(fast, slow)])
-        corner = origin + parent @ vector_of(model, "origin")
-        if "panel" in node:
-            placed[node["panel"]] = frame, corner
-        for child in node.get("children", ()):
-            place(child, frame, corner)
-
-    roots = [detector["hierarchy"]] if "hierarchy" in detector else []
-    for root in roots or [{"panel": i} for i in range(len(panels))]:
-        place(root, np.eye(3), np.zeros(3))
-    if missing := [i for i in range(len(panels)) if i not in placed]:
-        raise ValueError(f"panels {missing} are not in the hierarchy")
-    frames = np.array([placed[i][0] for i in range(len(panels))])
-    return Detector(
-        name=np.array([panel["name"] for panel in panels], dtype=object),
-        fast=frames[:, :, 0],
-        slow=frames[:, :, 1],
-        origin_mm=np.array([placed[i][1] for i in range(len(panels))]),
-        pixel_mm=np.array([panel["pixel_size"] for panel in panels], dtype=float),
-        size_px=np.array([panel["image_size"] for panel in panels], dtype=int),
-    )
-
-
 def _beams(crystals: Crystals) -> list[dict[str, Any]]:
     return [
         {
@@ -337,7 +350,7 @@ def _beams(crystals: Crystals) -> list[dict[str, Any]]:
             "wavelength": wavelength,
             "divergence": 0.0,
             "sigma_divergence": 0.0,
-            "polarization_normal": list(_Y),
+            "polarization_normal": list(POLARISATION_NORMAL),
             "polarization_fraction": 0.999,
             "flux": 0.0,
             "transmission": 1.0,
@@ -346,40 +359,3 @@ def _beams(crystals: Crystals) -> list[dict[str, Any]]:
             (-crystals.beam).tolist(), crystals.wavelength_A.tolist(), strict=True
         )
     ]
-
-
-def _tree(detector: Detector) -> dict[str, Any]:
-    """The detector as DIALS models it: absolute panels under one group without a frame."""
-
-    def node(name: str, fast: Any, slow: Any, origin: Any, size: Any, pixel: Any) -> dict[str, Any]:
-        return {
-            "name": name,
-            "type": "",
-            "fast_axis": fast,
-            "slow_axis": slow,
-            "origin": origin,
-            "raw_image_offset": [0, 0],
-            "image_size": size,
-            "pixel_size": pixel,
-            "trusted_range": [0.0, 1e9],
-            "thickness": 0.0,
-            "material": "",
-            "mu": 0.0,
-            "identifier": "",
-            "mask": [],
-            "gain": 1.0,
-            "pedestal": 0.0,
-            "px_mm_strategy": {"type": "SimplePxMmStrategy"},
-        }
-
-    columns = (
-        detector.fast,
-        detector.slow,
-        detector.origin_mm,
-        detector.size_px,
-        detector.pixel_mm,
-    )
-    rows = zip(detector.name, *(column.tolist() for column in columns), strict=True)
-    root = node("", _X, _Y, _O, [0, 0], [0.0, 0.0])
-    root["children"] = [{"panel": i} for i in range(len(detector))]
-    return {"panels": [node(str(name), *rest) for name, *rest in rows], "hierarchy": root}

@@ -1,9 +1,9 @@
 """Native HDF5: one file holds one `Stills`, every column bit for bit.
 
-Layout: attributes program = "sfxproc", content = "stills", version, n_images, header and, where
-there are any, counts and notes as JSON; groups `crystals`, `observations` and, where known,
-`detector`, with one dataset a column. Text is UTF-8 of variable length. The functions for tables
-also serve `frames.h5`.
+Layout: attributes program = "sfxproc", content = "stills", version, n_images, header, space_group,
+corrected and, where there are any, polarisation, counts and notes as JSON; groups `crystals`,
+`observations` and, where known, `detector`, with one dataset a column. Text is UTF-8 of variable
+length. The functions for tables also serve `frames.h5`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Crystals, Detector, Observations, Reason, Stills, Table, TableT
+from sfxproc.data import (
+    BeamPolarisation,
+    Correction,
+    Crystals,
+    Detector,
+    Observations,
+    Reason,
+    Stills,
+    Table,
+    TableT,
+)
 from sfxproc.errors import InputError
 from sfxproc.formats import peek
 from sfxproc.formats.atomic import atomic
@@ -80,6 +90,16 @@ def _require_content(handle: h5py.File, path: Path, content: str) -> None:
             f"'{path}' has format version {attributes.get('version')}, this program reads version "
             f"{VERSION}. Write it again with this version of {PROGRAM}, or install the other one."
         )
+
+
+def content_of(path: Path) -> str | None:
+    """What a file of ours holds ("stills", "frames" …); None of any other file."""
+    try:
+        with h5py.File(path, "r") as handle:
+            ours = handle.attrs.get("program") == PROGRAM
+            return str(handle.attrs.get("content")) if ours else None
+    except OSError:
+        return None
 
 
 def write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
@@ -155,6 +175,11 @@ def write(path: Path, stills: Stills) -> None:
     """Write one file atomically. Raises OutputError if the folder cannot be written to."""
     with create(path, "stills") as handle:
         handle.attrs.update(n_images=stills.n_images, header=stills.header)
+        handle.attrs.update(
+            space_group=stills.space_group, corrected=json.dumps(sorted(stills.corrected))
+        )
+        if stills.polarisation is not None:
+            handle.attrs["polarisation"] = json.dumps(asdict(stills.polarisation))
         if stills.counts:
             handle.attrs["counts"] = json.dumps({r.name: int(n) for r, n in stills.counts.items()})
         if stills.notes:
@@ -181,6 +206,9 @@ def read(path: Path, request: Request) -> Stills:
             counts=_counts(handle),
             notes=_notes(handle),
             header=str(handle.attrs.get("header", "")),
+            corrected=_corrected(handle),
+            polarisation=_polarisation(handle),
+            space_group=str(handle.attrs.get("space_group", "")),
         )
 
 
@@ -194,6 +222,7 @@ class Head:
     has_detector: bool
     counts: Mapping[Reason, int]
     notes: tuple[str, ...]
+    corrected: frozenset[Correction]
 
 
 def read_head(path: Path) -> Head:
@@ -214,6 +243,7 @@ def read_head(path: Path) -> Head:
             has_detector="detector" in handle,
             counts=_counts(handle),
             notes=_notes(handle),
+            corrected=_corrected(handle),
         )
 
 
@@ -280,6 +310,15 @@ def _disordered(path: Path, n_crystals: int) -> InputError:
 
 def _counts(handle: h5py.File) -> dict[Reason, int]:
     return {Reason[name]: n for name, n in json.loads(handle.attrs.get("counts", "{}")).items()}
+
+
+def _corrected(handle: h5py.File) -> frozenset[Correction]:
+    return frozenset(Correction(word) for word in json.loads(handle.attrs.get("corrected", "[]")))
+
+
+def _polarisation(handle: h5py.File) -> BeamPolarisation | None:
+    told = json.loads(handle.attrs.get("polarisation", "null"))
+    return told and BeamPolarisation(float(told["fraction"]), tuple(told["normal"]))
 
 
 def _notes(handle: h5py.File) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from sfxproc.data import Stills
 from sfxproc.errors import InputError
 from sfxproc.formats import FORMATS
 from sfxproc.formats.base import Format, Request
+from sfxproc.formats.soundness import sound
 
 LISTS = (".lst", ".txt")
 PAIR = (".refl", ".expt")  # two files of one input, known by the second
@@ -70,8 +71,10 @@ def list_inputs(
 
 
 def read_input(file: InputFile, columns: Collection[str], strict: bool) -> Stills:
-    """Read one input with the optional columns wanted. Raises InputError."""
-    return file.format.read(file.path, Request(file.label, frozenset(columns), strict))
+    """Read one input with the optional columns wanted, without the rows that no measurement can
+    have given. Raises InputError."""
+    request = Request(file.label, frozenset(columns), strict)
+    return sound(file.format.read(file.path, request), file.path, strict)
 
 
 def missing_file(path: Path, place: str) -> InputError:
@@ -162,8 +165,11 @@ def _readable(paths: Iterator[Path] | list[Path]) -> list[Path]:
 
 def _read_list(path: Path) -> Iterator[Path]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # what is not UTF-8 keeps its bytes, as names of files do
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        if any("\0" in line for line in lines):
+            raise ValueError("it is binary")
+    except (OSError, ValueError) as error:
         raise InputError(
             f"'{path}' cannot be read as a list of files ({error}). A list is plain text with one "
             "path or glob a line."

@@ -8,8 +8,10 @@ source vector (SO) of the header. Word numbers are those of CCP4's `MTZBAT` reco
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,17 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.data import Crystals, Floats, Ints, Observations, Stills
+from sfxproc.data import Correction, Crystals, Floats, Ints, Mask, Observations, Reason, Stills
 from sfxproc.errors import InputError, OutputError
 from sfxproc.formats import peek
 from sfxproc.formats.atomic import atomic
 from sfxproc.formats.base import Format, Request
+from sfxproc.formats.soundness import indices_of
 from sfxproc.symmetry import cells_from_A, reciprocal_matrix
 
 # words of the batch header (reals, from 0)
 UMAT, PHI_START, PHI_END, SOURCE, SO = slice(6, 15), 36, 37, slice(80, 83), slice(83, 86)
+CALCULATED = re.compile(r"[FI]C(\(|$)|[FI][-_ ]?(C_|MODEL|CALC)", re.IGNORECASE)
 MAX_BATCH = 1 << 24  # MTZ stores the batch number as float32
 
 
@@ -42,7 +46,35 @@ def open_mtz(path: Path) -> gemmi.Mtz:
             f"'{path}' names no space group that is known ('{mtz.spacegroup_name}'). Set it, for "
             "example with CCP4's reindex or mtzutils, and try again."
         )
+    _indices_first(path, mtz)
+    data = mtz.array
+    data[:, :3] = indices_of(data[:, :3])
     return mtz
+
+
+def is_unmerged(path: Path) -> bool:
+    """Whether an MTZ has batches, by its header alone; not of a file that cannot be read."""
+    try:
+        head = gemmi.read_mtz_file(str(path), with_data=False)
+    except (RuntimeError, OSError, ValueError):
+        return False
+    return bool(head.batches) or "BATCH" in head.column_labels()
+
+
+def _indices_first(path: Path, mtz: gemmi.Mtz) -> None:
+    """Have H, K and L as the first columns, where gemmi looks for them. Raises InputError."""
+    labels = mtz.column_labels()
+    if labels[:3] == ["H", "K", "L"]:
+        return
+    if not {"H", "K", "L"} <= set(labels):
+        raise InputError(
+            f"'{path}' has no columns H, K and L. Its columns: {column_list(mtz)}. Give a file of "
+            "reflections."
+        )
+    for place, label in enumerate("HKL"):
+        mtz.copy_column(place, [c for c in mtz.columns if c.label == label][-1])
+    for label in "HKL":
+        mtz.remove_column([c.idx for c in mtz.columns if c.label == label][-1])
 
 
 def column_list(mtz: gemmi.Mtz) -> str:
@@ -54,19 +86,27 @@ def find_pair(mtz: gemmi.Mtz, kind: str, preferred: Sequence[str]) -> tuple[int,
     """Column numbers of a value of MTZ type `kind` and of its σ, or None without such a column.
 
     The first of the preferred labels there is, otherwise the first column of the type that is no
-    half set or map coefficient. σ is the column SIG<label>, otherwise the next one if its type is
-    one of σ.
+    half set, map coefficient or calculated value. σ is the column SIG<label>, otherwise the next
+    one if its type is one of σ.
     """
     no_mean = ("HALF", "WT")  # half sets, map coefficients
     columns = [c for c in mtz.columns if c.type == kind and not any(n in c.label for n in no_mean)]
-    candidates = {c.label: c.idx for c in columns}
+    candidates = {c.label: c.idx for c in columns if not is_calculated(mtz, c)}
     if not candidates:
         return None
     label = next((p for p in preferred if p in candidates), next(iter(candidates)))
     value = candidates[label]
-    following = [c for c in mtz.columns if c.idx == value + 1 and c.type in "QM"]
+    following = [c for c in mtz.columns if c.idx == value + 1 and c.type in "QLM"]
     sigma = [c for c in mtz.columns if c.label == f"SIG{label}"] or following
     return value, sigma[0].idx if sigma else None
+
+
+def is_calculated(mtz: gemmi.Mtz, column: gemmi.Mtz.Column) -> bool:
+    """Whether a column holds what a model says and not what was measured: by its name, or because
+    a phase follows it and no σ."""
+    following = mtz.columns[column.idx + 1].type if column.idx + 1 < len(mtz.columns) else ""
+    has_phase = following == "P" and f"SIG{column.label}" not in mtz.column_labels()
+    return CALCULATED.match(column.label) is not None or has_phase
 
 
 def new_mtz(
@@ -79,7 +119,8 @@ def new_mtz(
     mtz.set_cell_for_all(gemmi.UnitCell(*(float(v) for v in cell)))
     dataset = mtz.add_dataset("sfxproc")
     dataset.project_name = dataset.crystal_name = "sfxproc"
-    dataset.wavelength = wavelength_A if np.isfinite(wavelength_A) else 0.0
+    for known in mtz.datasets:  # some programs take that of H, K and L
+        known.wavelength = wavelength_A if np.isfinite(wavelength_A) else 0.0
     # a history line has 80 ASCII characters
     text = (line.encode("ascii", "replace").decode() for line in history)
     mtz.history = [part for line in text for part in textwrap.wrap(line, 80)]
@@ -193,7 +234,8 @@ def add_batches(path: Path, mtz: gemmi.Mtz, crystals: Crystals, rows: Ints) -> N
 def read_unmerged(path: Path, request: Request) -> Stills:
     """Read an unmerged MTZ; original indices, one crystal a batch, event = batch number.
 
-    A is NaN where the header has no U, no beam, or a rotation. Raises InputError for a merged or
+    A is NaN where the header has no U, no beam, or a rotation. Intensities are taken as corrected
+    for polarisation, as those of unmerged MTZ are by convention. Raises InputError for a merged or
     damaged file and for one without M/ISYM or intensities.
     """
     mtz = open_mtz(path)
@@ -206,11 +248,7 @@ def read_unmerged(path: Path, request: Request) -> Stills:
     headers = {b.number: b for b in mtz.batches}
     if not headers:  # without any, gemmi takes the file for a merged one
         mtz.batches.append(gemmi.Mtz.Batch())
-    if "M/ISYM" not in labels or not mtz.switch_to_original_hkl():
-        raise InputError(
-            f"'{path}' has no usable M/ISYM column, so the indices as measured are lost. Export "
-            f"the unmerged file again. Its columns: {column_list(mtz)}."
-        )
+    good = _switch_to_original(path, mtz)
     pair = find_pair(mtz, "J", ("I", "IPR"))
     if pair is None or pair[1] is None:
         raise InputError(
@@ -218,26 +256,60 @@ def read_unmerged(path: Path, request: Request) -> Stills:
             f"both. Its columns: {column_list(mtz)}."
         )
     data = mtz.array
-    sigma = data[:, pair[1]]
-    batch = data[:, labels.index("BATCH")].astype(np.int64)
+    stored = data[:, labels.index("BATCH")]
+    with np.errstate(invalid="ignore"):  # beyond 2²⁴ float32 does not tell neighbours apart
+        good &= (stored >= 0) & (stored < MAX_BATCH) & (stored == np.rint(stored))
+    counts = {Reason.DAMAGED: n} if (n := int(np.count_nonzero(~good))) else {}
+    rows = np.flatnonzero(good)
+    rows = rows[np.argsort(stored[rows], kind="stable")]
+    batch, sigma = stored[rows].astype(np.int64), data[rows, pair[1]]
     numbers = np.union1d(batch, np.array(list(headers), dtype=np.int64))
-    order = np.argsort(batch, kind="stable")
 
     def optional(name: str, label: str) -> NDArray[np.float32] | None:
         wanted = name in request.columns and label in labels
-        return data[order, labels.index(label)] if wanted else None
+        return data[rows, labels.index(label)] if wanted else None
 
     crystals, notes = _read_batches(mtz, numbers, headers, request.label)
     observations = Observations(
-        crystal=np.searchsorted(numbers, batch[order]).astype(np.int32),
-        hkl=mtz.make_miller_array()[order].astype(np.int16),
-        intensity=data[order, pair[0]],
-        variance=(sigma * np.abs(sigma))[order],  # a negative σ marks a rejected row
+        crystal=np.searchsorted(numbers, batch).astype(np.int32),
+        hkl=indices_of(mtz.make_miller_array()[rows]),
+        intensity=data[rows, pair[0]],
+        variance=sigma * np.abs(sigma),  # a negative σ marks a rejected row
         partiality=optional("partiality", "FRACTIONCALC"),
         x_px=optional("x_px", "XDET"),
         y_px=optional("y_px", "YDET"),
     )
-    return Stills(crystals, observations, n_images=len(numbers), notes=notes)
+    if counts:
+        notes = (*notes, f"rows with a damaged M/ISYM or BATCH were left out: {n:,}")
+    return Stills(
+        crystals, observations, n_images=len(numbers), counts=counts, notes=notes,
+        corrected=frozenset({Correction.POLARISATION}), space_group=mtz.spacegroup.xhm(),
+    )  # fmt: skip
+
+
+def _switch_to_original(path: Path, mtz: gemmi.Mtz) -> Mask:
+    """Put the indices as measured in place of those of the asymmetric unit; the rows that have a
+    symmetry operator, the others get 0 0 0. Raises InputError."""
+    isym = next((c for c in mtz.columns if c.label == "M/ISYM"), None)
+    isym = isym or next((c for c in mtz.columns if c.type == "Y"), None)
+    switched = False
+    good = np.zeros(mtz.nreflections, dtype=bool)
+    if isym is not None:
+        data = mtz.array
+        with np.errstate(invalid="ignore"):
+            code = np.nan_to_num(data[:, isym.idx], nan=0.0, posinf=0.0, neginf=0.0)
+            operator = code.astype(np.int64) & 0xFF  # M/ISYM is 256 M + ISYM
+        good = (operator > 0) & (operator <= 2 * max(mtz.nsymop, 1))
+        data[~good, isym.idx] = 1
+        data[~good, :3] = 0
+        with suppress(IndexError):
+            switched = mtz.switch_to_original_hkl()
+    if not switched:
+        raise InputError(
+            f"'{path}' has no usable M/ISYM column, so the indices as measured are lost. Export "
+            f"the unmerged file again. Its columns: {column_list(mtz)}."
+        )
+    return good
 
 
 def _read_batches(

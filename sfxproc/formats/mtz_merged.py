@@ -47,8 +47,8 @@ def write_merged(
 
     Columns: IMEAN SIGIMEAN N, then I(+) SIGI(+) I(-) SIGI(-) N(+) N(-) if Friedel mates were kept
     apart, then what is derived from them: F SIGF, of mates apart F(+) SIGF(+) F(-) SIGF(-) DANO
-    SIGDANO, and FreeR_flag; then the two half sets. NaN where nothing was measured. cell : (6,) Å
-    and degrees. Raises OutputError.
+    SIGDANO, and FreeR_flag; then the two half sets, whose type R keeps programs from taking them
+    for the data. NaN where nothing was measured. cell : (6,) Å and degrees. Raises OutputError.
     """
     table = merged.reflections
     hkl, group = _unique_hkl(table.hkl)
@@ -68,8 +68,8 @@ def write_merged(
         for i in (0, 1)
     ]
     for i, (half_mean, half_sigma, _) in enumerate(halves, 1):
-        columns |= {f"IHALF{i}:J": half_mean, f"SIGIHALF{i}:Q": half_sigma}
-    columns |= {f"NHALF{i}:R": half_n for i, (_, _, half_n) in enumerate(halves, 1)}
+        columns |= {f"IHALF{i}:R": half_mean, f"SIGIHALF{i}:R": half_sigma}
+    columns |= {f"NHALF{i}:I": half_n for i, (_, _, half_n) in enumerate(halves, 1)}
     _write_rows(
         path, new_mtz("merged intensities", space_group, cell, wavelength_A, history), hkl, columns
     )

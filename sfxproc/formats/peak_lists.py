@@ -5,7 +5,8 @@
 Columns are named q2 (Å⁻²), d (Å) or two_theta (degrees), with sigma (of that quantity) and
 intensity if known; `NAMES` has what else they are called. A text or CSV file names its columns in
 its first line, or has none and the caller says what the first column is; a text may state its
-wavelength in a comment, "# wavelength 1.5418". A JSON file is one object of such columns (and
+wavelength in a comment, "# wavelength 1.5418"; several are a question. Decimal commas are read
+where they can be told (`peak_texts`). A JSON file is one object of such columns (and
 "wavelength_A"), or a plain list. GSAS-II writes one line of Python numbers a peak: 2θ and its flag,
 intensity and its flag, and the widths.
 """
@@ -24,6 +25,7 @@ import numpy as np
 from sfxproc.data import Floats
 from sfxproc.errors import ConfigError, InputError
 from sfxproc.formats.atomic import write_text
+from sfxproc.formats.peak_texts import decimal_commas, text_of, wavelengths_in
 
 KINDS = ("q2", "d", "two_theta")
 NAMES = {
@@ -38,6 +40,7 @@ MIN_LINES, MAX_LINES = 8, 60
 FEW_LINES = 10
 D_LIMITS_A = (0.5, 60.0)
 CHECKED_LINES = 20
+SAME_WAVELENGTH = 2e-5  # relative; what rounding does to four decimals
 SAME_LINE = 1e-6  # relative difference of q² below which two entries are one line
 UNITS = {"q2": "q² in Å⁻²", "d": "d in Å", "two_theta": "2θ in degrees"}
 
@@ -58,11 +61,11 @@ class PeakList:
 
 @dataclass
 class _Columns:
-    """What a file says: columns by name, the place of each row, the wavelength in Å."""
+    """What a file says: columns by name, the place of each row, wavelengths in Å."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
     places: list[str] = field(default_factory=list)
-    wavelength_A: float | None = None
+    wavelengths_A: list[float] = field(default_factory=list)
 
 
 def read_peak_list(
@@ -86,13 +89,8 @@ def read_peak_list(
         raise InputError(
             f"'{path}' cannot be read: {error.strerror or error}. Give a readable list of lines."
         ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"'{path}' is not text (byte {error.start}). Give a list of lines as text, CSV, JSON, "
-            ".npy or .pkslst."
-        ) from error
     if wavelength_A is not None:
-        columns.wavelength_A = wavelength_A
+        columns.wavelengths_A = [wavelength_A]
     return _checked(path, columns)
 
 
@@ -116,24 +114,26 @@ def write_peak_list(path: Path, lines: PeakList, comments: Sequence[str] = ()) -
 def _read_text(path: Path, kind: str | None) -> _Columns:
     columns = _Columns()
     names: list[str] = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    rows: list[tuple[int, str]] = []
+    for number, text in enumerate(text_of(path).splitlines(), 1):
         body, _, comment = text.partition("#")
-        stated = re.search(r"(?:wavelength|lambda|λ)\w*\W*([\d.]+)", comment, re.IGNORECASE)
-        if stated:
-            columns.wavelength_A = float(stated[1])
-        words = [word for word in re.split(r"[,;\s]+", body.strip()) if word]
-        if not words:
+        columns.wavelengths_A += wavelengths_in(comment)
+        if not body.strip(" \t,;"):
             continue
+        if rows or names or _starts_with_number(body):
+            rows.append((number, body))
+        else:
+            names = _names(path, [word for word in re.split(r"[,;\s]+", body.strip()) if word])
+    comma = decimal_commas(path, [body for _, body in rows], len(names))
+    for number, body in rows:
+        text = body.replace(",", ".") if comma else body
         try:
-            row = [float(word) for word in words]
+            row = [float(word) for word in re.split(r"[,;\s]+", text.strip(" \t,;\r\n")) if word]
         except ValueError as error:
-            if names:
-                raise InputError(
-                    f"'{path}', line {number}: '{body.strip()}' are not numbers. Correct the line, "
-                    "or put # before a comment."
-                ) from error
-            names = _names(path, words)
-            continue
+            raise InputError(
+                f"'{path}', line {number}: '{body.strip()}' are not numbers. Correct the line, "
+                "or put # before a comment."
+            ) from error
         names = names or _unnamed(path, kind, len(row))
         if len(row) != len(names):
             raise InputError(
@@ -146,9 +146,18 @@ def _read_text(path: Path, kind: str | None) -> _Columns:
     return columns
 
 
+def _starts_with_number(text: str) -> bool:
+    word = re.split(r"[,;\s]+", text.strip())[0]
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def _read_json(path: Path, kind: str | None) -> _Columns:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(text_of(path))
     except json.JSONDecodeError as error:
         raise InputError(
             f"'{path}', line {error.lineno}, is not JSON: {error.msg}. Correct it."
@@ -162,7 +171,9 @@ def _read_json(path: Path, kind: str | None) -> _Columns:
         if NAMES.get(key.lower()) and isinstance(value, list):
             columns.values[NAMES[key.lower()]] = _numbers(path, key, value)
         elif key.lower() in ("wavelength", "wavelength_a"):
-            columns.wavelength_A = _numbers(path, key, [value])[0]
+            columns.wavelengths_A += _numbers(
+                path, key, value if isinstance(value, list) else [value]
+            )
     lengths = {name: len(value) for name, value in columns.values.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"'{path}': the columns differ in length: {lengths}. Correct it.")
@@ -199,7 +210,7 @@ def _read_npy(path: Path, kind: str | None) -> _Columns:
 def _read_pkslst(path: Path, kind: str | None) -> _Columns:
     del kind  # always 2θ
     columns = _Columns(values={"two_theta": [], "intensity": []})
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(text_of(path).splitlines(), 1):
         if "#" in text or not text.strip():
             continue
         plain = text.strip().replace("True", "true").replace("False", "false")
@@ -280,12 +291,7 @@ def _spacings(
     if kind == "q2":
         d = value**-0.5
         return d, None if sigma is None else 0.5 * d**3 * sigma
-    wavelength = columns.wavelength_A
-    if wavelength is None:
-        raise ConfigError(
-            f"'{path}' gives 2θ, which means nothing without the wavelength. Set "
-            "peaks.wavelength_A (1.5406 is copper Kα₁)."
-        )
+    wavelength = _wavelength(path, columns)
     if (value >= 180.0).any():
         row = int(np.argmax(value >= 180.0))
         raise InputError(
@@ -295,6 +301,23 @@ def _spacings(
     theta = np.radians(0.5 * value)
     d = wavelength / (2.0 * np.sin(theta))
     return d, None if sigma is None else d / np.tan(theta) * np.radians(0.5 * sigma)
+
+
+def _wavelength(path: Path, columns: _Columns) -> float:
+    """The one wavelength in Å. Raises ConfigError if there is none, or several."""
+    different = sorted(set(columns.wavelengths_A))
+    if not different:
+        raise ConfigError(
+            f"'{path}' gives 2θ, which means nothing without the wavelength. Set "
+            "peaks.wavelength_A (1.5406 is copper Kα₁)."
+        )
+    if different[-1] > different[0] * (1.0 + SAME_WAVELENGTH):
+        raise ConfigError(
+            f"'{path}' states several wavelengths: {', '.join(f'{v:g}' for v in different)} Å. "
+            "Which one are the lines of? Set peaks.wavelength_A; where Kα₂ was stripped or the "
+            "lines are resolved it is that of Kα₁, otherwise the weighted mean."
+        )
+    return different[0]
 
 
 def _require_plausible(path: Path, kind: str, value: Floats, d: Floats, columns: _Columns) -> None:

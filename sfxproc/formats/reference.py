@@ -1,4 +1,5 @@
-"""Merged intensities from a file, measured (MTZ, mmCIF) or calculated from coordinates.
+"""Merged intensities from a file, measured (MTZ, mmCIF, CrystFEL's .hkl) or calculated from
+coordinates.
 
 Measured: the mean intensity, otherwise I(+) and I(−), otherwise amplitudes F as I = F² with
 σ(I) = 2 F σ(F). Equivalent and Friedel-related rows are averaged with weights 1/σ².
@@ -16,9 +17,11 @@ import numpy as np
 
 from sfxproc.data import Floats, Ints, ReferenceSet
 from sfxproc.errors import InputError
+from sfxproc.formats.crystfel_hkl import read_hkl
 from sfxproc.formats.inputs import missing_file
 from sfxproc.formats.mtz import column_list, find_pair, open_mtz
 from sfxproc.formats.mtz_merged import inverse_variance_mean
+from sfxproc.formats.soundness import MAX_INDEX
 from sfxproc.symmetry import possible, reflections, space_group, unique_keys
 
 # what a merged set may call its values, best first
@@ -38,11 +41,13 @@ MODEL_MARKS = ("_atom_site.", "CRYST1")
 
 @dataclass(frozen=True)
 class _Measured:
-    """Rows as a file has them: hkl (n, 3), value (n,), sigma (n,) or None if not recorded."""
+    """Rows as a file has them: hkl (n, 3), value (n,), sigma (n,) or None if not recorded, and the
+    names of their columns."""
 
     hkl: Ints
     value: Floats
     sigma: Floats | None
+    columns: str
     amplitude: bool = False
 
 
@@ -73,32 +78,42 @@ def holds_model(path: Path) -> bool:
     return "_refln." not in text and any(mark in text for mark in MODEL_MARKS)
 
 
-def read_reference(path: Path) -> ReferenceSet:
-    """Read a merged set, `.mtz` or mmCIF structure factors.
+def read_reference(
+    path: Path, group: str | None = None, cell: Floats | None = None
+) -> ReferenceSet:
+    """Read a merged set: `.mtz`, mmCIF structure factors, or a CrystFEL list (`.hkl`).
 
-    σ is NaN where the file records none. Rows without a value, or with a σ that is not positive,
-    are dropped. Raises InputError if the file is missing, damaged, unmerged or has no usable
-    column.
+    group, cell : of a CrystFEL list, which has neither. Calculated values (FC, F-model …) are not
+    taken for measured ones. σ is NaN where the file records none. Rows without a value, or with a σ
+    that is not positive, are dropped. Raises InputError if the file is missing, damaged, unmerged
+    or has no usable column.
     """
     if not path.is_file():
         raise missing_file(path, "The merged set")
     suffixes = [s.lower() for s in path.suffixes]
     if ".mtz" in suffixes:
-        group, cell, rows = _read_mtz(path)
-    elif set(TEXT_SUFFIXES) & set(suffixes):
-        group, cell, rows = _read_cif(path)
-    else:
+        return _reference(path, *_read_mtz(path))
+    if set(TEXT_SUFFIXES) & set(suffixes):
+        return _reference(path, *_read_cif(path))
+    if suffixes[-1:] != [".hkl"]:
         raise InputError(
-            f"'{path}' has no suffix of a merged set. Give an MTZ (.mtz) or mmCIF "
-            "structure factors (.cif, .mmcif, .ent)."
+            f"'{path}' has no suffix of a merged set. Give an MTZ (.mtz), mmCIF structure factors "
+            "(.cif, .mmcif, .ent) or a CrystFEL list (.hkl)."
         )
-    return _reference(path, group, cell, rows)
+    hkl, intensity, sigma, _ = read_hkl(path)
+    if group is None or cell is None:
+        raise InputError(
+            f"'{path}' is a CrystFEL list, which tells neither space group nor unit cell. Give "
+            "them with --space-group and --unit-cell, or compare it with a file that has them."
+        )
+    return _reference(path, group, cell, _Measured(hkl, intensity, sigma, "I, sigma(I)"))
 
 
 def _reference(path: Path, group: str, cell: Floats, rows: _Measured) -> ReferenceSet:
     value = rows.value.astype(np.float64)
     sigma = np.ones(len(value)) if rows.sigma is None else rows.sigma.astype(np.float64)
     good = np.isfinite(value) & np.isfinite(sigma) & (sigma > 0) & np.any(rows.hkl != 0, axis=1)
+    good &= np.all(np.abs(rows.hkl.astype(np.int64)) <= MAX_INDEX, axis=1)
     hkl, value, sigma = rows.hkl[good], value[good], sigma[good]
     if not len(value):
         raise InputError(
@@ -113,7 +128,7 @@ def _reference(path: Path, group: str, cell: Floats, rows: _Measured) -> Referen
     if rows.sigma is None:
         mean_sigma = np.full(len(keys), np.nan)
     table = replace(reflections(sg, cell, keys), intensity=mean, sigma=mean_sigma)
-    return ReferenceSet(str(path), sg.hm, cell, table.take(np.isfinite(mean)))
+    return ReferenceSet(str(path), sg.hm, cell, table.take(np.isfinite(mean)), rows.columns)
 
 
 def _require_cell(path: Path, cell: gemmi.UnitCell) -> Floats:
@@ -134,7 +149,9 @@ def _read_mtz(path: Path) -> tuple[str, Floats, _Measured]:
 
     def rows(pair: tuple[int, int | None], amplitude: bool = False) -> _Measured:
         value, sigma = pair
-        return _Measured(hkl, data[:, value], None if sigma is None else data[:, sigma], amplitude)
+        names = ", ".join(mtz.columns[i].label for i in pair if i is not None)
+        known = None if sigma is None else data[:, sigma]
+        return _Measured(hkl, data[:, value], known, names, amplitude)
 
     found = None
     if pair := find_pair(mtz, "J", MTZ_INTENSITIES):
@@ -146,7 +163,8 @@ def _read_mtz(path: Path) -> tuple[str, Floats, _Measured]:
     if found is None:
         raise InputError(
             f"'{path}' has no mean intensity (type J), I(+) and I(-) (K) or "
-            f"amplitude (F). Its columns: {column_list(mtz)}. Give a file with merged intensities."
+            "amplitude (F) that was measured, not calculated. Its columns: "
+            f"{column_list(mtz)}. Give a file with merged intensities."
         )
     group = mtz.spacegroup
     assert group is not None  # open_mtz sees to it
@@ -167,6 +185,7 @@ def _stack(parts: list[_Measured]) -> _Measured:
         np.concatenate([p.hkl for p in parts]),
         np.concatenate([p.value for p in parts]),
         np.concatenate(sigmas) if len(sigmas) == len(parts) else None,
+        ", ".join(p.columns for p in parts),
     )
 
 
@@ -200,7 +219,7 @@ def _cif_rows(block: gemmi.ReflnBlock) -> _Measured | None:
     def rows(tags: tuple[str, str], amplitude: bool = False) -> _Measured:
         value, sigma = (block.make_float_array(t) if t in labels else None for t in tags)
         assert value is not None
-        return _Measured(hkl, value, sigma, amplitude)
+        return _Measured(hkl, value, sigma, ", ".join(t for t in tags if t in labels), amplitude)
 
     for tags in CIF_INTENSITIES:
         if tags[0] in labels:
@@ -247,4 +266,4 @@ def intensities_from_model(path: Path, d_min_A: float) -> ReferenceSet:
     F = grid.get_value_by_hkl(np.ascontiguousarray(table.hkl, np.int32), unblur=density.blur)
     intensity = np.abs(F).astype(np.float64) ** 2
     table = replace(table, intensity=intensity, sigma=np.zeros(len(table)))
-    return ReferenceSet(str(path), sg.hm, cell, table)
+    return ReferenceSet(str(path), sg.hm, cell, table, "calculated from coordinates")

@@ -15,14 +15,13 @@ import numpy as np
 from sfxproc.data import Detector, Floats, Ints
 from sfxproc.errors import InputError
 from sfxproc.formats.crystfel import frames
-from sfxproc.formats.crystfel_geometry import detector_of, panel_settings
+from sfxproc.formats.crystfel_geometry import detector_of, panel_settings, shift_mm
 from sfxproc.formats.crystfel_stream import (
     EV_ANGSTROM,
     GEOMETRY,
     GEOMETRY_END,
-    VALUES,
     chunks_of,
-    numbers_of,
+    count_outside,
     read_head,
     stream_blocks,
     value_of,
@@ -30,7 +29,8 @@ from sfxproc.formats.crystfel_stream import (
 )
 from sfxproc.formats.crystfel_table import LAYOUTS, Damage, decoded
 from sfxproc.formats.dials import existing_twin
-from sfxproc.formats.dials_expt import load_experiments, models_of, read_experiments, vector_of
+from sfxproc.formats.dials_detector import vector_of
+from sfxproc.formats.dials_expt import load_experiments, models_of, read_experiments
 from sfxproc.formats.dials_refl import ReflectionTable, read_table
 from sfxproc.formats.hdf5 import create, open_native
 from sfxproc.formats.hdf5 import read_table as read_native
@@ -192,29 +192,32 @@ def _crystfel(path: Path, strict: bool) -> SpotSet:
                     "it again with CrystFEL 0.9 or later."
                 )
             head, start = read_head(handle, start)
+            count_outside(head.rpartition(GEOMETRY_END)[2], start, damage, told=False)
             geometry = head.partition(GEOMETRY)[2].partition(b"\n")[2].partition(GEOMETRY_END)[0]
             detector, clen_mm = _geometry(path, decoded(geometry))
             number = {name: i for i, name in enumerate(detector.name.tolist())}
             corner = _file_corners(decoded(geometry))
-            mean_mm = float(detector.origin_mm[:, 2].mean())
             for offset, block in stream_blocks(handle, start):
                 for at, chunk in chunks_of(block, offset, damage):
                     n_shots += 1
                     before, begin, rest = chunk.partition(PEAKS)
                     if not begin:
                         continue
-                    shift_mm = _shift_mm(before, clen_mm, mean_mm)
+                    away_mm = shift_mm(detector, clen_mm, value_of(before, "camera_m"))
                     energy_eV = value_of(before, "energy_eV")
-                    if not (np.isfinite(shift_mm) and 0.0 < energy_eV < np.inf):
+                    if not (np.isfinite(away_mm) and 0.0 < energy_eV < np.inf):
                         damage.add("an image has no camera length or photon energy: left out", at)
                         continue
                     peaks = _peaks(rest.partition(PEAKS_END)[0], number)
                     if peaks is None:
                         damage.add("a peak list cannot be read and was left out", at)
-                    elif len(peaks[1]):
+                        continue
+                    if len(peaks[1]) < value_of(before, "n_peaks"):
+                        damage.add("a peak list is shorter than num_peaks says", at)
+                    if len(peaks[1]):
                         shots.append(n_shots - 1)
                         tables.append(peaks)
-                        scales.append((EV_ANGSTROM / energy_eV, shift_mm))
+                        scales.append((EV_ANGSTROM / energy_eV, away_mm))
     except OSError as error:
         raise InputError(
             f"Cannot read '{path}': {error.strerror}. Check the path and its permissions."
@@ -247,14 +250,6 @@ def _geometry(path: Path, header: str) -> tuple[Detector, float | None]:
             f"'{path}': the geometry in the stream's header does not tell where the detector is: "
             f"{error}. Write the stream again with a complete .geom file."
         ) from error
-
-
-def _shift_mm(head: bytes, clen_mm: float | None, mean_mm: float) -> float:
-    """How far along z the panels are from where the header has them, NaN if nobody says so."""
-    camera = VALUES["camera_length_m"].search(head)
-    if camera is None:
-        return np.nan if clen_mm is None else clen_mm
-    return 1e3 * numbers_of((camera[1],))[0] - mean_mm
 
 
 def _file_corners(header: str) -> Floats:

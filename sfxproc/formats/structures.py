@@ -54,8 +54,8 @@ def _read_cif(path: Path) -> Structure:
 
 def _read_poscar(path: Path) -> Structure:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
         raise InputError(f"'{path}' cannot be read: {error}. Give a CIF or a POSCAR.") from error
     at = 1
     try:

@@ -12,7 +12,9 @@ the instruments (1, s²) M are free of the noise of single reflections (instrume
 Wooldridge 2010, Econometric Analysis, ch. 5), and w is Huber's weight. Negative intensities take
 part as they are. Exchanging the sets exchanges k with 1/k and B with −B exactly. The start is a
 straight line through ln(median I_a / median I_b) of resolution shells; the errors are the
-sandwich J⁻¹ (Σ z zᵀ w² e²) J⁻ᵀ.
+sandwich J⁻¹ (Σ z zᵀ w² e²) J⁻ᵀ. Where sets agree so little that Σ|I_a − g I_b| > Σ|I_a|, so that
+none of b would be nearer to a than b on that scale, `compare_sets` takes B = 0 and the k that
+minimises Σ|I_a − k I_b| (a weighted median).
 
     CC = Pearson correlation of I_a and I_b
     R  = Σ |I_a − g I_b| / Σ I_a
@@ -37,7 +39,8 @@ MIN_FOR_B = 20
 
 @dataclass(frozen=True)
 class RelativeScale:
-    """I_a ≈ k exp(−2 B s²) I_b, from n common reflections, with standard uncertainties."""
+    """I_a ≈ k exp(−2 B s²) I_b, from n common reflections, with standard uncertainties (NaN where
+    the sets determine no more than a k)."""
 
     k: float
     B_A2: float
@@ -145,6 +148,16 @@ def fit_scale(
     return RelativeScale(float(np.exp(p[0])), B, float(sigma[0]), sigma_B, n)
 
 
+def _least_absolute(a: Floats, b: Floats) -> RelativeScale | None:
+    """The k > 0 that minimises Σ|a − k b|, None if that is 0."""
+    known = b != 0
+    ratio, weight = a[known] / b[known], np.abs(b[known])
+    order = np.argsort(ratio, kind="stable")
+    total = np.cumsum(weight[order])
+    k = float(ratio[order][np.searchsorted(total, 0.5 * total[-1])])
+    return RelativeScale(k, 0.0, np.nan, np.nan, len(a)) if k > 0.0 else None
+
+
 def compare_sets(
     a: Reflections, b: Reflections, n_shells: int = 10, edges: Floats | None = None
 ) -> Comparison:
@@ -165,6 +178,11 @@ def compare_sets(
     if edges is None:
         edges = shell_edges(s2 if len(s2) else a.s2, n_shells)
     scale = fit_scale(x, sigma_a, y, sigma_b, s2)
+    if scale is not None:
+        with np.errstate(over="ignore"):
+            off = np.abs(x - falloff(scale, s2) * y).sum()
+        if not off <= np.abs(x).sum():
+            scale = _least_absolute(x, y)
     fitted = None if scale is None else falloff(scale, s2) * y
     shell = assign(s2, edges)
 

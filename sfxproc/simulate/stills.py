@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import (
+    Correction,
     Crystals,
     Detector,
     Floats,
@@ -190,6 +191,8 @@ def simulate_stills(settings: StillsSettings, reference: ReferenceSet | None = N
         observations=concatenate(observations),
         n_images=settings.n_crystals,
         detector=sample.detector,
+        corrected=frozenset(Correction),  # nothing of the kind is simulated
+        space_group=sample.sg.hm,
     )
     return Simulated(recorded, truth)
 

@@ -6,11 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import pytest
 
 from sfxproc.data import Merged
+from sfxproc.formats.crystfel_hkl import write_hkl
 from sfxproc.formats.mtz_merged import write_merged
+from sfxproc.formats.reference import read_reference
 from sfxproc.formats.truth import read_truth
 from sfxproc.symmetry import possible, space_group
 from tests.cli.conftest import Command
@@ -151,6 +154,60 @@ def test_compare_with_one_thing(
     ended = command("compare", "a.mtz", *arguments)
     assert (ended.status, ended.out) == (2, "")
     assert part in ended.err
+
+
+def test_compare_takes_lists_and_folders(tmp_path: Path, command: Command) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    merged_set(folder / "merged.mtz", "P 43 21 2", CELL)
+    mtz = read_reference(folder / "merged.mtz")
+    table = replace(mtz.reflections, n_observations=np.ones(len(mtz.reflections), dtype=np.int32))
+    write_hkl(tmp_path / "a.hkl", table, "4/mmm")
+    for pair in ((folder, tmp_path / "a.hkl"), (tmp_path / "a.hkl", folder)):
+        ended = command("compare", *pair)
+        assert ended.status == 0, ended.err
+        assert "CC 1.000, R 0.0 %" in ended.out
+        assert "IMEAN, SIGIMEAN" in ended.out
+    ended = command("compare", tmp_path / "a.hkl", tmp_path / "a.hkl")
+    assert ended.status == 2
+    assert "--unit-cell" in ended.err
+    cell = ("--space-group", "P 43 21 2", "--unit-cell", "79.1 79.1 38.2 90 90 90")
+    assert command("compare", tmp_path / "a.hkl", tmp_path / "a.hkl", *cell).status == 0
+    ended = command("compare", tmp_path, folder)
+    assert ended.status == 2
+    assert "folder without merged.mtz" in ended.err
+
+
+def test_compare_tries_the_settings_of_the_lattice(tmp_path: Path, command: Command) -> None:
+    cell = [60.0, 60.0, 80.0, 90.0, 90.0, 120.0]
+    a, b, figures = tmp_path / "a.mtz", tmp_path / "b.mtz", tmp_path / "c.json"
+    merged_set(a, "P 63", cell)
+    mtz = gemmi.read_mtz_file(str(a))
+    data = np.array(mtz.array)
+    data[:, :3] = data[:, [1, 0, 2]] * [1, 1, -1]
+    mtz.set_data(data)
+    mtz.ensure_asu()
+    mtz.write_to_file(str(b))
+    ended = command("compare", a, b, "--json", figures)
+    assert ended.status == 0
+    assert "reindexed by k,h,-l, which gives CC 1.000" in " ".join(ended.out.split())
+    told = json.loads(figures.read_text())
+    assert (told["reindexed"], told["overall"]["r"]) == ("k,h,-l", pytest.approx(0.0, abs=1e-6))
+
+
+def test_compare_refuses_other_cells_and_warns_of_similar_ones(
+    tmp_path: Path, command: Command
+) -> None:
+    a, b = tmp_path / "a.mtz", tmp_path / "b.mtz"
+    merged_set(a, "P 43 21 2", CELL)
+    merged_set(b, "P 43 21 2", [79.1, 79.1, 41.0, 90.0, 90.0, 90.0])
+    ended = command("compare", a, b)
+    assert ended.status == 2
+    assert "of different crystal forms" in " ".join(ended.err.split())
+    merged_set(b, "P 43 21 2", [79.1, 79.1, 39.0, 90.0, 90.0, 90.0])
+    ended = command("compare", a, b)
+    assert ended.status == 0
+    assert "WARNING: the cells differ by 2.1 %" in " ".join(ended.out.split())
 
 
 def test_sets_of_other_symmetry_need_a_space_group(tmp_path: Path, command: Command) -> None:

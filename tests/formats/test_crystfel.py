@@ -11,6 +11,8 @@ import pytest
 from sfxproc.errors import InputError
 from sfxproc.formats import crystfel, crystfel_stream
 from sfxproc.formats.base import Request
+from sfxproc.formats.crystfel_geometry import polarisation_of
+from sfxproc.formats.dials_expt import read_experiments, write_models
 
 POSITIONS = Request("x", frozenset({"panel", "x_px", "y_px"}))
 PLAIN = Request("x")
@@ -83,6 +85,66 @@ def write_stream(folder: Path, *chunks: str, version: str = "2.3") -> Path:
 def line_of(path: Path, text: str) -> int:
     """The number, from 1, of the first line that holds the text."""
     return next(i for i, line in enumerate(path.read_text().split("\n"), 1) if text in line)
+
+
+def three_images(folder: Path) -> str:
+    """A stream of three images with two crystals each, which state their reflections."""
+    stated = f"{AXES}num_reflections = 2\n"
+    images = [
+        chunk(crystal(axes=stated), crystal(axes=stated), event=f"Event: //{i}\n")
+        for i in (1, 2, 3)
+    ]
+    return write_stream(folder, *images).read_text()
+
+
+@pytest.mark.parametrize(
+    ("lost", "nth", "images", "crystals", "note"),
+    [
+        ("----- Begin chunk -----", 0, 2, 4, "an image has no begin marker and was skipped"),
+        ("----- Begin chunk -----", 1, 2, 4, "an image has no begin marker and was skipped"),
+        ("----- Begin chunk -----", 2, 2, 4, "an image has no begin marker and was skipped"),
+        ("----- End chunk -----", 1, 2, 4, "a chunk is cut short and was skipped"),
+        ("----- End chunk -----", 2, 2, 4, "a chunk is cut short and was skipped"),
+        ("--- Begin crystal", 0, 3, 5, "a crystal has no begin marker and was skipped"),
+        ("--- Begin crystal", 3, 3, 5, "a crystal has no begin marker and was skipped"),
+        ("--- End crystal", 1, 3, 6, "a crystal has no end marker"),
+        ("End of reflections", 2, 3, 5, "a reflection table has no end; its crystal was skipped"),
+        ("Reflections measured after indexing", 1, 3, 6, "fewer rows than num_reflections says"),
+    ],
+)
+def test_a_lost_marker_is_told(
+    lost: str, nth: int, images: int, crystals: int, note: str, tmp_path: Path
+) -> None:
+    text = three_images(tmp_path)
+    at = [m.start() for m in re.finditer(f"^{lost}\n", text, re.M)][nth]
+    path = tmp_path / "a.stream"
+    path.write_text(text[:at] + text[at + len(lost) + 1 :])
+    stills = crystfel.read(path, PLAIN)
+    assert (stills.n_images, len(stills.crystals)) == (images, crystals)
+    assert any(note in said and "(times: 1, " in said for said in stills.notes), stills.notes
+    with pytest.raises(InputError, match=re.escape(note)):
+        crystfel.read(path, STRICT)
+
+
+def test_whole_streams_have_nothing_to_tell(tmp_path: Path) -> None:
+    text = three_images(tmp_path)
+    path = tmp_path / "a.stream"
+    path.write_text(text + text)  # streams are often concatenated
+    assert crystfel.read(path, STRICT).notes == ()
+    path.write_text(text + "----- Begin chu")
+    assert "text between images was skipped" in crystfel.read(path, PLAIN).notes[0]
+
+
+def test_missing_rows_are_told(tmp_path: Path) -> None:
+    text = three_images(tmp_path)
+    path = tmp_path / "a.stream"
+    path.write_text("".join(x for x in text.splitlines(True) if not x.startswith("  -4 ")))
+    stills = crystfel.read(path, PLAIN)
+    assert len(stills.observations) == 6
+    (note,) = stills.notes
+    assert "num_reflections says (times: 6, 6 rows missing, first at line" in note
+    with pytest.raises(InputError, match="num_reflections"):
+        crystfel.read(path, STRICT)
 
 
 @pytest.mark.parametrize("version", TABLES)
@@ -339,3 +401,54 @@ def test_experimental_stream(shared_data: Path) -> None:
     assert obs.panel.max() == 63
     assert 0.0 <= obs.x_px.min() < obs.x_px.max() <= 194.0
     assert 0.0 <= obs.y_px.min() < obs.y_px.max() <= 185.0
+
+
+def test_the_detector_stands_at_the_camera_length(shared_data: Path, tmp_path: Path) -> None:
+    """clen lies in the image files, so the images' camera length of 152 mm tells; other programs
+    get 64 panels with their axes."""
+    stills = crystfel.read(shared_data / "stills" / "5HT2B_70frames.stream", PLAIN)
+    assert stills.detector is not None
+    assert len(stills.detector) == 64
+    assert stills.detector.origin_mm[:, 2].mean() == pytest.approx(152.0, abs=0.01)
+    at = stills.detector.name.tolist().index("q0a0")
+    np.testing.assert_allclose(
+        stills.detector.origin_mm[at, :2], np.array([449.314461, -28.273254]) * 1e3 / 9097.525473
+    )
+    write_models(tmp_path / "a.expt", stills.crystals, stills.detector, "C 2 2 21")
+    again = read_experiments(tmp_path / "a.expt", "a")
+    assert again.detector is not None
+    np.testing.assert_allclose(again.detector.origin_mm, stills.detector.origin_mm, atol=1e-12)
+
+
+def test_an_incomplete_geometry_gives_no_detector(tmp_path: Path) -> None:
+    stills = crystfel.read(write_stream(tmp_path, chunk(crystal())), PLAIN)
+    assert stills.detector is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fraction", "normal"),
+    [
+        ("horiz", 1.0, [0, 1, 0]),
+        ("vert", 1.0, [-1, 0, 0]),
+        ("horiz50", 0.5, [0, 1, 0]),
+        ("30deg80", 0.8, [-0.5, np.sqrt(0.75), 0]),
+    ],
+)
+def test_polarisation_on_the_command_line(
+    text: str, fraction: float, normal: list[float], tmp_path: Path
+) -> None:
+    path = write_stream(tmp_path, chunk(crystal()))
+    assert crystfel.read(path, PLAIN).polarisation is None
+    line = f"indexamajig -i a.lst --polarisation={text} -j 3"
+    path.write_text(
+        path.read_text().replace("----- Begin geometry", f"{line}\n----- Begin geometry")
+    )
+    told = crystfel.read(path, STRICT).polarisation
+    assert told is not None
+    assert told.fraction == fraction
+    np.testing.assert_allclose(told.normal, normal, atol=1e-15)
+
+
+@pytest.mark.parametrize("text", ["none", "horiz101", "up", "-10deg"])
+def test_polarisation_that_is_none(text: str) -> None:
+    assert polarisation_of(text) is None

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from sfxproc.data import Reflections
-from sfxproc.formats.crystfel_hkl import symbol, write_hkl
+from sfxproc.formats.crystfel_hkl import read_hkl, symbol, write_hkl
 from sfxproc.symmetry import space_group
-from tests.formats.hkl_lists import read_hkl
 
 
 def merged() -> Reflections:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfxproc.data import Crystals, Stills
+from sfxproc.data import Correction, Crystals, Stills
 from sfxproc.errors import OutputError
 from sfxproc.formats import crystfel
 from sfxproc.formats.base import Request
@@ -159,3 +159,52 @@ def test_experimental_stream(shared_data: Path, tmp_path: Path) -> None:
     assert again.header == stills.header
     assert again.n_images == len(stills.crystals) == 32
     assert_same(again, stills)
+
+
+@pytest.mark.parametrize(
+    ("group", "lines"),
+    [
+        ("P 43 21 2", ["lattice_type = tetragonal", "centering = P", "unique_axis = c"]),
+        ("C 2 2 21", ["lattice_type = orthorhombic", "centering = C"]),
+        ("C 1 2 1", ["lattice_type = monoclinic", "centering = C", "unique_axis = b"]),
+        ("P 1 1 2", ["lattice_type = monoclinic", "centering = P", "unique_axis = c"]),
+        ("P 31 2 1", ["lattice_type = hexagonal", "centering = P", "unique_axis = c"]),
+        ("R 3:H", ["lattice_type = hexagonal", "centering = H", "unique_axis = c"]),
+        ("R 3:R", ["lattice_type = rhombohedral", "centering = R"]),
+        ("I 21 3", ["lattice_type = cubic", "centering = I"]),
+        ("P 1", ["lattice_type = triclinic", "centering = P"]),
+        ("", []),
+    ],
+)
+def test_lattice_of_the_space_group(
+    group: str, lines: list[str], small_stills: Stills, tmp_path: Path
+) -> None:
+    crystfel.write(tmp_path / "a.stream", replace(small_stills, space_group=group))
+    text = (tmp_path / "a.stream").read_text().splitlines()
+    words = ("lattice_type", "centering", "unique_axis")
+    assert [x for x in text if x.startswith(words)] == lines * 3
+    # 2e-3 Å⁻¹ in CrystFEL's unit
+    assert "profile_radius = 0.02000000 nm^-1" in text
+
+
+def test_what_was_corrected_returns(small_stills: Stills, tmp_path: Path) -> None:
+    path = tmp_path / "a.stream"
+    crystfel.write(path, small_stills)
+    assert crystfel.read(path, Request("a")).corrected == frozenset()
+    corrected = frozenset({Correction.POLARISATION, Correction.EFFICIENCY})
+    crystfel.write(path, replace(small_stills, corrected=corrected))
+    assert crystfel.read(path, Request("a", strict=True)).corrected == corrected
+
+
+def test_the_detector_returns(small_stills: Stills, tmp_path: Path) -> None:
+    crystfel.write(tmp_path / "a.stream", small_stills)
+    again, before = (
+        crystfel.read(tmp_path / "a.stream", Request("a")).detector,
+        small_stills.detector,
+    )
+    assert again is not None
+    assert before is not None
+    assert again.name.tolist() == before.name.tolist()
+    np.testing.assert_allclose(again.origin_mm, before.origin_mm, atol=1e-5)
+    np.testing.assert_allclose(again.fast, before.fast, atol=1e-9)
+    np.testing.assert_array_equal(again.size_px, before.size_px)

@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from sfxproc.data import OPTIONAL_COLUMNS, Reason
+from sfxproc.data import OPTIONAL_COLUMNS, BeamPolarisation, Correction, Reason
 from sfxproc.errors import InputError
 from sfxproc.formats import dials
 from sfxproc.formats.base import Request
@@ -151,11 +151,92 @@ def test_profile_fitted_intensities_are_preferred_where_fitted(tmp_path: Path) -
     unfitted = dials.read(write_pair(tmp_path, table=table), Request("pair"))
     assert unfitted.observations.intensity[0] == -2.25
     table["flags"] = ("std::size_t", [256 | 512, 256, 0, 512, 4, 4])
+    mixed = dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    assert mixed.observations.hkl.tolist() == [[-1, 0, 4], [1, 2, 3], [2, 2, 2]]
+    assert mixed.observations.intensity.tolist() == [-2.25, 10.0, 10.0]
+    assert mixed.observations.variance.tolist() == [0.0, 4.0, 4.0]
+    assert mixed.counts[Reason.NOT_INTEGRATED] == 2
+    assert any("(intensity.prf, 2 rows), otherwise" in note for note in mixed.notes)
+    table["flags"] = ("std::size_t", [512] * 6)
     fitted = dials.read(write_pair(tmp_path, table=table), Request("pair"))
-    assert fitted.observations.hkl.tolist() == [[1, 2, 3], [2, 2, 2]]
-    assert fitted.observations.intensity.tolist() == [10.0, 10.0]
-    assert fitted.counts[Reason.NOT_INTEGRATED] == 3
-    assert any("intensity.prf" in note for note in fitted.notes)
+    assert fitted.observations.intensity.tolist() == [10.0] * 5
+    assert "intensities are profile-fitted (intensity.prf)" in fitted.notes
+
+
+@pytest.mark.parametrize(
+    ("n_fitted", "n_rows", "ratio", "first", "words"),
+    [
+        (25, 60, 1.05, 1.05, "where there is a profile (intensity.prf, 25 rows)"),
+        (25, 60, 2.0, 1.0, "intensities are summed (intensity.sum), as profile-fitted ones are 2 "),
+        (35, 40, 2.0, 2.0, "only profile-fitted intensities are used"),
+    ],
+)
+def test_profile_and_sum_are_mixed_only_on_one_scale(
+    n_fitted: int, n_rows: int, ratio: float, first: float, words: str, tmp_path: Path
+) -> None:
+    """The first rows have a profile, the first 20 of them a sum too, and so have the last rows."""
+    n, row = n_rows, np.arange(n_rows)
+    flags = np.where(row < n_fitted, 512, 0) | np.where((row < 20) | (row >= n_fitted), 256, 0)
+    table = {
+        "id": ("int", np.zeros(n)),
+        "miller_index": ("cctbx::miller::index<>", np.column_stack([row + 1, row, row])),
+        "flags": ("std::size_t", flags),
+        "intensity.sum.value": ("double", np.full(n, 1000.0)),
+        "intensity.sum.variance": ("double", np.full(n, 100.0)),
+        "intensity.prf.value": ("double", np.full(n, 1000.0 * ratio)),
+        "intensity.prf.variance": ("double", np.full(n, 100.0)),
+    }
+    stills = dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    assert stills.observations.intensity[0] == np.float32(1000.0 * first)
+    assert any(words in note for note in stills.notes), stills.notes
+
+
+def test_lp_and_qe_are_applied(tmp_path: Path) -> None:
+    """DIALS leaves I·lp/qe to whoever scales: value 1.5·2/0.5, variance 1·(2/0.5)²."""
+    table = columns()
+    table["lp"] = ("double", [2.0, 1.0, 1.0, np.nan, 1.0, 1.0])
+    table["qe"] = ("double", [0.5, 0.9, 1.0, 0.9, 0.9, 1.0])
+    stills = dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    assert stills.observations.hkl.tolist() == [[-1, 0, 4], [1, 2, 3]]
+    np.testing.assert_array_equal(
+        stills.observations.intensity, np.float32([-2.25 / 0.9, 1.5 * 4.0])
+    )
+    assert stills.observations.variance.tolist() == [0.0, 16.0]
+    assert stills.counts[Reason.DAMAGED] == 1
+    assert stills.corrected == {Correction.POLARISATION, Correction.EFFICIENCY}
+    assert any("columns lp and qe" in note and "polarisation" in note for note in stills.notes)
+
+
+def test_without_lp_nothing_is_corrected(tmp_path: Path) -> None:
+    stills = dials.read(write_pair(tmp_path), Request("pair"))
+    assert stills.corrected == frozenset()
+    assert not any("corrected" in note for note in stills.notes)
+    table = columns() | {"qe": ("double", [0.0, 0.5, 1.0, 1.0, 1.0, 1.0])}
+    stills = dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    assert stills.observations.intensity[0] == -4.5
+    assert stills.counts[Reason.DAMAGED] == 1
+    assert stills.corrected == {Correction.EFFICIENCY}
+
+
+def test_lp_of_sweeps_has_the_lorentz_factor(tmp_path: Path) -> None:
+    top = experiments() | {"scan": [{"image_range": [1, 2], "oscillation": [0.0, 0.1]}]}
+    for experiment in top["experiment"]:
+        experiment["scan"] = 0
+    table = columns() | {"lp": ("double", [1.0] * 6)}
+    stills = dials.read(write_pair(tmp_path, top, table), Request("pair"))
+    assert stills.corrected == {Correction.POLARISATION, Correction.LORENTZ}
+
+
+def test_polarisation_and_space_group_are_told(tmp_path: Path) -> None:
+    top = experiments()
+    assert dials.read(write_pair(tmp_path, top), Request("pair")).polarisation is None
+    top["beam"][0] |= {"polarization_fraction": 0.9, "polarization_normal": [0.0, 1.0, 0.0]}
+    top["crystal"][0]["space_group_hall_symbol"] = " P 4nw 2abw"
+    stills = dials.read(write_pair(tmp_path, top), Request("pair"))
+    assert stills.polarisation == BeamPolarisation(0.9, (0.0, 1.0, 0.0))
+    assert stills.space_group == "P 43 21 2"
+    top["crystal"] = [top["crystal"][0], {**top["crystal"][0], "space_group_hall_symbol": " P 1"}]
+    assert dials.read(write_pair(tmp_path, top), Request("pair")).space_group == ""
 
 
 def test_strong_spots_are_used_as_they_are_and_it_is_said(tmp_path: Path) -> None:
@@ -345,13 +426,17 @@ def test_a_truncated_table(tmp_path: Path) -> None:
         dials.read(pair, Request("pair"))
 
 
-def test_ids_without_an_experiment_are_named(tmp_path: Path) -> None:
+def test_ids_without_an_experiment_are_counted(tmp_path: Path) -> None:
     table = columns() | {"id": ("int", [2, 0, -1, 7, 0, 9])}
+    pair = write_pair(tmp_path, table=table)
+    stills = dials.read(pair, Request("pair"))
+    assert stills.counts[Reason.NO_EXPERIMENT] == 2
+    assert stills.observations.hkl.tolist() == [[-1, 0, 4], [1, 2, 3]]
     with pytest.raises(InputError, match=r"rows of id 7, 9 that belong to no experiment"):
-        dials.read(write_pair(tmp_path, table=table), Request("pair"))
-    other = ("x", "two", "three")
-    with pytest.raises(InputError, match=r"rows of id 0 that belong to no experiment of the 3"):
-        dials.read(write_pair(tmp_path, identifiers=other), Request("pair"))
+        dials.read(pair, Request("pair", strict=True))
+    pair = write_pair(tmp_path, identifiers=("x", "two", "y"))
+    with pytest.raises(InputError, match=r"rows of id 0, 2 that belong to no experiment of the 3"):
+        dials.read(pair, Request("pair"))
 
 
 def test_missing_columns_list_the_ones_there_are(tmp_path: Path) -> None:
@@ -365,8 +450,8 @@ def test_missing_columns_list_the_ones_there_are(tmp_path: Path) -> None:
         dials.read(write_pair(tmp_path, table=table), Request("pair"))
 
 
-def test_indices_out_of_range(tmp_path: Path) -> None:
+def test_indices_out_of_range_do_not_wrap_around(tmp_path: Path) -> None:
     table = columns()
-    table["miller_index"] = ("cctbx::miller::index<>", [[40000, 0, 1]] * 6)
-    with pytest.raises(InputError, match="Miller indices beyond"):
-        dials.read(write_pair(tmp_path, table=table), Request("pair"))
+    table["miller_index"] = ("cctbx::miller::index<>", [[1, 2, 3], [65536 + 1, 0, 4]] * 3)
+    hkl = dials.read(write_pair(tmp_path, table=table), Request("pair")).observations.hkl
+    assert hkl.tolist() == [[0, 0, 0], [1, 2, 3], [0, 0, 0]]

@@ -10,7 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from sfxproc.data import OPTIONAL_COLUMNS, Reason, Stills, require_distinct
+from sfxproc.data import OPTIONAL_COLUMNS, Correction, Reason, Stills, require_distinct
 from sfxproc.errors import OutputError
 from sfxproc.formats import dials
 from sfxproc.formats.base import Request
@@ -90,3 +90,35 @@ def test_what_dials_needs_is_in_the_files(small_stills: Stills, tmp_path: Path) 
 def test_writing_into_a_missing_folder(small_stills: Stills, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="none"):
         dials.write(tmp_path / "none" / "a.expt", small_stills)
+
+
+def test_what_dials_scale_and_export_need(small_stills: Stills, tmp_path: Path) -> None:
+    stills = replace(
+        small_stills, space_group="C 1 2 1", corrected=frozenset({Correction.POLARISATION})
+    )
+    dials.write(tmp_path / "a.expt", stills)
+    columns = read_table(tmp_path / "a.refl").columns
+    A = stills.crystals.A[stills.observations.crystal]
+    q = np.einsum("nij,nj->ni", A, stills.observations.hkl.astype(float))
+    np.testing.assert_allclose(columns["d"], 1.0 / np.linalg.norm(q, axis=1), rtol=1e-12)
+    wavelength = stills.crystals.wavelength_A[stills.observations.crystal]
+    np.testing.assert_allclose(columns["s1"] - q, np.outer(1.0 / wavelength, [0, 0, 1]), atol=1e-12)
+    px = np.column_stack([stills.observations.x_px, stills.observations.y_px, np.zeros(40)])
+    for name in ("xyzcal.px", "xyzobs.px.value"):
+        np.testing.assert_array_equal(columns[name], px)
+    for name in ("xyzcal.mm", "xyzobs.mm.value"):
+        np.testing.assert_allclose(columns[name], 0.1 * px, rtol=1e-12)
+    np.testing.assert_array_equal(columns["partiality"], stills.observations.partiality)
+    assert set(columns["lp"].tolist()) == {1.0}
+    assert "qe" not in columns
+    again = dials.read(tmp_path / "a.expt", EVERYTHING)
+    assert (again.space_group, again.corrected) == ("C 1 2 1", stills.corrected)
+    np.testing.assert_allclose(again.crystals.profile_radius, [np.nan, 1e-3, 2e-3], rtol=1e-12)
+    # a half width of 1e-3 Å⁻¹ is that of domains of 500 Å
+    crystal = json.loads((tmp_path / "a.expt").read_text())["crystal"][1]
+    assert (crystal["ML_domain_size_ang"], crystal["ML_half_mosaicity_deg"]) == (500.0, 0.0)
+
+
+def test_uncorrected_intensities_get_no_lp(small_stills: Stills, tmp_path: Path) -> None:
+    dials.write(tmp_path / "a.expt", small_stills)
+    assert not {"lp", "qe"} & set(read_table(tmp_path / "a.refl").columns)

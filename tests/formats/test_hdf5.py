@@ -7,10 +7,17 @@ import h5py
 import numpy as np
 import pytest
 
-from sfxproc.data import OPTIONAL_COLUMNS, Observations, Stills, Table
+from sfxproc.data import (
+    OPTIONAL_COLUMNS,
+    BeamPolarisation,
+    Correction,
+    Observations,
+    Stills,
+    Table,
+)
 from sfxproc.errors import InputError, OutputError
 from sfxproc.formats.base import Request
-from sfxproc.formats.hdf5 import read, write
+from sfxproc.formats.hdf5 import read, read_head, write
 
 ALL = frozenset((*OPTIONAL_COLUMNS, "reflection"))
 
@@ -155,3 +162,21 @@ def test_unequal_columns(small_stills: Stills, tmp_path: Path) -> None:
 def test_unwritable_folder(small_stills: Stills, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="absent"):
         write(tmp_path / "absent" / "a.h5", small_stills)
+
+
+def test_what_is_known_of_corrections_returns(tmp_path: Path, small_stills: Stills) -> None:
+    told = replace(
+        small_stills,
+        corrected=frozenset({Correction.POLARISATION, Correction.EFFICIENCY}),
+        polarisation=BeamPolarisation(0.99, (0.0, 1.0, 0.0)),
+        space_group="P 43 21 2",
+    )
+    path = tmp_path / "told.h5"
+    write(path, told)
+    again = read(path, Request("told"))
+    assert again.corrected == told.corrected == read_head(path).corrected
+    assert again.polarisation == told.polarisation
+    assert again.space_group == "P 43 21 2"
+    write(path, small_stills)
+    again = read(path, Request("told"))
+    assert (again.corrected, again.polarisation, again.space_group) == (frozenset(), None, "")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import gemmi
@@ -219,12 +222,12 @@ def test_merged_without_friedel_mates_apart(tmp_path: Path) -> None:
     mtz = gemmi.read_mtz_file(str(tmp_path / "m.mtz"))
     assert [(c.label, c.type) for c in mtz.columns] == [
         *(("H", "H"), ("K", "H"), ("L", "H"), ("IMEAN", "J"), ("SIGIMEAN", "Q"), ("N", "I")),
-        *(("IHALF1", "J"), ("SIGIHALF1", "Q"), ("IHALF2", "J"), ("SIGIHALF2", "Q")),
-        *(("NHALF1", "R"), ("NHALF2", "R")),
+        *(("IHALF1", "R"), ("SIGIHALF1", "R"), ("IHALF2", "R"), ("SIGIHALF2", "R")),
+        *(("NHALF1", "I"), ("NHALF2", "I")),
     ]
     assert mtz.spacegroup.xhm() == GROUP
     np.testing.assert_allclose(mtz.cell.parameters, CELL)
-    assert mtz.datasets[-1].wavelength == pytest.approx(1.3)
+    assert [d.wavelength for d in mtz.datasets] == pytest.approx([1.3, 1.3])
     assert mtz.history[:3] == ["x" * 80, "x" * 20, "?"]
     hkl = mtz.make_miller_array()
     asu = gemmi.ReciprocalAsu(mtz.spacegroup)
@@ -273,6 +276,36 @@ def test_friedel_mates_apart(tmp_path: Path) -> None:
     assert column("IMEAN")[of[plus]] == pytest.approx(mean, rel=1e-6)
     assert column("SIGIMEAN")[of[plus]] == pytest.approx(w.sum() ** -0.5, rel=1e-6)
     assert column("N")[of[plus]] == column("N(+)")[of[plus]] + column("N(-)")[of[plus]]
+
+
+@pytest.mark.parametrize("anomalous", [False, True])
+def test_what_other_programs_take_for_the_data(anomalous: bool, tmp_path: Path) -> None:
+    """One mean intensity, and no half set among what is deposited."""
+    path = tmp_path / "m.mtz"
+    write_merged(path, merged_set(anomalous), GROUP, CELL, 1.3)
+    mtz = gemmi.read_mtz_file(str(path))
+    assert [c.label for c in mtz.columns_with_type("J")] == ["IMEAN"]
+    text = gemmi.MtzToCif().write_cif_to_string(mtz)
+    block = gemmi.as_refln_blocks(gemmi.cif.read_string(text))[0]
+    tags = ["pdbx_I_plus", "pdbx_I_minus"] if anomalous else []
+    assert {"intensity_meas", *tags} <= set(block.column_labels())
+    assert not any("HALF" in label for label in block.column_labels())
+
+
+@pytest.mark.skipif(find_spec("iotbx") is None, reason="cctbx-base is not installed")
+@pytest.mark.parametrize("anomalous", [False, True])
+def test_what_cctbx_takes_for_the_data(anomalous: bool, tmp_path: Path) -> None:
+    """It stops at several equally suitable arrays of one kind."""
+    path = tmp_path / "m.mtz"
+    write_merged(path, merged_set(anomalous), GROUP, CELL, 1.3)
+    code = (
+        "import sys; from iotbx.reflection_file_reader import any_reflection_file as read\n"
+        "for a in read(sys.argv[1]).as_miller_arrays():\n"
+        "    if a.is_xray_data_array(): print(a.info().label_string())"
+    )
+    run = [sys.executable, "-c", code, str(path)]
+    labels = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
+    assert labels == ["IMEAN,SIGIMEAN", *["I(+),SIGI(+),I(-),SIGI(-)"] * anomalous]
 
 
 @pytest.mark.parametrize("half", [1, 2])

@@ -146,3 +146,78 @@ def test_measured_lists(shared_data: Path, read: Any) -> None:
                      name="a.json")  # fmt: skip
         assert len(found.q2) == min(len(tree["q2"]), 60)
         assert (np.diff(found.q2) > 0).all()
+
+
+# ---- other countries, other programs ---------------------------------------------------------
+
+
+def comma(text: str) -> str:
+    return text.replace(".", ",")
+
+
+TWO_COLUMNS = [f"{t:.4f} {100 + n / 2:.1f}" for n, t in enumerate(TWO_THETA.tolist())]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# Wavelength 1,5418\ntwo_theta intensity\n" + "\n".join(TWO_COLUMNS),
+        "# Wavelength 1,5418\ntwo_theta intensity\n" + comma("\n".join(TWO_COLUMNS)),
+        "# λ = 0,15418 nm\ntwo_theta;intensity\n" + comma("\n".join(TWO_COLUMNS)).replace(" ", ";"),
+        "# lambda: 154.18 pm\ntwo_theta\tintensity\n" + "\n".join(TWO_COLUMNS).replace(" ", "\t"),
+        "# Cu K-Alpha1: 1.5418, 40 kV, 30 mA\ntwo_theta,intensity\n"
+        + "\n".join(TWO_COLUMNS).replace(" ", ","),
+        "# wavelength 1.5418\ntwo_theta\n" + comma("\n".join(x.split()[0] for x in TWO_COLUMNS)),
+    ],
+)
+@pytest.mark.parametrize("form", ["utf-8", "utf-8-sig", "utf-16", "crlf"])
+def test_commas_marks_and_line_ends(text: str, form: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    data = text.replace("\n", "\r\n").encode() if form == "crlf" else text.encode(form)
+    path.write_bytes(data)
+    found = read_peak_list(path)
+    np.testing.assert_allclose(found.q2, Q2, rtol=2e-5)
+    assert found.intensity is None or found.intensity[1] == 100.5
+
+
+def test_latin_1_comments(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(
+        "# Länge in Å, wavelength 1.5418\n".encode("latin-1") + column(TWO_THETA).encode()
+    )
+    np.testing.assert_allclose(read_peak_list(path, "two_theta").q2, Q2, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "# wavelength 1.54056 1.54439",
+        "# Wavelengths: 1,54056; 1,54439 (Ka1, Ka2)",
+        "# K-Alpha1 wavelength: 1.54056\n# K-Alpha2 wavelength: 1.54439",
+        "# Kα1 1.54056 Kα2 1.54439",
+    ],
+)
+def test_several_wavelengths_are_a_question(comment: str, read: Any) -> None:
+    text = f"{comment}\n{column(TWO_THETA)}"
+    with pytest.raises(ConfigError, match=r"1\.54056, 1\.54439 Å.*Which one.*wavelength_A"):
+        read(text, "two_theta")
+    found = read(text, "two_theta", WAVELENGTH)
+    np.testing.assert_allclose(found.q2, Q2, rtol=1e-12)
+    assert len(read(f"{comment}\n{column(Q2)}", "q2").q2) == len(Q2)  # where none is needed
+
+
+def test_several_wavelengths_of_json(read: Any) -> None:
+    tree = {"two_theta": TWO_THETA.tolist(), "wavelength": [1.54056, 1.54439]}
+    with pytest.raises(ConfigError, match="several wavelengths"):
+        read(json.dumps(tree), name="a.json")
+
+
+def test_a_tube_is_no_wavelength(read: Any) -> None:
+    with pytest.raises(ConfigError, match="without the wavelength"):
+        read("# Cu Kα, 40 kV, 30 mA\n" + column(TWO_THETA), "two_theta")
+
+
+def test_commas_that_cannot_be_told_are_a_question(read: Any) -> None:
+    text = comma("\n".join(x.split()[0] for x in TWO_COLUMNS))
+    with pytest.raises(InputError, match=r"cannot be told whether .* decimal comma or several"):
+        read(text, "two_theta", WAVELENGTH)

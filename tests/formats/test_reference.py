@@ -153,6 +153,49 @@ def test_nothing_usable_names_the_columns(tmp_path: Path) -> None:
         read_reference(cif)
 
 
+@pytest.mark.parametrize(
+    ("columns", "taken"),
+    [
+        ("FC:F PHIC:P F:F SIGF:Q", "F, SIGF"),
+        ("F-model:F PHIF-model:P F-obs:F SIGF-obs:Q", "F-obs, SIGF-obs"),
+        ("FMODEL:F FOBS:F SIGFOBS:Q", "FOBS, SIGFOBS"),
+        ("FC_ALL:F XYZ:F PHI:P MY:F SIGMY:Q", "MY, SIGMY"),
+        ("ICALC:J IMEAN:J SIGIMEAN:Q", "IMEAN, SIGIMEAN"),
+        ("FP:F PHIB:P SIGFP:Q", "FP, SIGFP"),
+    ],
+)
+def test_calculated_values_are_not_taken_for_measured(
+    columns: str, taken: str, tmp_path: Path
+) -> None:
+    labels = [c.split(":")[0] for c in columns.split()]
+    values = [4.0 if label == taken.split(",")[0] else 1.0 for label in labels]
+    reference = read_reference(write_mtz(tmp_path / "r.mtz", columns, [[1, 2, 3, *values]]))
+    assert reference.columns == taken
+    assert reference.reflections.intensity is not None
+    assert reference.reflections.intensity[0] == (4.0 if taken.startswith("I") else 16.0)
+
+
+def test_only_calculated_values_are_an_error(tmp_path: Path) -> None:
+    path = write_mtz(tmp_path / "r.mtz", "FC:F PHIC:P FWT:F PHWT:P", [[1, 2, 3, 4, 0, 4, 0]])
+    with pytest.raises(InputError, match="measured, not calculated"):
+        read_reference(path)
+
+
+def test_a_crystfel_list_needs_group_and_cell(tmp_path: Path) -> None:
+    path = tmp_path / "a.hkl"
+    write_text = "CrystFEL reflection list version 2.0\nSymmetry: 2/m_uab\n   h  k  l  I  -  s  n\n"
+    path.write_text(write_text + "   1   2   3  50.00  -  2.00  7\nEnd of reflections\n")
+    with pytest.raises(InputError, match="--space-group and --unit-cell"):
+        read_reference(path)
+    reference = read_reference(path, "P 1 21 1", np.array(CELL))
+    assert reference.reflections.hkl.tolist() == [[1, 2, 3]]
+    assert reference.reflections.intensity is not None
+    assert reference.reflections.intensity.tolist() == [50.0]
+    path.write_text(write_text + "   1   2   70000  50.00  -  2.00  7\nEnd of reflections\n")
+    with pytest.raises(InputError, match="line 4"):
+        read_reference(path, "P 1 21 1", np.array(CELL))
+
+
 def test_no_measured_row(tmp_path: Path) -> None:
     path = write_mtz(tmp_path / "r.mtz", "IMEAN:J SIGIMEAN:Q", [[1, 2, 3, np.nan, 1]])
     with pytest.raises(InputError, match="no reflection with a value and a positive sigma"):
@@ -164,7 +207,7 @@ def test_wrong_kind_of_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"unmerged MTZ .* give it in input.paths"):
         read_reference(path)
     (tmp_path / "a.hkl").write_text("")
-    with pytest.raises(InputError, match=r"Give an MTZ \(\.mtz\) or mmCIF"):
+    with pytest.raises(InputError, match=r"does not begin with 'CrystFEL reflection"):
         read_reference(tmp_path / "a.hkl")
     with pytest.raises(InputError, match=r"no 'v\.mtz' in .* Did you mean 'u\.mtz'"):
         read_reference(tmp_path / "v.mtz")

@@ -139,6 +139,15 @@ def test_a_damaged_peak_list_is_counted(tmp_path: Path) -> None:
         read_spots(path, strict=True)
 
 
+def test_a_short_peak_list_is_told(tmp_path: Path) -> None:
+    path = stream(tmp_path / "a.stream", ("num_peaks = 2", PEAKS), ("num_peaks = 5", PEAKS))
+    found = read_spots(path)
+    assert len(found.spots) == 4
+    assert "a peak list is shorter than num_peaks says (times: 1" in found.notes[0]
+    with pytest.raises(InputError, match="num_peaks"):
+        read_spots(path, strict=True)
+
+
 def test_crystfel_says_the_same_1_over_d(shared_data: Path) -> None:
     """The stream's own column, of two decimals in nm⁻¹, on 64 panels."""
     path = shared_data / "stills" / "5HT2B_70frames.stream"

@@ -46,7 +46,10 @@ def test_expt_without_refl(pair: Path, refused: Any) -> None:
     assert "input.exclude" in message
 
 
-def test_rows_without_an_experiment(pair: Path, refused: Any) -> None:
+def test_rows_without_an_experiment(
+    pair: Path, refused: Any, command: Any, job: Path, sets: Any, results: Any
+) -> None:
+    """Three rows are left out, with a count; where strictness is asked for they are refused."""
     refl = pair.with_suffix(".refl")
     table = unpacked(refl)
     data = table[2]["data"]["id"]
@@ -54,9 +57,14 @@ def test_rows_without_an_experiment(pair: Path, refused: Any) -> None:
     ids[-3:] = 77
     data[1][1] = ids.tobytes()
     refl.write_bytes(msgpack.packb(table))
-    message = refused(f"input.paths={pair.name}")
+    message = refused(f"input.paths={pair.name}", "input.strict=true")
     assert "rows of id 77 that belong to no experiment of the 10" in message
     assert "mine.refl" in message
+    done = command("run", job, *sets(f"input.paths={pair.name}", "output.folder=kept"))
+    assert (done.status, done.err) == (0, "")
+    assert "rows that belong to no experiment were left out: 3" in done.out
+    told = results(job.parent / "kept").statistics["observations"]
+    assert told["left_out"]["no experiment"] == 3
 
 
 def test_missing_intensities(pair: Path, refused: Any) -> None:

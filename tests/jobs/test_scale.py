@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from sfxproc.data import Stills
+from sfxproc.formats.crystfel_hkl import read_hkl
 from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
-from tests.formats.hkl_lists import read_hkl
 
 FILES = {
     "merged.mtz", "merged.hkl", "half1.mtz", "half2.mtz", "half1.hkl", "half2.hkl", "frames.h5",
@@ -30,7 +30,7 @@ SIDES = "I(+):K SIGI(+):M I(-):K SIGI(-):M N(+):I N(-):I"
 AMPLITUDES = "F:F SIGF:Q"
 AMPLITUDE_SIDES = "F(+):G SIGF(+):L F(-):G SIGF(-):L DANO:D SIGDANO:Q"
 FREE = "FreeR_flag:I"
-HALVES = "IHALF1:J SIGIHALF1:Q IHALF2:J SIGIHALF2:Q NHALF1:R NHALF2:R"
+HALVES = "IHALF1:R SIGIHALF1:R IHALF2:R SIGIHALF2:R NHALF1:I NHALF2:I"
 
 Scale = Callable[..., Any]
 TINY = StillsSettings(n_crystals=12, d_min_A=5.0)

@@ -57,6 +57,27 @@ def test_exact_data_give_the_exact_scale() -> None:
     assert np.allclose(falloff(fit, s2) * b, a, rtol=1e-8)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_scale_is_never_worse_than_none(seed: int) -> None:
+    """A set of unrelated values, some of them very large: without b, Σ|I_a|/ΣI_a is 1."""
+    rng = np.random.default_rng(seed)
+    hkl = np.array([[h, k, 3] for h in range(1, 21) for k in range(1, 21)])
+    a, b = rng.exponential(1.0, (2, 400))
+    b[rng.random(400) < 0.02] *= 3e3
+    x = reflection_table(hkl, a)
+    fit = fit_scale(a, None, b, None, x.s2)
+    assert fit is not None
+    assert np.abs(a - falloff(fit, x.s2) * b).sum() > 3.0 * a.sum()  # the fault
+    found = compare_sets(x, reflection_table(hkl, b))
+    assert found.scale is not None
+    assert found.overall.r is not None
+    assert found.overall.r <= 1.0
+    # no other k brings them nearer
+    ks = found.scale.k * np.array([0.5, 0.9, 1.1, 2.0])
+    assert all(np.abs(a - k * b).sum() >= found.overall.r * a.sum() for k in ks)
+    assert compare_sets(x, reflection_table(hkl, 3.0 * a)).overall.r == pytest.approx(0.0, abs=1e-9)
+
+
 @pytest.mark.parametrize(("sigma_a", "sigma_b"), [(20.0, 20.0), (100.0, 20.0), (20.0, 200.0)])
 def test_noise_in_either_set_leaves_the_scale_right_within_its_uncertainty(
     sigma_a: float, sigma_b: float
