@@ -1,8 +1,7 @@
 """Space groups: asymmetric unit, absences, multiplicities, constraints on the cell.
 
-Conventions: a rotation R acts on a row of Miller indices, h' = h R; the asymmetric unit is
-CCP4's (as gemmi has it); the orthogonal frame is the PDB's: a along x, b in the xy plane, hence
-c* along z. gemmi is not seen outside this module and the formats.
+Conventions: a rotation R acts on a row of Miller indices, h' = h R; the asymmetric unit is CCP4's;
+the orthogonal frame is the PDB's: a along x, b in the xy plane, hence c* along z.
 
 Cell constraints come from the group itself, so every setting is covered: the metric tensor
 G = (aᵢ·aⱼ) of a cell that obeys the group satisfies G = Rᵀ G R for each rotation R, and the mean
@@ -398,5 +397,4 @@ def reindexed_cells(A: Floats, cells: Floats, operator: Reindexing) -> tuple[Flo
 
 def same_laue_group(a: SpaceGroup, b: SpaceGroup) -> bool:
     """Whether both groups make the same reflections equivalent, axes included (−31m ≠ −3m1)."""
-    first, second = ({r.tobytes() for r in (*g.rotations, *(-g.rotations))} for g in (a, b))
-    return first == second
+    return len({frozenset(r.tobytes() for r in (*g.rotations, *-g.rotations)) for g in (a, b)}) == 1

@@ -14,8 +14,7 @@ from rich.console import Console
 from sfxproc.data import ReferenceSet, Reflections
 from sfxproc.errors import DataError, InputError
 from sfxproc.formats.atomic import write_text
-from sfxproc.formats.reference import read_reference
-from sfxproc.intake.reference_group import in_group
+from sfxproc.formats.reference import in_group, read_reference
 from sfxproc.merging.compare import Comparison, RelativeScale, compare_sets
 from sfxproc.merging.other_settings import (
     SAME,

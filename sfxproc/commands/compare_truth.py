@@ -17,9 +17,8 @@ from sfxproc.data import Floats, ReferenceSet, Reflections
 from sfxproc.errors import DataError
 from sfxproc.formats.frames import read_frames
 from sfxproc.formats.mtz import open_mtz
-from sfxproc.formats.reference import read_reference
+from sfxproc.formats.reference import in_group, read_reference
 from sfxproc.formats.truth import Columns, read_truth_set
-from sfxproc.intake.reference_group import in_group
 from sfxproc.merging.compare import RelativeScale, match, pearson
 from sfxproc.merging.compare_truth import TruthAgreement, compare_with_truth
 from sfxproc.report.terminal import counts_table, number, statistics_table

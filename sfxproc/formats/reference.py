@@ -15,14 +15,20 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
-from sfxproc.data import Floats, Ints, ReferenceSet
+from sfxproc.data import Floats, Ints, ReferenceSet, Reflections
 from sfxproc.errors import InputError
 from sfxproc.formats.crystfel_hkl import read_hkl
 from sfxproc.formats.inputs import missing_file
 from sfxproc.formats.mtz import column_list, find_pair, open_mtz
 from sfxproc.formats.mtz_merged import inverse_variance_mean
 from sfxproc.formats.soundness import MAX_INDEX
-from sfxproc.symmetry import possible, reflections, space_group, unique_keys
+from sfxproc.symmetry import (
+    SpaceGroup,
+    possible,
+    reflections,
+    space_group,
+    unique_keys,
+)
 
 # what a merged set may call its values, best first
 MTZ_INTENSITIES = ("IMEAN", "I", "IOBS", "Iobs", "I-obs", "F2", "FSQ")
@@ -267,3 +273,17 @@ def intensities_from_model(path: Path, d_min_A: float) -> ReferenceSet:
     intensity = np.abs(F).astype(np.float64) ** 2
     table = replace(table, intensity=intensity, sigma=np.zeros(len(table)))
     return ReferenceSet(str(path), sg.hm, cell, table, "calculated from coordinates")
+
+
+def in_group(data: ReferenceSet, group: SpaceGroup, d_min_A: float | None = None) -> Reflections:
+    """The set in the group's own asymmetric unit, equivalents averaged with weights 1/σ²."""
+    given = data.reflections
+    assert given.intensity is not None
+    assert given.sigma is not None
+    keys, row = np.unique(unique_keys(group, given.hkl, False), return_inverse=True)
+    has_sigma = bool(np.all(given.sigma > 0))
+    weights = given.sigma if has_sigma else np.ones(len(given))
+    mean, sigma = inverse_variance_mean(row, len(keys), given.intensity, weights)
+    table = reflections(group, data.cell, keys)
+    table = replace(table, intensity=mean, sigma=sigma if has_sigma else None)
+    return table.take(table.s2 <= 0.25 / d_min_A**2) if d_min_A else table

@@ -11,7 +11,7 @@ from sfxproc.errors import ConfigError
 from sfxproc.formats.inputs import InputFile, list_inputs
 from sfxproc.intake.spots import read_all_spots, simulated_spots
 from sfxproc.parallel.comm import Comm
-from sfxproc.powder.spots import powder_of
+from sfxproc.powder.rings.stills import powder_of
 from sfxproc.report.log import Log
 from sfxproc.report.terminal import counts_table
 from sfxproc.results.files import names_of, write_outputs

@@ -64,7 +64,7 @@ class Shells(NamedTuple):
 
 
 @compiled(error_model="numpy")
-def weighed(data, m, loss, k, work, f, y, d, psi, w):  # type: ignore[no-untyped-def]
+def weighed(data, m, loss, k, work, f, y, d, psi, w):
     """Factors f, models y, deviance residuals d, robust weights ψ and weights w of the rows of
     block m; w = 0 for those that tell too little (TOLD)."""
     modelled(data, m, work, f, y, d)
@@ -78,7 +78,7 @@ def weighed(data, m, loss, k, work, f, y, d, psi, w):  # type: ignore[no-untyped
 
 
 @compiled(error_model="numpy")
-def moments(data, half, loss, k, out):  # type: ignore[no-untyped-def]
+def moments(data, half, loss, k, out):
     """out (4, n_shared) += W, E, Q and n. half : (blocks,), negative for a block left out."""
     start, shared, first, last, _, I, _, _, observed, _, _, _ = data
     n = longest(start, first, last)
@@ -100,13 +100,13 @@ def moments(data, half, loss, k, out):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def half_set_variance(W, E, Q, n):  # type: ignore[no-untyped-def]
+def half_set_variance(W, E, Q, n):
     """v of a reflection."""
     return 2.0 * max(Q - E * E / W, 0.0) / ((n - 1.0) * W)
 
 
 @compiled(inline="always")
-def cc_half(n, sum_y, sum_y2, sum_v):  # type: ignore[no-untyped-def]
+def cc_half(n, sum_y, sum_y2, sum_v):
     """CC½ from N, Σy, Σy², Σv."""
     a = (sum_y2 - sum_y * sum_y / n) / (n - 1.0)
     e = sum_v / n
@@ -114,13 +114,13 @@ def cc_half(n, sum_y, sum_y2, sum_v):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def clipped(q):  # type: ignore[no-untyped-def]
+def clipped(q):
     """q within ±CLIP."""
     return min(max(q, -CLIP), CLIP)
 
 
 @compiled(error_model="numpy")
-def own_scale(x, m, b, t2, gain, c2):  # type: ignore[no-untyped-def]
+def own_scale(x, m, b, t2, gain, c2):
     """k and σ_k/k of one crystal against the means of shells; 0 and ∞ if it shows nothing.
 
     x observed, m expected at k = 1, t2 = (f τ)². Solves Σ (m/s) clip(q) = 0, from above if it can:
@@ -157,7 +157,7 @@ def own_scale(x, m, b, t2, gain, c2):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def signal(judged, gain, c2, own):  # type: ignore[no-untyped-def]
+def signal(judged, gain, c2, own):
     """CC, what it should be, the signal and its σ of one crystal, into `own`.
 
     judged : (6, rows) I_obs, background, and at k = 1 the mean m, (fτ)², p·s and what part of τ²
@@ -192,9 +192,7 @@ def signal(judged, gain, c2, own):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def without_own(  # type: ignore[no-untyped-def]
-    h, I, x, f, w, merged, sums, shell, centre, slopes, others, change
-):
+def without_own(h, I, x, f, w, merged, sums, shell, centre, slopes, others, change):
     """What the others say of the reflections of one crystal, row by row, and what they say of
     CC½ without it.
 
@@ -247,7 +245,7 @@ def without_own(  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def agreement(data, half, loss, k, share, sums, shells, out):  # type: ignore[no-untyped-def]
+def agreement(data, half, loss, k, share, sums, shells, out):
     """out (blocks, len(COLUMNS)) of blocks first … last−1; see `models.agreement.Agreement`.
 
     share : (n_shared,) about what part of an observation's variance its residual keeps. sums :

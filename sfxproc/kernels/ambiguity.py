@@ -22,7 +22,7 @@ from sfxproc.kernels.compiled import compiled
 
 
 @compiled
-def add_crystal(first, last, row, z, setting, sign, total, number):  # type: ignore[no-untyped-def]
+def add_crystal(first, last, row, z, setting, sign, total, number):
     """Add (sign 1) or take off (−1) observations first … last − 1 in a setting."""
     for i in range(first, last):
         h = row[i, setting]
@@ -31,7 +31,7 @@ def add_crystal(first, last, row, z, setting, sign, total, number):  # type: ign
 
 
 @compiled
-def settle(start, row, z, shrinkage, setting, total, number):  # type: ignore[no-untyped-def]
+def settle(start, row, z, shrinkage, setting, total, number):
     """Put each crystal in turn into the setting (n_crystals,) that agrees best with the merge of
     the others, which total and number (n_reflections,) follow. Equal ones: stay.
 
@@ -59,7 +59,7 @@ def settle(start, row, z, shrinkage, setting, total, number):  # type: ignore[no
 
 
 @compiled
-def agreements(start, row, z, shrinkage, own, total, number, setting, cc, margin):  # type: ignore[no-untyped-def]
+def agreements(start, row, z, shrinkage, own, total, number, setting, cc, margin):
     """Write each crystal's best setting (n_crystals,), its correlations cc (n_crystals, 2) in the
     best and the next best one, and its margin (n_crystals,) in standard errors.
 
@@ -105,7 +105,7 @@ def agreements(start, row, z, shrinkage, own, total, number, setting, cc, margin
 
 
 @compiled
-def group_ranks(start, order, size, z):  # type: ignore[no-untyped-def]
+def group_ranks(start, order, size, z):
     """Replace intensities z (n,) by their ranks within groups of observations of one crystal and
     about one resolution: (2 r + 1)/n − 1, r = 0 … n − 1, hence in (−1, 1) with mean 0.
 

@@ -28,7 +28,7 @@ NO_LOSS, HUBER, CAUCHY = 0, 1, 2
 
 
 @compiled(inline="always")
-def rho_and_weight(d, loss, k):  # type: ignore[no-untyped-def]
+def rho_and_weight(d, loss, k):
     """ρ(d) and the weight that makes weighted least squares descend it."""
     if loss == HUBER and abs(d) > k:
         return 2.0 * k * abs(d) - k * k, k / abs(d)
@@ -39,7 +39,7 @@ def rho_and_weight(d, loss, k):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def sum_rho(d, loss, k):  # type: ignore[no-untyped-def]
+def sum_rho(d, loss, k):
     """Σ ρ(dᵢ)."""
     total = 0.0
     for i in range(len(d)):
@@ -48,7 +48,7 @@ def sum_rho(d, loss, k):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def rho_by_block(start, first, last, d, loss, k, out):  # type: ignore[no-untyped-def]
+def rho_by_block(start, first, last, d, loss, k, out):
     """out[m] = Σ ρ(dᵢ) over the rows of local blocks first … last−1, of which d holds the rows."""
     base = start[first]
     for m in range(first, last):
@@ -56,7 +56,7 @@ def rho_by_block(start, first, last, d, loss, k, out):  # type: ignore[no-untype
 
 
 @compiled
-def dot_by_chunk(chunk, a, b, out):  # type: ignore[no-untyped-def]
+def dot_by_chunk(chunk, a, b, out):
     """out[c, k] = Σ_{m in chunk c} a[m, k]·b[m, k], in order of m."""
     for c in range(len(chunk) - 1):
         for k in range(a.shape[1]):
@@ -67,7 +67,7 @@ def dot_by_chunk(chunk, a, b, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def sum_by_component(chunk, component, a, out):  # type: ignore[no-untyped-def]
+def sum_by_component(chunk, component, a, out):
     """out[c, component[m], k] += a[m, k] over the blocks m of chunk c; negative is no component."""
     for c in range(len(chunk) - 1):
         for m in range(chunk[c], chunk[c + 1]):
@@ -77,7 +77,7 @@ def sum_by_component(chunk, component, a, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def invert_blocks(blocks, free, smallest, out):  # type: ignore[no-untyped-def]
+def invert_blocks(blocks, free, smallest, out):
     """out[m] = inverse of blocks[m] over its free parameters, zero elsewhere, by Cholesky.
 
     In unit diagonal; a block with a pivot below `smallest` is taken as its diagonal.
@@ -121,7 +121,7 @@ def invert_blocks(blocks, free, smallest, out):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def random_bit(seed, block, row):  # type: ignore[no-untyped-def]
+def random_bit(seed, block, row):
     """A bit that looks random, of three numbers."""
     z = np.uint64(seed) * GOLDEN + np.uint64(block) * FIRST + np.uint64(row)
     return (mixed(z + GOLDEN) >> np.uint64(33)) & np.uint64(1) == np.uint64(1)
@@ -143,9 +143,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
     """Kernels for local blocks of p parameters."""
 
     @compiled
-    def accumulate(  # type: ignore[no-untyped-def]
-        start, shared, first, last, r, d, a, c, loss, k, C, g, e, D, q
-    ):
+    def accumulate(start, shared, first, last, r, d, a, c, loss, k, C, g, e, D, q):
         """Add the rows of local blocks first … last−1 (buffers r, d, a, c begin at first's row).
 
         Writes C, g and e of those blocks, adds to D and q. Returns Σ ρ and Σ r².
@@ -182,7 +180,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
         return objective, chi2
 
     @compiled
-    def scatter(start, shared, first, last, e, v, t):  # type: ignore[no-untyped-def]
+    def scatter(start, shared, first, last, e, v, t):
         """t[h] += eᵢ·v_m over the rows of blocks first … last−1."""
         for m in range(first, last):
             for i in range(start[m], start[m + 1]):
@@ -192,7 +190,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
                 t[shared[i]] += total
 
     @compiled
-    def gather(start, shared, first, last, e, u, out):  # type: ignore[no-untyped-def]
+    def gather(start, shared, first, last, e, u, out):
         """out[m] = Σᵢ eᵢ u[h] over the rows of blocks first … last−1."""
         total = np.empty(p)
         for m in range(first, last):
@@ -205,7 +203,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
                 out[m, s] = total[s]
 
     @compiled
-    def outer(start, shared, first, last, e, u, out):  # type: ignore[no-untyped-def]
+    def outer(start, shared, first, last, e, u, out):
         """out[m] = Σᵢ eᵢ eᵢᵀ u[h] over the rows of blocks first … last−1."""
         for m in range(first, last):
             out[m, :, :] = 0.0
@@ -216,9 +214,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
                         out[m, s, t] += e[i, s] * e[i, t] * uh
 
     @compiled
-    def noise(  # type: ignore[no-untyped-def]
-        start, shared, first, last, d, a, c, loss, k, prior, seed, before, g, q
-    ):
+    def noise(start, shared, first, last, d, a, c, loss, k, prior, seed, before, g, q):
         """g[m] = Σ √w a ε + √prior ε and q[h] += Σ √w c ε with ε = ±1 at random, of blocks
         first … last−1.
 
@@ -240,7 +236,7 @@ def arrow_kernels(p: int) -> ArrowKernels:
                     g[m, s] += v * a[j, s]
 
     @compiled
-    def spread(start, shared, first, last, e, V, t):  # type: ignore[no-untyped-def]
+    def spread(start, shared, first, last, e, V, t):
         """t[h] += eᵢᵀ V_m eᵢ over the rows of blocks first … last−1."""
         for m in range(first, last):
             for i in range(start[m], start[m + 1]):

@@ -27,7 +27,7 @@ USED, FIXED, UNDETERMINED = 0, 1, 2
 
 
 @compiled
-def touched(start, pattern, columns, free, first, last, seen, met, begin, out):  # type: ignore[no-untyped-def]
+def touched(start, pattern, columns, free, first, last, seen, met, begin, out):
     """The free columns that each block first … last−1 touches, in order of appearance: those of
     the n-th of them are out[begin[n]:begin[n + 1]]. An empty `out` is left alone.
 
@@ -52,7 +52,7 @@ def touched(start, pattern, columns, free, first, last, seen, met, begin, out): 
 
 
 @compiled
-def factor_blocks(C, free, stretch, smallest, L, state):  # type: ignore[no-untyped-def]
+def factor_blocks(C, free, stretch, smallest, L, state):
     """L (n, p, p) = Cholesky factors of C with the diagonal times `stretch`, state (n, p) what
     each parameter is to them. Returns how many blocks are indefinite or not finite.
 
@@ -96,7 +96,7 @@ def factor_blocks(C, free, stretch, smallest, L, state):  # type: ignore[no-unty
 
 
 @compiled
-def solve_rows(L, state, B):  # type: ignore[no-untyped-def]
+def solve_rows(L, state, B):
     """Each row b of B (n, p) becomes (L Lᵀ)⁻¹b over the used parameters, zero elsewhere."""
     p = len(state)
     for n in range(len(B)):
@@ -113,7 +113,7 @@ def solve_rows(L, state, B):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def subtract_packed(R, columns, out):  # type: ignore[no-untyped-def]
+def subtract_packed(R, columns, out):
     """out (packed) −= R (n, n) at some columns, in ascending order."""
     for i in range(len(columns)):
         h = columns[i]
@@ -123,7 +123,7 @@ def subtract_packed(R, columns, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def unpack(packed, out):  # type: ignore[no-untyped-def]
+def unpack(packed, out):
     """out (k, k) = the symmetric matrix, both triangles."""
     at = 0
     for i in range(len(out)):
@@ -147,7 +147,7 @@ def border_kernels(p: int, w: int) -> BorderKernels:
     """Kernels for local blocks of p parameters and patterns of w columns."""
 
     @compiled
-    def accumulate(  # type: ignore[no-untyped-def]
+    def accumulate(
         start,
         pattern,
         columns,
@@ -212,7 +212,7 @@ def border_kernels(p: int, w: int) -> BorderKernels:
         return objective, chi2
 
     @compiled
-    def add_patterns(order, pattern, columns, weight, r, f, H, q):  # type: ignore[no-untyped-def]
+    def add_patterns(order, pattern, columns, weight, r, f, H, q):
         """Add rows to H (packed) and q, those of a pattern together; order sorts them by it."""
         block = np.empty((w, w))
         gradient = np.empty(w)
@@ -252,7 +252,7 @@ def border_kernels(p: int, w: int) -> BorderKernels:
                         H[h * (h + 1) // 2 + other] += block[u, v]
 
     @compiled
-    def panel(L, state, begin, column, F, g, first, last, chunk, where, X, y):  # type: ignore[no-untyped-def]
+    def panel(L, state, begin, column, F, g, first, last, chunk, where, X, y):
         """X[where[h], rows of m] = L⁻¹F_m and y[rows of m] = L⁻¹g_m of blocks first … last−1."""
         z = np.empty(p)
         for m in range(first, last):
@@ -273,7 +273,7 @@ def border_kernels(p: int, w: int) -> BorderKernels:
                 y[base + s] = z[s]
 
     @compiled
-    def back(L, state, begin, column, F, g, z, first, last, out):  # type: ignore[no-untyped-def]
+    def back(L, state, begin, column, F, g, z, first, last, out):
         """out[m] = −(L Lᵀ)⁻¹(g_m + F_m z) of blocks first … last−1, all of a chunk."""
         for m in range(first, last):
             for s in range(p):

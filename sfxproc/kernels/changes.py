@@ -29,7 +29,7 @@ CHANGE_TYPE: Any = types.FunctionType(_THREE(_ROW, _ROW, _ROW, _F8[:, ::1]))
 
 
 @compiled
-def unchanged(values, q, normal, by):  # type: ignore[no-untyped-def]
+def unchanged(values, q, normal, by):
     """No change."""
     return 0.0, 0.0, 0.0
 
@@ -48,7 +48,7 @@ def combined(changes: Sequence[Change], numbers: Sequence[int]) -> Change:
     rest, n = combined(tuple(others), tuple(numbers[1:])), numbers[0]
 
     @njit(nogil=True)
-    def change(values, q, normal, by):  # type: ignore[no-untyped-def]
+    def change(values, q, normal, by):
         one = first(values[:n], q, normal, by[:n])
         more = rest(values[n:], q, normal, by[n:])
         return one[0] + more[0], one[1] + more[1], one[2] + more[2]
@@ -58,7 +58,7 @@ def combined(changes: Sequence[Change], numbers: Sequence[int]) -> Change:
 
 
 @compiled
-def own_axes(A, axes):  # type: ignore[no-untyped-def]
+def own_axes(A, axes):
     """axes (3, 3), rows of unit vectors: x along a*, y in the plane of a* and b*, z along c."""
     for j in range(3):
         for i in range(3):
@@ -73,7 +73,7 @@ def own_axes(A, axes):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def as_recorded(h, A, beam, k, axes, q, normal):  # type: ignore[no-untyped-def]
+def as_recorded(h, A, beam, k, axes, q, normal):
     """q (3,) of hkl (3,) and the normal (3,) of the Ewald sphere there, in the crystal's axes."""
     length = 0.0
     for i in range(3):

@@ -10,7 +10,7 @@ from sfxproc.kernels.compiled import compiled
 
 
 @compiled
-def find(parent, h):  # type: ignore[no-untyped-def]
+def find(parent, h):
     """The root of h, halving the path to it."""
     while parent[h] != h:
         parent[h] = parent[parent[h]]
@@ -19,7 +19,7 @@ def find(parent, h):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def unite(parent, a, b):  # type: ignore[no-untyped-def]
+def unite(parent, a, b):
     """Join the trees of a and b under the smaller root."""
     a = find(parent, a)
     b = find(parent, b)
@@ -30,7 +30,7 @@ def unite(parent, a, b):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def join_blocks(start, shared, parent):  # type: ignore[no-untyped-def]
+def join_blocks(start, shared, parent):
     """Unite all shared parameters that a block holds, for every block."""
     for m in range(len(start) - 1):
         for i in range(start[m] + 1, start[m + 1]):
@@ -38,14 +38,14 @@ def join_blocks(start, shared, parent):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def join_labels(label, parent):  # type: ignore[no-untyped-def]
+def join_labels(label, parent):
     """Unite each shared parameter with its label."""
     for h in range(len(label)):
         unite(parent, h, label[h])
 
 
 @compiled
-def flatten(parent):  # type: ignore[no-untyped-def]
+def flatten(parent):
     """Point every shared parameter straight at its root."""
     for h in range(len(parent)):
         parent[h] = find(parent, h)

@@ -11,7 +11,7 @@ from sfxproc.kernels.compiled import compiled
 
 
 @compiled
-def subtract_pairs(begin, block, e, inverse_D, first, last, S):  # type: ignore[no-untyped-def]
+def subtract_pairs(begin, block, e, inverse_D, first, last, S):
     """S −= Σ_h e_a e_bᵀ / D_h over pairs of rows of h, for blocks first … last−1 of S's rows.
 
     Diagonal blocks are done whole.
@@ -34,7 +34,7 @@ def subtract_pairs(begin, block, e, inverse_D, first, last, S):  # type: ignore[
 
 
 @compiled
-def quadratic_forms(begin, block, e, inverse_D, V, first, last, out):  # type: ignore[no-untyped-def]
+def quadratic_forms(begin, block, e, inverse_D, V, first, last, out):
     """out[h] = Σ_ab e_aᵀ V_ab e_b / D_h² for h = first … last−1; V holds both triangles."""
     p = e.shape[1]
     for h in range(first, last):
@@ -50,7 +50,7 @@ def quadratic_forms(begin, block, e, inverse_D, V, first, last, out):  # type: i
 
 
 @compiled
-def mirror(S):  # type: ignore[no-untyped-def]
+def mirror(S):
     """Copy the lower triangle into the upper one, tile by tile."""
     n = len(S)
     tile = 64

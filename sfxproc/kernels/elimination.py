@@ -15,7 +15,7 @@ from sfxproc.kernels.compiled import compiled
 
 
 @compiled
-def elimination_tree(begin, column):  # type: ignore[no-untyped-def]
+def elimination_tree(begin, column):
     """parent (n,) of each column, −1 at a root. Row i of the strictly lower triangle has its
     entries in column[begin[i]:begin[i + 1]]."""
     n = len(begin) - 1
@@ -34,7 +34,7 @@ def elimination_tree(begin, column):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def postorder(parent):  # type: ignore[no-untyped-def]
+def postorder(parent):
     """The nodes of a forest, children before their parents and subtrees in one piece."""
     n = len(parent)
     child = np.full(n, -1)
@@ -66,7 +66,7 @@ def postorder(parent):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def column_counts(begin, row, parent, order):  # type: ignore[no-untyped-def]
+def column_counts(begin, row, parent, order):
     """(n,) non-zeros of each column of L below the diagonal. Column j of the strictly lower
     triangle has its entries in row[begin[j]:begin[j + 1]]; order is a postorder."""
     n = len(parent)

@@ -18,7 +18,7 @@ LARGEST = 700.0
 
 
 @compiled(error_model="numpy")
-def exponential(x, work, out):  # type: ignore[no-untyped-def]
+def exponential(x, work, out):
     """out = exp(x); work is scratch of the same length. None of them may overlap."""
     bits = work.view(np.int64)
     for i in range(len(x)):

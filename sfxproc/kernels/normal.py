@@ -11,7 +11,7 @@ from sfxproc.kernels.compiled import compiled
 
 
 @compiled
-def add_couplings_dense(start, shared, e, H):  # type: ignore[no-untyped-def]
+def add_couplings_dense(start, shared, e, H):
     """H[(m, s), h] and H[h, (m, s)] += eᵢ[s]; H (n, n) holds the local parameters first."""
     p = e.shape[1]
     n_local = (len(start) - 1) * p
@@ -24,7 +24,7 @@ def add_couplings_dense(start, shared, e, H):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def add_couplings_sparse(start, place, e, free, values):  # type: ignore[no-untyped-def]
+def add_couplings_sparse(start, place, e, free, values):
     """values[place[i] + s] += eᵢ[s] for the free parameters s of the row's block."""
     for m in range(len(start) - 1):
         for i in range(start[m], start[m + 1]):

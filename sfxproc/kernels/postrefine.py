@@ -44,7 +44,7 @@ SMALLEST_ANGLE = 1e-6  # rad; below, series
 
 
 @compiled
-def rotation_of(theta_1, theta_2, axes, turn, about):  # type: ignore[no-untyped-def]
+def rotation_of(theta_1, theta_2, axes, turn, about):
     """turn (3, 3) = R(θ₁ e₁ + θ₂ e₂) and about[j] = J(θ) eⱼ, with the orthonormal axes (2, 3)."""
     v = np.empty(3)
     for i in range(3):
@@ -93,7 +93,7 @@ def partiality_kernel() -> Callable[..., Any]:
     return compiled(signature=signature, error_model="numpy")(fill_partialities)
 
 
-def fill_partialities(  # type: ignore[no-untyped-def]
+def fill_partialities(
     profile, over_size, change, n_changing, stills, start, first, last, local, P, relative
 ):
     """P (rows,) of crystals first … last−1 and, unless it is empty, relative (rows, 3 + n_strains +
@@ -204,7 +204,7 @@ def fill_partialities(  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def product(a, b, out):  # type: ignore[no-untyped-def]
+def product(a, b, out):
     """out = a b, all (3, 3)."""
     for i in range(3):
         for j in range(3):
@@ -212,7 +212,7 @@ def product(a, b, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def extend_rows(a, relative):  # type: ignore[no-untyped-def]
+def extend_rows(a, relative):
     """a[:, 2:] = ∂r/∂(θ₁, θ₂, ln r₀, …) from a[:, 0] = ∂r/∂ ln G, which is ∂r/∂ ln P too."""
     for i in range(len(a)):
         for j in range(relative.shape[1]):

@@ -137,7 +137,7 @@ def reference_lines(forms: Floats, basis: Floats) -> Reference:
 
 
 @compiled
-def stream(seed, candidate, iteration):  # type: ignore[no-untyped-def]
+def stream(seed, candidate, iteration):
     """The state from which the random numbers of an iteration of a candidate follow."""
     z = mixed(np.uint64(seed) + GOLDEN)
     z = mixed((z ^ np.uint64(candidate)) + GOLDEN)
@@ -145,13 +145,13 @@ def stream(seed, candidate, iteration):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def unit(z):  # type: ignore[no-untyped-def]
+def unit(z):
     """A number in [0, 1) of 64 random bits."""
     return np.float64(z >> np.uint64(11)) * 2.0**-53
 
 
 @compiled
-def workspace(n_reference, n_lines):  # type: ignore[no-untyped-def]
+def workspace(n_reference, n_lines):
     """Scratch arrays of `assign`."""
     q = np.zeros(n_reference, np.float32)
     keys = np.zeros(n_reference + BLOCK, np.int64)
@@ -160,7 +160,7 @@ def workspace(n_reference, n_lines):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def draw(state, tickets, subset, chosen):  # type: ignore[no-untyped-def]
+def draw(state, tickets, subset, chosen):
     """Numbers of `subset` different lines into `chosen`; the state behind the last draw."""
     n = 0
     used = np.uint64(0)
@@ -180,7 +180,7 @@ def draw(state, tickets, subset, chosen):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def information_of(lines, count, delta):  # type: ignore[no-untyped-def]
+def information_of(lines, count, delta):
     """I of the module's equations, nats, of one cell."""
     n = len(delta)
     total, product = 0.0, 1.0
@@ -194,7 +194,7 @@ def information_of(lines, count, delta):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def dot(a, b, each):  # type: ignore[no-untyped-def]
+def dot(a, b, each):
     """Σ a b over the parameters, in their order."""
     total = a[0] * b[0]
     for s in range(1, len(each)):
@@ -203,7 +203,7 @@ def dot(a, b, each):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def determinant(basis, x, each):  # type: ignore[no-untyped-def]
+def determinant(basis, x, each):
     """Of the reciprocal metric, Å⁻⁶; 0 if it is not positive definite."""
     hh, kk, ll = dot(basis[0], x, each), dot(basis[1], x, each), dot(basis[2], x, each)
     hk, hl, kl = (
@@ -217,7 +217,7 @@ def determinant(basis, x, each):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-def]
+def assign(reference, lines, x, work, near, delta):
     """Nearest calculated line near[k] of each observed line and delta[k] = q²_k − q²_near.
 
     Returns how many calculated lines lie up to the last observed one, by its error more.
@@ -283,7 +283,7 @@ def assign(reference, lines, x, work, near, delta):  # type: ignore[no-untyped-d
 
 
 @compiled
-def solve(A, x, each):  # type: ignore[no-untyped-def]
+def solve(A, x, each):
     """x becomes x + A⁻¹ b by Cholesky's method; A (p, p + 1) holds the lower triangle and b
     as its last column, and is overwritten. What the rows do not fix stays."""
     p = len(each)
@@ -311,7 +311,7 @@ def solve(A, x, each):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def add_row(A, form, w, residual, each):  # type: ignore[no-untyped-def]
+def add_row(A, form, w, residual, each):
     """Add w f fᵀ and w f r to the normal equations."""
     p = len(each)
     for s in range(p):
@@ -322,9 +322,7 @@ def add_row(A, form, w, residual, each):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def search(  # type: ignore[no-untyped-def]
-    reference, lines, rules, starts, seed, first, out, information, iterations
-):
+def search(reference, lines, rules, starts, seed, first, out, information, iterations):
     """Improve the candidates `starts` (c, p), numbered from `first`: out (c, p), information
     (c,) and how many iterations were spent, those with all lines included, iterations (c,)."""
     each, n = reference.each, len(lines.q2)
@@ -383,7 +381,7 @@ def search(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def explain(reference, lines, x, near, delta, count):  # type: ignore[no-untyped-def]
+def explain(reference, lines, x, near, delta, count):
     """`assign` for cells x (c, p): near (c, n), delta (c, n) and count (c,)."""
     work = workspace(reference.columns.shape[1], len(lines.q2))
     for c in range(len(x)):

@@ -23,7 +23,7 @@ from sfxproc.kernels.compiled import compiled
 
 
 @compiled
-def direct_metric(basis, x, out):  # type: ignore[no-untyped-def]
+def direct_metric(basis, x, out):
     """The inverse of G* into out (3, 3), for basis (p, 3, 3) and x (p,); returns det G*, 0 if G*
     is not finite and positive definite: out is not set then."""
     for i in range(3):
@@ -45,7 +45,7 @@ def direct_metric(basis, x, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def determinants(basis, x, out):  # type: ignore[no-untyped-def]
+def determinants(basis, x, out):
     """det G* of cells x (c, p) into out (c,), 0 of what is no cell; basis (p, 3, 3)."""
     work = np.empty((3, 3))
     for i in range(len(x)):
@@ -53,7 +53,7 @@ def determinants(basis, x, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def shortest(basis, x, vectors):  # type: ignore[no-untyped-def]
+def shortest(basis, x, vectors):
     """Length of the shortest of the vectors (n, 3) in the cell x (p,); NaN if it is none."""
     metric = np.empty((3, 3))
     if direct_metric(basis, x, metric) == 0.0:
@@ -69,7 +69,7 @@ def shortest(basis, x, vectors):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def nearly_symmetric(metric, axes, turns, length, angle, out):  # type: ignore[no-untyped-def]
+def nearly_symmetric(metric, axes, turns, length, angle, out):
     """Which of the n axes (n, 3, 3), in columns, may fit a symmetry within p = length, ω = angle in
     rad: out (n,). metric (3, 3); turns (9, 9) is the right factor that makes of G, as a row, N."""
     G, N = np.empty(9), np.empty(9)
@@ -100,7 +100,7 @@ def nearly_symmetric(metric, axes, turns, length, angle, out):  # type: ignore[n
 
 
 @compiled
-def lines_within(basis, primitive, x, q, most, mix):  # type: ignore[no-untyped-def]
+def lines_within(basis, primitive, x, q, most, mix):
     """The lines of the cell x (p,) up to |q|, in no order: hkl (m, 3); forms f (m, p); key (m,),
     Σ f_i mix_i without regard to overflow; count (m,) how many allowed h share the line.
 
@@ -157,7 +157,7 @@ def lines_within(basis, primitive, x, q, most, mix):  # type: ignore[no-untyped-
 
 
 @compiled
-def points_within(g, bound, primitive, q2):  # type: ignore[no-untyped-def]
+def points_within(g, bound, primitive, q2):
     """Allowed h (n, 3) of h ≥ 0, without 000, of q² = Σ g (h², k², l², hk, hl, kl) up to q2, in
     the order of h, k, l; |h| up to bound (3,)."""
     n = 0

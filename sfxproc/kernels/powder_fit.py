@@ -28,7 +28,7 @@ NEGLIGIBLE = 40.0  # exp(−40) of the greatest term is below its rounding
 
 
 @compiled
-def bins(q2):  # type: ignore[no-untyped-def]
+def bins(q2):
     """How many of q2 (n,), ascending, lie below each of BINS equal bins up to the last."""
     below = np.zeros(BINS + 1, np.int64)
     for b in range(BINS + 1 if len(q2) > 0 else 0):
@@ -37,7 +37,7 @@ def bins(q2):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def nearest(calculated, q2, below, near, delta):  # type: ignore[no-untyped-def]
+def nearest(calculated, q2, below, near, delta):
     """Number near[k] of the calculated line (m,), in any order, nearest to each of q2 (n,),
     ascending, and delta[k] = q²_k − q²_near; of two as near the lower one. below : `bins`. m > 0.
 
@@ -77,7 +77,7 @@ def nearest(calculated, q2, below, near, delta):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def cholesky(A):  # type: ignore[no-untyped-def]
+def cholesky(A):
     """The lower triangle of A (p, p) becomes that of its factor."""
     for i in range(len(A)):
         for j in range(i + 1):
@@ -88,7 +88,7 @@ def cholesky(A):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def curvature(rows, weight, A):  # type: ignore[no-untyped-def]
+def curvature(rows, weight, A):
     """The lower triangle of Σ w f fᵀ into A (p, p), of rows f (n, p) and weight w (n,)."""
     A[:] = 0.0
     for k in range(len(rows)):
@@ -99,7 +99,7 @@ def curvature(rows, weight, A):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def least_squares(rows, weight, delta, step, variance):  # type: ignore[no-untyped-def]
+def least_squares(rows, weight, delta, step, variance):
     """step (p,) that makes Σ w (Δ − f·step)² least, and the variances (p,) of its elements; rows f
     (n, p), weight w and delta Δ (n,)."""
     p = rows.shape[1]
@@ -133,7 +133,7 @@ def least_squares(rows, weight, delta, step, variance):  # type: ignore[no-untyp
 
 
 @compiled
-def refine(forms, q2, sigma, scales, at, normal, rounds, x):  # type: ignore[no-untyped-def]
+def refine(forms, q2, sigma, scales, at, normal, rounds, x):
     """Improve x (p,) of the lines with forms (m, p) on the observed ones q2, sigma (n,).
 
     scales : least and most s.  at, normal : the |Δ|/σ at this place among all, ascending, is what
@@ -173,7 +173,7 @@ def refine(forms, q2, sigma, scales, at, normal, rounds, x):  # type: ignore[no-
 
 
 @compiled
-def ratios(calculated, q2, sigma, neighbours, alpha, n_alpha, out):  # type: ignore[no-untyped-def]
+def ratios(calculated, q2, sigma, neighbours, alpha, n_alpha, out):
     """r into out (s, n), of q2 (n,) with sigma (s, n), from the calculated lines (m,), both
     ascending: `neighbours` of them on either side. alpha, n_alpha : α_0, n_0; N is n at least."""
     n, m, last = len(q2), len(calculated), q2[-1]
@@ -210,7 +210,7 @@ def ratios(calculated, q2, sigma, neighbours, alpha, n_alpha, out):  # type: ign
 
 
 @compiled
-def occam(rows, weight, span, unfixed, out):  # type: ignore[no-untyped-def]
+def occam(rows, weight, span, unfixed, out):
     """−½ ln det(S² Σ w f fᵀ/2π + u 1) into out (c,), of rows f (c, n, p), or (1, n, p) for all,
     and weight w (c, n); span : S.  unfixed : u."""
     p = rows.shape[2]

@@ -50,14 +50,14 @@ W1, W2, W3, W4, W5, W6 = (
 
 
 @compiled(inline="always")
-def variance_of(y, b, gain, c2):  # type: ignore[no-untyped-def]
+def variance_of(y, b, gain, c2):
     """V(y)."""
     t = max(y, 0.0)
     return b + t * (gain + c2 * t)
 
 
 @compiled(error_model="numpy")
-def positive_part(x, y, e, b, gain, c2):  # type: ignore[no-untyped-def]
+def positive_part(x, y, e, b, gain, c2):
     """∫_y^e (x − t)/V(t) dt for 0 ≤ y, e."""
     v = b + y * (gain + c2 * y)
     step = e - y
@@ -89,7 +89,7 @@ def positive_part(x, y, e, b, gain, c2):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def deviance(x, y, b, gain, c2):  # type: ignore[no-untyped-def]
+def deviance(x, y, b, gain, c2):
     """d² of an observation x that should be y."""
     if x < 0.0 and y < 0.0:
         return (x - y) ** 2 / b
@@ -103,7 +103,7 @@ def deviance(x, y, b, gain, c2):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def deviance_residuals(x, y, b, gain, c2, d):  # type: ignore[no-untyped-def]
+def deviance_residuals(x, y, b, gain, c2, d):
     """d of observations x that should be y.
 
     With V(y + u(x − y)) = V(y) (1 + k₁u + k₂u²), d² = 2 (x − y)²/V ∫₀¹ (1 − u)/(1 + k₁u + k₂u²)
@@ -131,7 +131,7 @@ def deviance_residuals(x, y, b, gain, c2, d):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def scale_factors(ln_g, b, s2, P, h, f, work):  # type: ignore[no-untyped-def]
+def scale_factors(ln_g, b, s2, P, h, f, work):
     """f = ∂y/∂I = P·exp(ln G − 2 B s²) of one crystal's rows; an empty P means full intensities.
 
     h : the rows' reflections. work : (2, ≥ rows) scratch.
@@ -146,7 +146,7 @@ def scale_factors(ln_g, b, s2, P, h, f, work):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def longest(start, first, last):  # type: ignore[no-untyped-def]
+def longest(start, first, last):
     """Most rows of any of blocks first … last−1."""
     n = 0
     for m in range(first, last):
@@ -178,7 +178,7 @@ class Scaling(NamedTuple):
 
 
 @compiled(error_model="numpy")
-def rows(data, r, d, a, c):  # type: ignore[no-untyped-def]
+def rows(data, r, d, a, c):
     """Residuals r, deviance residuals d, Jacobian a (rows, 2), c (rows,) of first … last−1.
 
     d is left alone if it is empty. data : a `Scaling` as a plain tuple: its types are told in 1 µs,
@@ -209,7 +209,7 @@ def rows(data, r, d, a, c):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def deviances(data, d):  # type: ignore[no-untyped-def]
+def deviances(data, d):
     """Deviance residuals only; data as for `rows`."""
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2 = data
     origin = start[first]
@@ -225,7 +225,7 @@ def deviances(data, d):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def crystal_ratios(start, shared, first, last, observed, P, expected, out):  # type: ignore[no-untyped-def]
+def crystal_ratios(start, shared, first, last, observed, P, expected, out):
     """out[m] = Σ I_obs / Σ P·expected[h] of each crystal, a start value of G; NaN if not > 0."""
     for m in range(first, last):
         above = 0.0
@@ -238,7 +238,7 @@ def crystal_ratios(start, shared, first, last, observed, P, expected, out):  # t
 
 
 @compiled
-def reflection_sums(start, shared, first, last, local, s2, P, observed, out):  # type: ignore[no-untyped-def]
+def reflection_sums(start, shared, first, last, local, s2, P, observed, out):
     """out (3, n_shared) += Σ I_obs, Σ f, and the number of crystals that hold the reflection.
 
     Rows of a crystal must be sorted by reflection. Crystals with a NaN scale are passed over.
@@ -261,7 +261,7 @@ def reflection_sums(start, shared, first, last, local, s2, P, observed, out):  #
 
 
 @compiled
-def log_sums(start, shared, first, last, local, s2, P, observed, background, out):  # type: ignore[no-untyped-def]
+def log_sums(start, shared, first, last, local, s2, P, observed, background, out):
     """out (2, n_shared) += Σ ln(max(I_obs, √b)/f) and the number of observations."""
     n = longest(start, first, last)
     work, f = np.empty((2, n)), np.empty(n)
@@ -275,7 +275,7 @@ def log_sums(start, shared, first, last, local, s2, P, observed, background, out
 
 
 @compiled
-def overlaps(start, shared, first, last, n_crystals, out):  # type: ignore[no-untyped-def]
+def overlaps(start, shared, first, last, n_crystals, out):
     """out[m] = number of reflections of crystal m that other crystals hold too."""
     for m in range(first, last):
         n = 0
@@ -289,7 +289,7 @@ def overlaps(start, shared, first, last, n_crystals, out):  # type: ignore[no-un
 
 
 @compiled
-def gain_sums(observed, variance, signal, out):  # type: ignore[no-untyped-def]
+def gain_sums(observed, variance, signal, out):
     """out (6,) += n, Σw, ΣwI, ΣwI², Σwσ², ΣwIσ² with w = 1/σ⁴, over I > signal·σ."""
     for i in range(len(observed)):
         x = np.float64(observed[i])  # float() would keep it single
@@ -305,7 +305,7 @@ def gain_sums(observed, variance, signal, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def modelled(data, m, work, f, y, d):  # type: ignore[no-untyped-def]
+def modelled(data, m, work, f, y, d):
     """Factors f, models y = f·I and deviance residuals d of the rows of block m."""
     rows = slice(data.start[m], data.start[m + 1])
     h = data.shared[rows]
@@ -316,7 +316,7 @@ def modelled(data, m, work, f, y, d):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def weighted_sums(data, half, loss, k, weight, weighted, number):  # type: ignore[no-untyped-def]
+def weighted_sums(data, half, loss, k, weight, weighted, number):
     """Σ w, Σ wJ and the number of scaled observations J = I_obs/f, weight w = ψ f²/V(y).
 
     ψ is the robust weight. half : (blocks,) 0 or 1, or −1 for a block left out. weight,
@@ -343,7 +343,7 @@ def weighted_sums(data, half, loss, k, weight, weighted, number):  # type: ignor
 
 
 @compiled
-def deviations(data, mean, half, i_sum, d_sum, cc):  # type: ignore[no-untyped-def]
+def deviations(data, mean, half, i_sum, d_sum, cc):
     """Σ J and Σ |J − ⟨I⟩| a reflection, and each block's six sums for CC(J, ⟨I⟩).
 
     cc : (blocks, 6) = n, Σx, Σy, Σx², Σy², Σxy with x = J, y = ⟨I⟩. Passed over are reflections

@@ -15,7 +15,7 @@ from sfxproc.kernels.scale import longest, modelled, variance_of
 
 
 @compiled(error_model="numpy")
-def scaled_rows(data, loss, k, out):  # type: ignore[no-untyped-def]
+def scaled_rows(data, loss, k, out):
     """out (4, n_rows) = J, σ(J), scale P/f and ψ in the rows of blocks first … last−1."""
     start, _, first, last, _, _, _, P, observed, background, gain, c2 = data
     n = longest(start, first, last)

@@ -20,7 +20,7 @@ from sfxproc.kernels.scale import longest, scale_factors, variance_of
 
 
 @compiled(error_model="numpy")
-def chi2_of_scatter(data, cap):  # type: ignore[no-untyped-def]
+def chi2_of_scatter(data, cap):
     """Σ z and Σ ∂z/∂c² with z = (I_obs − y)²/σ², over the observations with z ≤ cap[h] (the
     others count as cap[h])."""
     start, shared, first, last, local, I, s2, P, observed, background, gain, c2 = data
@@ -45,7 +45,7 @@ def chi2_of_scatter(data, cap):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def variance_sums(data, v, share, most, out):  # type: ignore[no-untyped-def]
+def variance_sums(data, v, share, most, out):
     """out (10,) = the six of F (00 01 02 11 12 22), the three of t, and Σ e.
 
     background : b as it was given; v : (3,) at present. share : (n_shared,) e. r² counts up to
@@ -79,7 +79,7 @@ def variance_sums(data, v, share, most, out):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def ln_variances(data):  # type: ignore[no-untyped-def]
+def ln_variances(data):
     """Σ ln V of the rows of blocks first … last−1."""
     start, shared, first, last, local, I, s2, P, _, background, gain, c2 = data
     total = 0.0
@@ -95,7 +95,7 @@ def ln_variances(data):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def pulls(data, share, most, per_decade, lowest, by_intensity, by_partiality):  # type: ignore[no-untyped-def]
+def pulls(data, share, most, per_decade, lowest, by_intensity, by_partiality):
     """Adds to each bin (bins, 4) the number of observations, Σ y, Σ z/e with z = (I_obs − y)²/V up
     to most·e, and Σ of the pull (I_obs − y)/√V within ±√most.
 

@@ -86,7 +86,7 @@ def by_differences(value: Callable[[float, float, float], float]) -> Profile:
     """
 
     @njit(nogil=True, error_model="numpy")
-    def profile(r, R, w):  # type: ignore[no-untyped-def]
+    def profile(r, R, w):
         step = STEP * max(abs(r), R + w)
         before, after = r - step, r + step
         by_r = (value(after, R, w) - value(before, R, w)) / (after - before)
@@ -116,6 +116,6 @@ def _compiled_loop() -> Callable[..., None]:
     return compiled(signature=signature)(_loop)
 
 
-def _loop(profile, r, R, w, out):  # type: ignore[no-untyped-def]
+def _loop(profile, r, R, w, out):
     for i in range(len(r)):
         out[0, i], out[1, i], out[2, i], out[3, i] = profile(r[i], R[i], w[i])

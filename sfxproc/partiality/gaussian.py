@@ -19,7 +19,7 @@ REACH = math.sqrt(-math.log(NEGLIGIBLE) / SHARPNESS)
 
 
 @compiled(error_model="numpy")
-def profile(r, R, w):  # type: ignore[no-untyped-def]
+def profile(r, R, w):
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹."""
     x = r / R
     p = math.exp(-SHARPNESS * x * x)

@@ -23,7 +23,7 @@ REACH = math.sqrt(-2.0 * math.log(NEGLIGIBLE))
 
 
 @compiled(error_model="numpy")
-def profile(r, R, w):  # type: ignore[no-untyped-def]
+def profile(r, R, w):
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹."""
     slope = r / (SHARE * R * R + w * w)
     p = math.exp(-0.5 * r * slope)

@@ -20,7 +20,7 @@ REACH = float(np.sqrt(0.5 * (1.0 / NEGLIGIBLE - 1.0)))
 
 
 @compiled(error_model="numpy")
-def profile(r, R, w):  # type: ignore[no-untyped-def]
+def profile(r, R, w):
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹."""
     x = r / R
     p = 1.0 / (1.0 + 2.0 * x * x)

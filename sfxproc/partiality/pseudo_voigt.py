@@ -29,7 +29,7 @@ def pseudo_voigt(nu: float) -> Partiality:
     h = 1.0 - g
 
     @compiled
-    def profile(r, R, w):  # type: ignore[no-untyped-def]
+    def profile(r, R, w):
         p1, by_r1, by_R1, _ = sharp(r, R, w)
         p2, by_r2, by_R2, _ = soft(r, R, w)
         return g * p1 + h * p2, g * by_r1 + h * by_r2, g * by_R1 + h * by_R2, 0.0

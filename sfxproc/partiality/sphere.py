@@ -15,7 +15,7 @@ from sfxproc.partiality.base import Partiality
 
 
 @compiled(error_model="numpy")
-def profile(r, R, w):  # type: ignore[no-untyped-def]
+def profile(r, R, w):
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹; all zero from the surface on."""
     x = r / R
     if abs(x) >= 1.0:

@@ -14,7 +14,7 @@ from sfxproc.partiality.base import Partiality
 
 
 @compiled
-def profile(r, R, w):  # type: ignore[no-untyped-def]
+def profile(r, R, w):
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹."""
     return (1.0 if abs(r) <= R else 0.0), 0.0, 0.0, 0.0
 

@@ -52,7 +52,7 @@ solid = sphere.profile
 
 
 @compiled
-def _normal(z):  # type: ignore[no-untyped-def]
+def _normal(z):
     """∫₀ᶻ φ and φ(z), z being no further than CUT."""
     if abs(z) >= CUT:  # most of the time: no erf then
         return math.copysign(HALF_AT_CUT, z), DENSITY_AT_CUT
@@ -60,7 +60,7 @@ def _normal(z):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def _closed(r, R, w):  # type: ignore[no-untyped-def]
+def _closed(r, R, w):
     """(K0, K1, K2, Kz) for 0 ≤ r < R + CUT w."""
     low, high = max(-(R + r) / w, -CUT), min((R - r) / w, CUT)
     below, density_low = _normal(low)
@@ -72,7 +72,7 @@ def _closed(r, R, w):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def _quadrature(r, R, w):  # type: ignore[no-untyped-def]
+def _quadrature(r, R, w):
     """(K0, K1, K2, Kz) w/R for 0 ≤ r < R + CUT w."""
     low, high = max((r - CUT * w) / R, -1.0), min((r + CUT * w) / R, 1.0)
     middle, half = 0.5 * (high + low), 0.5 * (high - low)
@@ -90,7 +90,7 @@ def _quadrature(r, R, w):  # type: ignore[no-untyped-def]
 
 
 @compiled(error_model="numpy")
-def profile(r, R, w):  # type: ignore[no-untyped-def]
+def profile(r, R, w):
     """(P, ∂P/∂r, ∂P/∂R, ∂P/∂w) of numbers in Å⁻¹; all zero where no part is inside."""
     if w < SHARP * R:
         return solid(r, R, w)

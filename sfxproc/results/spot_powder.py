@@ -11,8 +11,8 @@ import numpy as np
 
 from sfxproc.formats.atomic import write_text
 from sfxproc.formats.peak_lists import PeakList, write_peak_list
+from sfxproc.powder.rings.stills import SpotPowder
 from sfxproc.powder.settings import SpotPeakSettings
-from sfxproc.powder.spots import SpotPowder
 from sfxproc.report.log import Log
 from sfxproc.report.spot_powder import SpotPowderStory, spot_powder_html
 from sfxproc.report.terminal import counts_table

@@ -16,9 +16,8 @@ from sfxproc.commands.compare_truth import true_and_ideal
 from sfxproc.config import load
 from sfxproc.formats.frames import read_frames
 from sfxproc.formats.hdf5 import write as write_h5
-from sfxproc.formats.reference import read_reference
+from sfxproc.formats.reference import in_group, read_reference
 from sfxproc.formats.truth import read_truth_set, truth_path, write_truth
-from sfxproc.intake.reference_group import in_group
 from sfxproc.jobs import JOBS
 from sfxproc.merging.compare_truth import TruthAgreement, compare_with_truth
 from sfxproc.parallel.comm import Comm

@@ -9,9 +9,9 @@ import pytest
 from sfxproc.data import Floats
 from sfxproc.errors import DataError
 from sfxproc.formats.spots import read_spots
-from sfxproc.powder.spot_centre import beam_centre
-from sfxproc.powder.spot_peaks import RingWidth, find_rings, first_width, refined_width
-from sfxproc.powder.spots import SpotPeaks, SpotPeakSettings, SpotPowder, powder_of
+from sfxproc.powder.rings.centre import beam_centre
+from sfxproc.powder.rings.peaks import RingWidth, find_rings, first_width, refined_width
+from sfxproc.powder.rings.stills import SpotPeaks, SpotPeakSettings, SpotPowder, powder_of
 from sfxproc.simulate.spot_powder import SpotPowderSettings, SpotPowderTruth, simulate_spots
 from sfxproc.spots import Spots, q_of
 from sfxproc.symmetry import possible, space_group

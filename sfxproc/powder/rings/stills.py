@@ -30,9 +30,9 @@ import numpy as np
 
 from sfxproc.data import Floats, Ints, Table
 from sfxproc.errors import DataError
+from sfxproc.powder.rings.centre import beam_centre
+from sfxproc.powder.rings.peaks import BIN, Rings, RingWidth, find_rings, first_width, refined_width
 from sfxproc.powder.settings import SpotPeakSettings
-from sfxproc.powder.spot_centre import beam_centre
-from sfxproc.powder.spot_peaks import BIN, Rings, RingWidth, find_rings, first_width, refined_width
 from sfxproc.spots import Spots, q_of
 
 MIN_LINES = 8  # that indexing takes

@@ -1,0 +1,1 @@
+"""The lines of a powder pattern from the spots of many stills."""
