@@ -15,10 +15,10 @@ from sfxproc.merging.halves import half_of
 from sfxproc.models.agreement import Agreement, Criteria, judged
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.decide import decided
-from sfxproc.refine.refined import Refined
-from sfxproc.refine.scale_job import (
-    ScaleJob,
+from sfxproc.refine.merging_job import (
+    MergingJob,
 )
+from sfxproc.refine.refined import Refined
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Rejection
 
@@ -150,7 +150,7 @@ def refined_without_bad(refined: RefinedT, judge: Judge) -> RefinedT:
     return refined
 
 
-def judge_of(job: ScaleJob, data: Inventory | None) -> Judge:
+def judge_of(job: MergingJob, data: Inventory | None) -> Judge:
     """Who judges the job's crystals. data : on rank 0."""
 
     def halves() -> NDArray[np.int8]:

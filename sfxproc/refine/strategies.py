@@ -14,21 +14,21 @@ from sfxproc.refine.blocks.run import (
 )
 from sfxproc.refine.blocks.work import Scaling
 from sfxproc.refine.choices import columns_wanted, scale_settings
-from sfxproc.refine.conclude import concluded
 from sfxproc.refine.judge import judge_of, refined_without_bad
-from sfxproc.refine.scale_job import (
-    Scaled,
-    ScaleJob,
+from sfxproc.refine.merging_job import (
+    MergingJob,
+    MergingOutcome,
     read_all,
     tell_start_scales,
     with_start_scales,
 )
+from sfxproc.refine.outcome import outcome_of
 from sfxproc.refine.solve import solve
 from sfxproc.refine.start import begun_at, earlier
 from sfxproc.refine.whole import Together, fates_of
 
 
-def scale_globally(job: ScaleJob) -> Scaled | None:
+def scale_globally(job: MergingJob) -> MergingOutcome | None:
     """All ranks step together on one problem; each reads and keeps its share of the crystals."""
     config = job.config
     data = read_all(job, columns_wanted(config))
@@ -49,16 +49,16 @@ def scale_globally(job: ScaleJob) -> Scaled | None:
     refined = Together(job, data, fates, engine, result)
     if config.start.refine:
         refined = refined_without_bad(refined, judge)
-    return concluded(job, refined, judge, data)
+    return outcome_of(job, refined, judge, data)
 
 
-def scale_in_blocks(job: ScaleJob) -> Scaled | None:
+def scale_in_blocks(job: MergingJob) -> MergingOutcome | None:
     """Rank 0 deals blocks of crystals, read from pieces; None on other ranks."""
     b_factor = job.config.scaling.b_factor
     return in_blocks(job, lambda _, plan: Scaling(np.zeros((len(plan.crystal_at), 2)), b_factor))
 
 
-STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
+STRATEGIES: dict[str, Callable[[MergingJob], MergingOutcome | None]] = {
     "global": scale_globally,
     "blocks": scale_in_blocks,
 }

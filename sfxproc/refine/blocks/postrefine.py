@@ -23,6 +23,7 @@ from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.refine.blocks.run import in_blocks
 from sfxproc.refine.blocks.state import Common, Surveyed
 from sfxproc.refine.blocks.work import Model, Table, Work
+from sfxproc.refine.merging_job import MergingJob, MergingOutcome
 from sfxproc.refine.postrefine_setup import (
     Recorded,
     geometry_of,
@@ -30,7 +31,6 @@ from sfxproc.refine.postrefine_setup import (
     require_shown,
     scaled_and_refined,
 )
-from sfxproc.refine.scale_job import Scaled, ScaleJob
 from sfxproc.report.log import Log
 from sfxproc.settings.postrefine import PostrefineConfig
 
@@ -39,7 +39,7 @@ F8 = NDArray[np.float64]
 NO_HKL = np.empty((0, 3), dtype=np.int16)
 
 
-def postrefined_in_blocks(job: ScaleJob, config: PostrefineConfig) -> Scaled | None:
+def postrefined_in_blocks(job: MergingJob, config: PostrefineConfig) -> MergingOutcome | None:
     """Postrefine and merge in blocks; None on other ranks than 0."""
 
     def modelling(data: Inventory, plan: pieces.Plan) -> Postrefining:

@@ -13,15 +13,15 @@ from sfxproc.refine.blocks.refined import InBlocks, Positions
 from sfxproc.refine.blocks.rounds import first_round
 from sfxproc.refine.blocks.work import Modelling, Work
 from sfxproc.refine.choices import columns_wanted, loss_of, scale_settings
-from sfxproc.refine.conclude import concluded
 from sfxproc.refine.judge import judge_of, refined_without_bad
-from sfxproc.refine.scale_job import (
-    Scaled,
-    ScaleJob,
+from sfxproc.refine.merging_job import (
+    MergingJob,
+    MergingOutcome,
     intake_of,
     tell_start_scales,
     with_start_scales,
 )
+from sfxproc.refine.outcome import outcome_of
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
 from sfxproc.runs.stages import Stages
@@ -36,7 +36,9 @@ ModellingOf = Callable[[Inventory, pieces.Plan], Modelling]
 """How a job models its crystals, in the order of the plan."""
 
 
-def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> Scaled | None:
+def in_blocks(
+    job: MergingJob, modelling: ModellingOf, oriented: bool = False
+) -> MergingOutcome | None:
     """A job's crystals refined and merged in blocks; None on other ranks than 0. oriented : they
     need an orientation."""
     comm, log, settings = job.comm, job.log, job.config.parallel
@@ -63,7 +65,7 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
         tell_start_scales(with_start_scales(data, fates.start_scale), fates, log)
     judge = judge_of(job, data)
     refined = refined_without_bad(refined.continued("rounds"), judge)
-    scaled = concluded(job, refined, judge, data)
+    scaled = outcome_of(job, refined, judge, data)
     log(
         f"{len(refined.rounds.done)} rounds; rank 0 spent {stages.coordinating_s:.2f} s on dealing."
     )
@@ -71,7 +73,7 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
 
 
 def read_pieces(
-    job: ScaleJob, stages: Stages, modelling: ModellingOf, oriented: bool
+    job: MergingJob, stages: Stages, modelling: ModellingOf, oriented: bool
 ) -> tuple[Inventory | None, pieces.Plan, Work]:
     """Convert and sort all inputs. The inventory is on rank 0 only."""
     config, comm, settings = job.config, job.comm, job.config.parallel
