@@ -5,9 +5,8 @@ Imports that cost time happen inside the commands, so that `sfxproc --help` answ
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,8 +14,6 @@ from sfxproc import __version__, signals
 from sfxproc.errors import ConfigError
 
 if TYPE_CHECKING:
-    import msgspec
-
     from sfxproc.jobs import Job
 
 app = typer.Typer(
@@ -24,6 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: loading what draws boxes takes as long as all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 simulate_app = typer.Typer(help="Make synthetic data with known truth.", no_args_is_help=True)
@@ -81,7 +79,7 @@ def run(
     job.run(config, comm, log)
 
 
-@app.command()
+@app.command(short_help="Tell what a job would do, without doing it.")
 def check(job_file: JobFile, overrides: Overrides = None) -> None:
     """Read a job file and its inputs and tell what would be done, without doing it."""
     from sfxproc.report.log import open_log
@@ -91,8 +89,10 @@ def check(job_file: JobFile, overrides: Overrides = None) -> None:
     job.check(config, log)
 
 
-def _load(path: Path, overrides: list[str]) -> tuple[Job, msgspec.Struct]:
+def _load(path: Path, overrides: list[str]) -> tuple[Job[Any], Any]:
     """The job a file asks for by its `job` key, and its configuration."""
+    import difflib
+
     from sfxproc.config import apply_overrides, convert, read_toml, source_of
     from sfxproc.jobs import JOBS
 
@@ -125,7 +125,7 @@ def show(
     show_files(files, Console())
 
 
-@app.command()
+@app.command(short_help="Compare merged sets, or one with the truth.")
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Merged set (MTZ, mmCIF, …).")],
     b: Annotated[
@@ -173,7 +173,7 @@ def compare(
         compare_truth(a, truth or [], shells, d_min, json, Console())
 
 
-@simulate_app.command()
+@simulate_app.command(short_help="Simulate stills, with their truth.")
 def stills(
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="File to write; its suffix chooses the format.")
@@ -245,7 +245,7 @@ def stills(
     log(simulate(out, settings, reference, overwrite, log))
 
 
-@simulate_app.command(name="powder")
+@simulate_app.command(name="powder", short_help="Simulate the lines of a powder pattern.")
 def powder_lines(
     out: Annotated[
         Path, typer.Argument(metavar="OUT.txt", help="List of lines to write.", show_default=False)
@@ -296,7 +296,7 @@ def _numbers(text: str, option: str) -> list[float]:
         ) from None
 
 
-@app.command()
+@app.command(short_help="Print a batch script for SLURM.")
 def slurm(
     job_file: JobFile,
     nodes: Annotated[int | None, typer.Option(min=1, help="How many.")] = None,

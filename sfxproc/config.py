@@ -15,14 +15,21 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import inspect
+from msgspec import Meta, inspect
 
 from sfxproc.errors import ConfigError
 
 Tree = dict[str, Any]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+FractionBelowOne = Annotated[float, Meta(ge=0, lt=1)]
+Whole = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+"""Numbers of settings, as annotations."""
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 

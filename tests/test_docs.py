@@ -24,9 +24,11 @@ from sfxproc.config import load
 from sfxproc.jobs import JOBS
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import open_log
+from sfxproc.results import outputs, powder_files, spot_powder
+from sfxproc.runs.names import ALWAYS
 from sfxproc.settings.scale import ScaleConfig
 from sfxproc.settings.sections import Symmetry
-from sfxproc.simulate import StillsSettings
+from sfxproc.simulate.settings import StillsSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -115,6 +117,19 @@ def test_readme_names_every_result(results: Path) -> None:
     named = [name for row in re.findall(r"^\|(.*?)\|", table, re.M) for name in row.split()]
     written = {p.name for p in results.iterdir() if not p.name.startswith("simulated")}
     assert {name.strip("`") for name in named if "`" in name} == written
+    text = read(README).split("\n## Results")[1].split("\n## ")[0]
+    shown = set(re.findall(r"`([\w./-]+)`", text))
+    listed = {name.rstrip("/") for output in outputs.OUTPUTS for name in output.names}
+    assert listed | set(ALWAYS) == {name for name in shown if name in listed or name in written}
+
+
+@pytest.mark.parametrize(
+    ("page", "outputs"), [("powder", powder_files.OUTPUTS), ("spot_powder", spot_powder.OUTPUTS)]
+)
+def test_pages_name_every_result_of_powder_jobs(page: str, outputs: Any) -> None:
+    text = read(ROOT / "docs" / f"{page}.md")
+    for name in (name for output in outputs for name in output.names):
+        assert f"`{name}" in text
 
 
 def test_conventions_name_the_keys_of_statistics(results: Path) -> None:

@@ -24,7 +24,7 @@ from sfxproc.intake.reference_group import in_group
 from sfxproc.merging.compare import match, pearson
 from sfxproc.merging.compare_truth import TruthAgreement, compare_with_truth
 from sfxproc.report.terminal import counts_table, number, statistics_table
-from sfxproc.simulate.settings import reindexing_of
+from sfxproc.simulate.sense import reindexing_of
 from sfxproc.symmetry import (
     Reindexing,
     SpaceGroup,

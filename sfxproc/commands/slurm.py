@@ -16,6 +16,7 @@ from typing import Any
 import sfxproc
 from sfxproc.errors import ConfigError, InputError, UserError
 from sfxproc.refine.estimate import estimate
+from sfxproc.runs.names import home_expanded
 from sfxproc.settings.scale import ScaleConfig
 
 TEMPLATES = ("job", "array", "requeue")
@@ -48,7 +49,7 @@ def batch_script(
         "sfxproc": shlex.quote(str(Path(sys.executable).with_name("sfxproc"))),
         "job": shlex.quote(str(job_file)),
         "settings": f"({shlex.join(part for o in overrides for part in ('--set', o))})",
-        "out": shlex.quote(config.output.folder),
+        "out": shlex.quote(str(home_expanded(config.output.folder))),
     }
     if list_file is not None:
         given["array"] = f"1-{_count(list_file)}"

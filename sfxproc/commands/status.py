@@ -1,7 +1,8 @@
 """How far a job is, told by its output folder alone: `sfxproc status FOLDER`.
 
-A running job rewrites `checkpoint/progress.json` now and then; `DONE` and the last line of
-`log.txt` tell that and how it ended. Nobody asks the scheduler or the processes.
+A running job rewrites `checkpoint/progress.json` now and then, and its lock names the process, of
+which this machine knows whether it is there if it is its own; `DONE` and the last line of `log.txt`
+tell that and how it ended. Nobody asks the scheduler.
 """
 
 from __future__ import annotations
@@ -13,12 +14,9 @@ from pathlib import Path
 import msgspec
 
 from sfxproc.errors import InputError
-from sfxproc.runs.progress import (
-    PROGRESS,
-    STOPPED,
-    Progress,
-    read_progress,
-)
+from sfxproc.runs.lock import read_owner, why_gone
+from sfxproc.runs.names import CHECKPOINT, DONE, LOCK, LOG, MANIFEST, SETTINGS
+from sfxproc.runs.progress import STOPPED, Progress, read_progress
 
 QUIET_s = 120.0
 SILENT_s = 1800.0
@@ -31,12 +29,6 @@ class Status(msgspec.Struct, frozen=True):
     text: str
 
 
-# ---- a running job ---------------------------------------------------------------------------
-
-
-# ---- whoever asks ----------------------------------------------------------------------------
-
-
 def status_of(folder: Path, now: float | None = None) -> Status:
     """What the files of an output folder tell. now : seconds since 1970, default the clock's.
 
@@ -47,18 +39,28 @@ def status_of(folder: Path, now: float | None = None) -> Status:
         raise InputError(
             f"There is no folder '{folder}'. Give the output.folder of a job, where it writes."
         )
-    if (folder / "DONE").exists():
-        return Status(True, f"Finished. {_closing_sentence(folder / 'log.txt')}".rstrip())
-    files = [folder / name for name in ("job.resolved.toml", "log.txt", PROGRESS.parent)]
+    if (folder / DONE).exists():
+        return Status(True, f"Finished. {_closing_sentence(folder / LOG)}".rstrip())
+    files = [folder / name for name in (SETTINGS, LOG, CHECKPOINT, MANIFEST, LOCK)]
     if not any(path.exists() for path in files):
         raise InputError(
-            f"'{folder}' is not the folder of a job: it holds neither DONE nor {PROGRESS.parent}/. "
+            f"'{folder}' is not the folder of a job: it holds neither {DONE} nor {CHECKPOINT}/. "
             "Give the output.folder of a job; one that has just begun writes there soon."
         )
     progress = read_progress(folder)
     if progress is None:
-        return Status(False, f"Not finished. {_age(now - _newest(folder))}")
-    return Status(False, f"{_told(progress)} {_outlook(progress, now - progress.time)}")
+        told, outlook = "Not finished.", _age(now - _newest(folder))
+    else:
+        told, outlook = _told(progress), _outlook(progress, now - progress.time)
+    return Status(False, f"{told} {_killed(folder) or outlook}")
+
+
+def _killed(folder: Path) -> str | None:
+    """That the process which has the lock is no more, if that is certain."""
+    owner = read_owner(folder / LOCK)
+    if owner is None or why_gone(owner, silent_s=0.0) is None:
+        return None
+    return f"Process {owner.pid} on {owner.host} is no more: it was killed; go on with --resume."
 
 
 def _told(progress: Progress) -> str:
@@ -104,7 +106,7 @@ def _span(seconds: float) -> str:
 
 def _newest(folder: Path) -> float:
     """When anything in the folder was last written, seconds since 1970."""
-    paths = [folder, *folder.iterdir(), *(folder / PROGRESS.parent).glob("*")]
+    paths = [folder, *folder.iterdir(), *(folder / CHECKPOINT).glob("*")]
     return max(path.stat().st_mtime for path in paths if path.exists())
 
 

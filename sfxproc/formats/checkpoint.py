@@ -76,6 +76,12 @@ class Checkpoint:
         for key in self.keys(prefix):
             self._path(key).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Remove all that stores keep, what is damaged and what was not written to its end."""
+        for pattern in (f"*{SUFFIX}", f"*{DAMAGED}", f".*{SUFFIX}.*.part"):
+            for path in self.folder.rglob(pattern):
+                path.unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
 

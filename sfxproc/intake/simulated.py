@@ -11,9 +11,11 @@ from sfxproc.errors import OutputError
 from sfxproc.formats import FORMATS
 from sfxproc.formats.truth import truth_path, write_truth
 from sfxproc.report.log import Log
-from sfxproc.runs.checkpoints import JobCheckpoint
+from sfxproc.runs.names import MERGED, SIMULATED_DATA
+from sfxproc.runs.run import Run
 from sfxproc.settings.sections import Input
-from sfxproc.simulate.stills import StillsSettings, simulate_stills
+from sfxproc.simulate.settings import StillsSettings
+from sfxproc.simulate.stills import simulate_stills
 
 WRITERS = {suffix: f for f in FORMATS if f.write for suffix in f.suffixes}
 
@@ -50,21 +52,19 @@ def simulate(
     )
 
 
-def simulated_inputs(
-    settings: StillsSettings | None, inputs: Input, checkpoint: JobCheckpoint, log: Log
-) -> Input:
+def simulated_inputs(settings: StillsSettings | None, inputs: Input, run: Run) -> Input:
     """The inputs as they are, or those simulated into the job's folder if there are settings for
     it, with their truth beside them; a job that goes on keeps those that it has."""
     if settings is None:
         return inputs
-    out = checkpoint.folder / "simulated.h5"
-    if checkpoint.comm.rank == 0:
-        checkpoint.begin()
-        if checkpoint.resumed and out.exists() and truth_path(out).exists():
-            log(f"the input was simulated before: '{out}', its truth '{truth_path(out)}'")
+    out, truth = (run.folder / name for name in SIMULATED_DATA)
+    if run.comm.rank == 0:
+        if run.resumed and out.exists() and truth.exists():
+            run.log(f"the input was simulated before: '{out}', its truth '{truth}'")
         else:
-            log(simulate(out, settings, None, True, log))
-        merged = checkpoint.folder / "merged.mtz"
-        log(f"`sfxproc compare {merged} --truth {truth_path(out)}` will score the result")
-    checkpoint.comm.barrier()
+            for name in SIMULATED_DATA:
+                run.new(name)
+            run.log(simulate(out, settings, None, True, run.log))
+        run.log(f"`sfxproc compare {run.folder / MERGED[0]} --truth {truth}` will score the result")
+    run.comm.barrier()
     return msgspec.structs.replace(inputs, paths=[str(out)])

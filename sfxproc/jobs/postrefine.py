@@ -58,27 +58,32 @@ from sfxproc.refine.strategies import judge_of
 from sfxproc.refine.warm import Kernels
 from sfxproc.refine.whole import Together, fates_of
 from sfxproc.report.log import Log
-from sfxproc.settings.postrefine import AUTO, PostrefineConfig, require_sense
+from sfxproc.runs.contents import Claim
+from sfxproc.runs.run import Finished, Run
+from sfxproc.settings.postrefine import AUTO, PostrefineConfig
 
 F8 = NDArray[np.float64]
 
 ROUGH = 1e-4  # relative, of the objective: scaling is only where postrefinement begins
 
 
-def run(config: PostrefineConfig, comm: Comm, log: Log) -> None:
+def run(config: PostrefineConfig, run: Run) -> Finished | None:
     """Do the job."""
-    require_sense(config)
     wanted = config.postrefine
     names = tuple(PARTIALITIES) if wanted.partiality == AUTO else (wanted.partiality,)
     kernels = Kernels(names, n_strains_of(config) if wanted.cell else 0, wanted.wavelength)
     way = STRATEGIES[config.parallel.strategy]
-    scale.run_with(lambda job: way(job, config), config, comm, log, kernels)
+    return scale.run_with(lambda job: way(job, config), config, run, kernels)
 
 
-def check(config: PostrefineConfig, log: Log) -> None:
-    """Validate a job without reading data: settings, inputs, output folder."""
-    require_sense(config)
-    log(checked(config, log))
+def claim(config: PostrefineConfig, comm: Comm) -> Claim:
+    """What the job asks of its output folder. Raises ConfigError for settings without sense."""
+    return scale.claim(config, comm)
+
+
+def check(config: PostrefineConfig, log: Log) -> str:
+    """Validate a job without reading data; a sentence for the end."""
+    return checked(config, log)
 
 
 def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled | None:
@@ -107,7 +112,7 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled | None:
     else:
         job.log("merging with crystals as they were refined before")
         result = solve_kept(
-            engine, together, begin, config, job.checkpoint, job.log, "merging-again"
+            engine, together, begin, config, job.run, "merging-again"
         )
     found = concluded(job, Together(job, data, fates, engine, result), judge, data)
     return None if found is None else replace(found, models=[asdict(fit) for fit in fits])
@@ -137,9 +142,7 @@ def set_up(
         job.log("scaling with the orientations as recorded")
         solver = structs.replace(config.solver, tolerance=max(config.solver.tolerance, ROUGH))
         rough = structs.replace(config, solver=solver)
-        scaled = solve_kept(
-            engine, problem.model, problem.start, rough, job.checkpoint, job.log, "scaling"
-        )
+        scaled = solve_kept(engine, problem.model, problem.start, rough, job.run, "scaling")
         point = scaled.point
     assert isinstance(scaled.model, ScaleModel)
     begin = extended(point, size, geometry)
@@ -163,12 +166,12 @@ def refined(
     wanted = config.postrefine
 
     def solve(some: PostrefineModel, point: Point, key: str) -> Result:
-        return solve_kept(engine, some, point, config, job.checkpoint, job.log, key)
+        return solve_kept(engine, some, point, config, job.run, key)
 
     way = Refinement(
         engine, solve, loss_of(config),
         MOST_REFITS if config.scaling.error_model in FITTED else 0,
-        wanted.passes, wanted.cycles, job.log, newly_out, teller(job.checkpoint, job.log),
+        wanted.passes, wanted.cycles, job.log, newly_out, teller(job.run),
     )  # fmt: skip
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:
         start = Point(

@@ -6,177 +6,98 @@ whether to go on. What a wave found is kept, so that a job that goes on does not
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-
-from sfxproc import __version__
-from sfxproc.config import resolved_toml
-from sfxproc.errors import ConfigError, OutputError
-from sfxproc.formats.atomic import write_text
-from sfxproc.formats.cell_files import write_cells, write_crystfel_cell, write_dials_cell
-from sfxproc.formats.inputs import missing_file
-from sfxproc.formats.peak_lists import PeakList, read_peak_list
-from sfxproc.intake.simulated_powder import simulated, write_pattern
+from sfxproc.intake.powder_lines import (
+    lines_of_job,
+    list_of_lines,
+    read_lines,
+    simulation_of,
+    tell_lines,
+)
 from sfxproc.parallel.combine import Found, Listed, listed
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays
-from sfxproc.powder.cells import random_cells, x_from_cells
 from sfxproc.powder.indexing import gathered, lines_of, search, settled, waves
 from sfxproc.powder.lattices import LATTICES
-from sfxproc.powder.optimise import SETTINGS, optimise
 from sfxproc.powder.ranking import Cell, Lines
-from sfxproc.powder.references import references
-from sfxproc.powder.search import IndexSettings, Task, best_of
+from sfxproc.powder.search import IndexSettings, Task
+from sfxproc.powder.warm import compile_search
 from sfxproc.report.log import Log
-from sfxproc.report.powder import PowderStory, cells_table, powder_html
-from sfxproc.results.powder import (
-    calculated_lines,
-    cell_file,
-    in_standard_setting,
-    place_of,
-    sentence_of,
-    so_far,
-    told_of,
-)
-from sfxproc.runs.checkpoints import JobCheckpoint, open_job
-from sfxproc.runs.folder import refusal
+from sfxproc.results.files import names_of, write_outputs
+from sfxproc.results.powder import in_standard_setting, so_far
+from sfxproc.results.powder_files import OUTPUTS, PowderResults, Search, tell_cells
+from sfxproc.runs.contents import Claim
+from sfxproc.runs.names import SIMULATED_LINES
+from sfxproc.runs.run import Finished, Run
 from sfxproc.runs.stages import Stages
-from sfxproc.settings.powder import PowderConfig, SimulatedPattern
-from sfxproc.settings.sections import Output
-
-SIMULATED = "simulated.txt"
-CELLS = "cells"
-RESULTS = ("cells.json", "powder.html", "job.resolved.toml", "log.txt")
-DRAWN = 5  # cells on the page
+from sfxproc.settings.powder import PowderConfig
+from sfxproc.settings.powder import Search as SearchSettings
 
 
-@dataclass(frozen=True)
-class Search:
-    """How the search went. best : best first. n_done, n_planned : tasks, of lattices `tried`."""
-
-    best: list[Cell]
-    tried: tuple[str, ...]
-    n_done: int
-    n_planned: int
-
-
-def run(config: PowderConfig, comm: Comm, log: Log) -> None:
-    """Do the job. Raises InputError, ConfigError, OutputError, DataError or Stopped."""
-    log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}")
-    checkpoint = open_job(config, _output(config), lambda: _files(config), comm, log)
-    if checkpoint is None:
-        return
-    peaks = comm.bcast(_peaks(config, checkpoint, log) if comm.rank == 0 else None)
+def run(config: PowderConfig, run: Run) -> Finished | None:
+    """Do the job. Raises InputError, OutputError, DataError or Stopped."""
+    peaks = lines_of_job(config, run)
     lines = lines_of(peaks.q2, peaks.sigma, config.peaks.n_lines, config.search.outliers)
-    _tell_lines(peaks, lines, log)
-    checkpoint.begin()
-    settings = config.search.index_settings()
-    _compile_once(settings, comm)
-    stages = Stages(comm, log, checkpoint.folder, checkpoint.store)
-    found = _searched(lines, settings, stages, log)
-    if comm.rank == 0:
-        _write(checkpoint.folder, config, peaks, lines, found, log)
-        checkpoint.remove()
-    comm.barrier()
+    tell_lines(peaks, lines, run.log)
+    settings = index_settings(config.search)
+    if run.comm.size > 1 and run.comm.rank == 0:  # the others wait, and read what it compiled
+        compile_search(settings)
+    run.comm.barrier()
+    searched = search_in_waves(lines, settings, run.stages, run.log)
+    if run.comm.rank > 0:
+        return None
+    results = PowderResults(config, peaks, lines, searched)
+    tell_cells(results, run.folder, run.log)
+    sentence = results.sentence(run.folder)
+    return write_outputs(run, OUTPUTS, results, config, results.told, sentence)
 
 
-def check(config: PowderConfig, log: Log) -> None:
-    """Validate a job without searching: settings, list of lines, output folder."""
-    if problem := refusal(_output(config)):
-        raise OutputError(problem)
-    tasks = sum(len(wave) for wave in waves(config.search.index_settings()))
-    if _files(config):
-        peaks = _read(config)
-        lines = lines_of(peaks.q2, peaks.sigma, config.peaks.n_lines, config.search.outliers)
-        _tell_lines(peaks, lines, log)
-    else:
-        log(f"A pattern of lattice {_simulation(config).lattice} will be simulated.")
-    log(f"{tasks} tasks at most for {len(config.search.lattices)} lattices; the job can be run.")
-
-
-# ---- the lines -------------------------------------------------------------------------------
-
-
-def _output(config: PowderConfig) -> Output:
-    given = config.output
-    return Output(folder=given.folder, overwrite=given.overwrite, resume=given.resume)
-
-
-def _files(config: PowderConfig) -> list[Path]:
-    """The file to read, if not simulated. Raises InputError if it is missing."""
-    if config.peaks.path is None:
-        _simulation(config)
-        return []
-    path = Path(config.peaks.path).expanduser()
-    if not path.is_file():
-        raise missing_file(path.absolute(), f"peaks.path: '{path}'")
-    return [path]
-
-
-def _simulation(config: PowderConfig) -> SimulatedPattern:
-    if config.simulate is None:
-        raise ConfigError(
-            "peaks.path is not set. Give a list of powder lines, or a table [simulate] to try the "
-            "job on a simulated pattern."
-        )
-    return config.simulate
-
-
-def _peaks(config: PowderConfig, checkpoint: JobCheckpoint, log: Log) -> PeakList:
-    """The list of lines, simulated if none is given; on one rank."""
-    if config.peaks.path is not None:
-        if config.simulate is not None:
-            log("[simulate] has no effect, since peaks.path is set")
-        return _read(config)
-    settings, path = _simulation(config), checkpoint.folder / SIMULATED
-    pattern = simulated(settings)
-    checkpoint.begin()
-    write_pattern(path, pattern, settings)
-    cell = " ".join(f"{v:.3f}" for v in pattern.structure.cell)
-    group = pattern.structure.space_group.hm
-    log(f"simulated a pattern of {pattern.lattice} {cell} in {group}: '{path}'")
-    return read_peak_list(path)
-
-
-def _read(config: PowderConfig) -> PeakList:
-    given = config.peaks
-    return read_peak_list(Path(given.path or "").expanduser(), given.kind, given.wavelength_A)
-
-
-def _tell_lines(peaks: PeakList, lines: Lines, log: Log) -> None:
-    for note in peaks.notes:
-        log(f"'{peaks.source}': {note}")
-    d_A = lines.q2[[0, -1]] ** -0.5
-    known = "as given" if lines.known else "unknown: told by the fit"
-    log(
-        f"{len(lines.q2)} of {len(peaks.q2)} lines are used, {d_A[0]:.3f} to {d_A[1]:.3f} Å; "
-        f"their errors are {known}"
+def claim(config: PowderConfig, comm: Comm) -> Claim:
+    """What the job asks of its output folder. Raises ConfigError for settings without sense."""
+    simulated = () if config.peaks.path is not None else SIMULATED_LINES
+    if simulated:
+        simulation_of(config)
+    return Claim(
+        config.job,
+        config,
+        config.output,
+        inputs=lambda: [path for path in [list_of_lines(config)] if path is not None],
+        names=(*names_of(OUTPUTS, config), *simulated),
     )
+
+
+def check(config: PowderConfig, log: Log) -> str:
+    """Validate a job without searching; a sentence for the end. Raises InputError."""
+    tasks = sum(len(wave) for wave in waves(index_settings(config.search)))
+    if list_of_lines(config) is not None:
+        peaks = read_lines(config)
+        lines = lines_of(peaks.q2, peaks.sigma, config.peaks.n_lines, config.search.outliers)
+        tell_lines(peaks, lines, log)
+    else:
+        log(f"A pattern of lattice {simulation_of(config).lattice} will be simulated.")
+    return f"{tasks} tasks at most for {len(config.search.lattices)} lattices; the job can be run."
 
 
 # ---- the search ------------------------------------------------------------------------------
 
 
-def _compile_once(settings: IndexSettings, comm: Comm) -> None:
-    """Have all that a task needs compiled by rank 0 for each number of parameters, if there are
-    others to wait for it."""
-    if comm.size > 1 and comm.rank == 0:
-        lines, rng = lines_of(np.linspace(0.01, 0.1, 12)), np.random.default_rng(0)
-        for symbol in {LATTICES[s].n_parameters: s for s in settings.lattices}.values():
-            reference, lattice = references(symbol), LATTICES[symbol]
-            x = 0.01 * x_from_cells(lattice, random_cells(lattice, 2, rng))  # about 1000 Å³
-            rules = SETTINGS[lattice.n_parameters]
-            given = reference.forms, lattice.basis, lines.q2, lines.sigma
-            optimise(*given, x, x, rules, seed=0)
-            best_of(reference, x, lines, lines, settings)
-    comm.barrier()
+def index_settings(given: SearchSettings) -> IndexSettings:
+    """As the search takes them: it ranks many cells, however few are told, since whether one is
+    beyond doubt depends on the others."""
+    return IndexSettings(
+        lattices=tuple(given.lattices),
+        effort=given.effort,
+        n_lines=given.n_lines,
+        n_ranked=max(given.n_cells, IndexSettings.n_ranked),
+        early_stop=given.early_stop,
+        seed=given.seed,
+        min_volume_A3=given.min_volume_A3,
+        max_volume_A3=given.max_volume_A3,
+    )
 
 
-def _searched(lines: Lines, settings: IndexSettings, stages: Stages, log: Log) -> Search:
+def search_in_waves(lines: Lines, settings: IndexSettings, stages: Stages, log: Log) -> Search:
     """Do wave after wave until the search may end; the cells are on rank 0 only."""
     comm, todo = stages.comm, waves(settings)
     best: list[Cell] = []
@@ -210,47 +131,3 @@ def _found_by(
     name = "-".join(dict.fromkeys(LATTICES[task.lattice].system for task in wave))
     found = stages.run(name, work, len(wave), Listed(), to_all=False)
     return [dict(arrays) for arrays in listed(found, len(wave)) if arrays]
-
-
-# ---- writing ---------------------------------------------------------------------------------
-
-
-def _write(
-    folder: Path, config: PowderConfig, peaks: PeakList, lines: Lines, found: Search, log: Log
-) -> None:
-    """All results, DONE last."""
-    for name in RESULTS:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CELLS, ignore_errors=True)
-    everything = lines_of(peaks.q2, peaks.sigma, len(peaks.q2), config.search.outliers)
-    told = {
-        "sfxproc": __version__,
-        "source": Path(peaks.source).name,
-        "notes": list(peaks.notes),
-        "lattices_tried": list(found.tried),
-        "tasks_done": found.n_done,
-        "tasks_planned": found.n_planned,
-        **told_of(found.best, config.search.n_cells, lines, everything, peaks.intensity),
-    }
-    write_cells(folder / "cells.json", told)
-    (folder / CELLS).mkdir()
-    for number, cell in enumerate(found.best[: config.output.cell_files], 1):
-        path, unit = folder / CELLS / f"{number:02d}-{cell.lattice.symbol}", cell_file(cell)
-        write_crystfel_cell(path.with_suffix(".cell"), unit)
-        write_dials_cell(path.with_suffix(".phil"), unit)
-    settings = resolved_toml(config, f"sfxproc {__version__}")
-    write_text(folder / "job.resolved.toml", settings)
-    if found.best:
-        log.show(cells_table(told["cells"]))
-    if config.peaks.path is None:
-        log(place_of(folder / SIMULATED, found.best))
-    sentence = sentence_of(found.best, lines, found.tried, folder)
-    log(sentence)
-    story = PowderStory(
-        title=f"powder {folder.name}", sentence=sentence, told=told,
-        calculated=[calculated_lines(cell, lines) for cell in found.best[:DRAWN]],
-        config_text=settings, log_text=log.text,
-    )  # fmt: skip
-    write_text(folder / "powder.html", powder_html(story))
-    write_text(folder / "log.txt", log.text)
-    write_text(folder / "DONE", "")

@@ -5,68 +5,77 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sfxproc import __version__
 from sfxproc.formats.inputs import list_inputs
 from sfxproc.intake.reference import reference_of
 from sfxproc.intake.simulated import simulated_inputs
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.threads import threads_of
 from sfxproc.refine.check import check as checked
+from sfxproc.refine.check import require_sense
 from sfxproc.refine.scale_job import Scaled, ScaleJob
 from sfxproc.refine.strategies import STRATEGIES
 from sfxproc.refine.warm import Kernels, compile_once
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
-from sfxproc.results.outputs import Results, write_results
-from sfxproc.runs.checkpoints import open_job
-from sfxproc.settings.scale import ScaleConfig, require_sense
+from sfxproc.results.files import write_outputs
+from sfxproc.results.outputs import OUTPUTS, Results, merging_names
+from sfxproc.runs.contents import Claim
+from sfxproc.runs.names import FRAMES, SIMULATED_DATA, home_expanded, require_group_names
+from sfxproc.runs.run import Finished, Run
+from sfxproc.settings.scale import ScaleConfig
 
 
-def run(config: ScaleConfig, comm: Comm, log: Log) -> None:
+def run(config: ScaleConfig, run: Run) -> Finished | None:
     """Do the job."""
-    run_with(STRATEGIES[config.parallel.strategy], config, comm, log)
+    return run_with(STRATEGIES[config.parallel.strategy], config, run)
 
 
 def run_with(
     scaled_by: Callable[[ScaleJob], Scaled | None],
     config: ScaleConfig,
-    comm: Comm,
-    log: Log,
+    run: Run,
     kernels: Kernels | None = None,
-) -> None:
-    """Do a job from opening its folder to writing its results, scaled in a way of its own.
+) -> Finished | None:
+    """Do a merging job whose crystals are scaled in a way of its own; on the first rank, what came
+    of it.
 
     kernels : what more than scaling is to be compiled for.
     """
-    threads = threads_of(config.parallel.threads, comm)
-    log(f"sfxproc {__version__}, {config.job}; ranks: {comm.size}, threads of each: {threads}")
-    require_sense(config)
-    checkpoint = open_job(config, config.output, lambda: files_of(config), comm, log)
-    if checkpoint is None:
-        return
-    folder = checkpoint.folder
     reference = reference_of(config)
-    compile_once(comm, kernels)
-    inputs = simulated_inputs(config.simulate, config.input, checkpoint, log)
-    job = ScaleJob(config, comm, log, checkpoint, inputs, reference, threads)
-    scaled = scaled_by(job)
-    if comm.rank == 0 and scaled is not None:
-        data, merged = scaled.data, scaled.merged
-        told = report.statistics_of(
-            config, data, merged, reference, scaled.errors, scaled.scale_variance_error,
-            scaled.solver,
-        )  # fmt: skip
-        told |= report.of_groups(config, data, scaled.groups)
-        told["error_model"] |= scaled.pulls
-        if scaled.models:
-            told["partiality_models"] = list(scaled.models)
-        report.tell_statistics(told, log)
-        sentence = report.closing_sentence(told, folder)
-        checkpoint.begin()
-        results = Results(merged, scaled.frames, told, scaled.groups, scaled.unmerged)
-        write_results(folder, data, results, config, config.job, sentence, log)
-        checkpoint.remove()
-    comm.barrier()
+    compile_once(run.comm, kernels)
+    inputs = simulated_inputs(config.simulate, config.input, run)
+    scaled = scaled_by(ScaleJob(config, run, inputs, reference))
+    if scaled is None or run.comm.rank > 0:
+        return None
+    told = report.statistics_of(
+        config, scaled.data, scaled.merged, reference, scaled.errors, scaled.scale_variance_error,
+        scaled.solver,
+    )  # fmt: skip
+    told |= report.of_groups(config, scaled.data, scaled.groups)
+    told["error_model"] |= scaled.pulls
+    if scaled.models:
+        told["partiality_models"] = list(scaled.models)
+    report.tell_statistics(told, run.log)
+    results = Results(
+        scaled.data, scaled.merged, scaled.frames, told, scaled.groups, scaled.unmerged
+    )
+    sentence = report.closing_sentence(told, run.folder)
+    return write_outputs(run, OUTPUTS, results, config, told, sentence)
+
+
+def claim(config: ScaleConfig, comm: Comm) -> Claim:
+    """What the job asks of its output folder. Raises ConfigError for settings without sense."""
+    require_sense(config)
+    require_group_names(list(config.merging.groups))
+    return Claim(
+        config.job,
+        config,
+        config.output,
+        inputs=lambda: files_of(config),
+        names=(*merging_names(config), *(SIMULATED_DATA if config.simulate is not None else ())),
+        threads=threads_of(config.parallel.threads, comm),
+        interval_s=config.output.checkpoint_interval_s,
+    )
 
 
 def files_of(config: ScaleConfig) -> list[Path]:
@@ -75,10 +84,14 @@ def files_of(config: ScaleConfig) -> list[Path]:
     if config.simulate is None:
         files = list_inputs(config.input.paths, config.input.exclude, Path.cwd())
         paths = [path for file in files for path in file.members]
-    others = config.reference.path, config.symmetry.ambiguity_reference, config.start.frames
-    return paths + [Path(name) for name in others if name is not None]
+    others = config.reference.path, config.symmetry.ambiguity_reference
+    paths += [home_expanded(name) for name in others if name is not None]
+    if config.start.frames is not None:
+        frames = home_expanded(config.start.frames)
+        paths.append(frames / FRAMES if frames.is_dir() else frames)
+    return paths
 
 
-def check(config: ScaleConfig, log: Log) -> None:
-    """Validate a job without reading data: settings, inputs, output folder."""
-    log(checked(config, log))
+def check(config: ScaleConfig, log: Log) -> str:
+    """Validate a job without reading data; a sentence for the end."""
+    return checked(config, log)

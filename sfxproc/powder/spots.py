@@ -25,21 +25,15 @@ spots of a line is told too, which neighbours and the tail inwards pull less tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 
 from sfxproc.data import Floats, Ints, Table
 from sfxproc.errors import DataError
+from sfxproc.powder.settings import SpotPeakSettings
 from sfxproc.powder.spot_centre import beam_centre
 from sfxproc.powder.spot_peaks import BIN, Rings, RingWidth, find_rings, first_width, refined_width
 from sfxproc.spots import Spots, q_of
-
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
 
 MIN_LINES = 8  # that indexing takes
 MIN_SPOTS = 200
@@ -47,27 +41,6 @@ WIDTH_PASSES = 5
 CROWDED = 6.0  # n
 CORE = 2.0  # σ: of a ring, of which the median is taken
 TAIL = 0.98  # share of the spots that are within q_max, if it is not given
-
-
-class SpotPeakSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How lines are found.
-
-    q_min, q_max : Å⁻¹, where to look; without q_max, where spots are. significance, in standard
-    deviations, and min_spots : of a ring. max_lines : the first so many are kept. min_separation :
-    of two lines in units of σ(q) of a ring; nearer ones become one. least_sigma : f. ring_sigma :
-    σ(q) in Å⁻¹ of rings, if it is not to be estimated. centre_reach_mm : how far to look for the
-    centre; 0 keeps the recorded one.
-    """
-
-    q_min: NotNegative = 0.02
-    q_max: Positive | None = None
-    significance: Positive = 5.0
-    min_spots: NotNegative = 6.0
-    max_lines: Count = 60
-    min_separation: NotNegative = 2.0
-    least_sigma: NotNegative = 0.08
-    ring_sigma: Positive | None = None
-    centre_reach_mm: NotNegative = 0.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.terminal import counts_table
 from sfxproc.settings.postrefine import PostrefineConfig
 from sfxproc.settings.scale import ScaleConfig
-from sfxproc.simulate.stills import expected_reflections
+from sfxproc.simulate.sense import expected_reflections
 from sfxproc.symmetry import possible, reciprocal_matrix, space_group
 
 F8 = NDArray[np.float64]

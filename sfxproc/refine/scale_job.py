@@ -22,22 +22,34 @@ from sfxproc.parallel.comm import Comm
 from sfxproc.refine.refined import Fates
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
-from sfxproc.runs.checkpoints import JobCheckpoint
+from sfxproc.runs.run import Run
 from sfxproc.settings.scale import ScaleConfig
 from sfxproc.settings.sections import Input
 
 
 @dataclass(frozen=True, eq=False)
 class ScaleJob:
-    """A scaling job under way. threads : of this rank."""
+    """A scaling job under way."""
 
     config: ScaleConfig
-    comm: Comm
-    log: Log
-    checkpoint: JobCheckpoint
+    run: Run
     inputs: Input
     reference: ReferenceSet | None
-    threads: int
+
+    @property
+    def comm(self) -> Comm:
+        """All ranks."""
+        return self.run.comm
+
+    @property
+    def log(self) -> Log:
+        """Where the job reports to."""
+        return self.run.log
+
+    @property
+    def threads(self) -> int:
+        """Of this rank."""
+        return self.run.threads
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,7 @@ from sfxproc.models.error_model import ErrorModel
 from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import ScaleModel
 from sfxproc.refine.choices import loss_of
-from sfxproc.report.log import Log
-from sfxproc.runs.checkpoints import (
-    Arrays,
-    JobCheckpoint,
-    stop_wanted,
-    stopped,
-)
-from sfxproc.runs.progress import write_progress
+from sfxproc.runs.run import Arrays, Run
 from sfxproc.settings.scale import ScaleConfig
 
 
@@ -71,8 +64,7 @@ def solve(
     model: ScaleModel | PostrefineModel,
     start: Point,
     config: ScaleConfig,
-    checkpoint: JobCheckpoint,
-    log: Log,
+    run: Run,
     key: str = SOLVE,
 ) -> Result:
     """Refine all crystals and intensities together, from where a checkpoint has them if it does.
@@ -86,69 +78,57 @@ def solve(
         tolerance=config.solver.tolerance,
     )
 
-    tell = teller(checkpoint, log)
+    tell = teller(run)
     if isinstance(solver, LevenbergMarquardt):
-        state = kept_state(engine, model, checkpoint, log, key)
+        state = kept_state(engine, model, run, key)
 
         def keep(state: State) -> None:
-            if checkpoint.asked():
-                keep_state(engine, state, checkpoint, key)
-                if stop_wanted(checkpoint.comm):
-                    raise stopped(
-                        checkpoint.comm,
-                        checkpoint.folder,
-                        f"after iteration {len(state.iterations)}",
-                    )
+            if run.asked():
+                keep_state(engine, state, run, key)
+                if run.stop_wanted():
+                    raise run.life.stopped(f"after iteration {len(state.iterations)}")
 
         with signals.deferred():
             result = solver.solve(engine, model, start, tell, state=state, keep=keep)
     else:
         result = solver.solve(engine, model, start, tell)
-    log(f"{len(result.iterations)} iterations. {result.termination}")
+    run.log(f"{len(result.iterations)} iterations. {result.termination}")
     return result
 
 
-def teller(checkpoint: JobCheckpoint, log: Log) -> Callable[[Iteration], None]:
+def teller(run: Run) -> Callable[[Iteration], None]:
     """What tells of iterations: in the log, of many only some, and in the folder for `status`."""
-    comm = checkpoint.comm
 
     def tell(i: Iteration) -> None:
-        if comm.rank == 0:
-            write_progress(
-                checkpoint.folder, "solve", 0, 0, comm.size,
-                iteration=i.number, objective=i.objective,
-            )  # fmt: skip
+        run.life.tell("solve", iteration=i.number, objective=i.objective)
         if i.number <= TOLD_ALL or i.number % TOLD_EVERY == 0:
             refused = "" if i.accepted else ", step refused"
-            log(f"iteration {i.number:3d}: objective {i.objective:.6g}{refused}")
+            run.log(f"iteration {i.number:3d}: objective {i.objective:.6g}{refused}")
 
     return tell
 
 
-def keep_state(engine: Engine, state: State, checkpoint: JobCheckpoint, key: str) -> None:
+ERRORS = "errors."  # before the name of a parameter of the error model
+
+
+def keep_state(engine: Engine, state: State, run: Run, key: str) -> None:
     """Keep where the solve stands, its error model too. On all ranks."""
     assert isinstance(state.model, ScaleModel | PostrefineModel)
     arrays = arrays_of(state, engine)
     if arrays is not None:
-        arrays["errors"] = np.array(astuple(state.model.errors), dtype=np.float64)
-    checkpoint.save(key, arrays)
+        errors = state.model.errors
+        arrays |= {f"{ERRORS}{f.name}": np.array(getattr(errors, f.name)) for f in fields(errors)}
+    run.save(key, arrays)
 
 
 def kept_state(
-    engine: Engine,
-    model: ScaleModel | PostrefineModel,
-    checkpoint: JobCheckpoint,
-    log: Log,
-    key: str,
+    engine: Engine, model: ScaleModel | PostrefineModel, run: Run, key: str
 ) -> State | None:
     """Where an earlier run of the job kept that its solve stood; None if it did not."""
-    arrays = checkpoint.load(key, log)
+    arrays = run.load(key)
     if arrays is None:
         return None
-    gain, scatter, refits, outliers, background, likelihood, counted = arrays["errors"].tolist()
-    errors = ErrorModel(
-        gain, scatter, int(refits), bool(outliers), background, bool(likelihood), counted
-    )
+    errors = ErrorModel(**{f.name: arrays[f"{ERRORS}{f.name}"].item() for f in fields(ErrorModel)})
     state = state_of(arrays, model.with_errors(errors), engine)
-    log(f"resumed after iteration {len(state.iterations)}")
+    run.log(f"resumed after iteration {len(state.iterations)}")
     return state

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.errors import Stopped, UserError
 from sfxproc.intake import pieces
 from sfxproc.intake.selection import Inventory
 from sfxproc.lsq import Engine
@@ -35,10 +33,10 @@ from sfxproc.refine.start import begun_at, earlier
 from sfxproc.refine.whole import Together, fates_of
 from sfxproc.report.log import Log
 from sfxproc.results import tables as report
+from sfxproc.runs.names import READING
 from sfxproc.runs.stages import Stages
 
 THIN = 2.0  # observations a reflection in a block
-READING = "reading"  # folder of shards and pieces, in the checkpoint
 
 
 def scale_globally(job: ScaleJob) -> Scaled | None:
@@ -58,7 +56,7 @@ def scale_globally(job: ScaleJob) -> Scaled | None:
         earlier(job, data, problem.model.layout.parameters), job, problem.model, problem.start,
         judge,
     )  # fmt: skip
-    result = solve(engine, model, start, config, job.checkpoint, job.log)
+    result = solve(engine, model, start, config, job.run)
     refined = Together(job, data, fates, engine, result)
     if config.start.refine:
         refined = refined_without_bad(refined, judge)
@@ -89,10 +87,8 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     """A job's crystals refined and merged in blocks; None on other ranks than 0. oriented : they
     need an orientation."""
     comm, log, settings = job.comm, job.log, job.config.parallel
-    job.checkpoint.begin()
-    comm.barrier()
-    stages = Stages(comm, log, job.checkpoint.folder, job.checkpoint.store)
-    with nothing_kept_if_refused(job):
+    stages = job.run.stages
+    with job.run.refusable():
         data, plan, work = read_pieces(job, stages, modelling, oriented)
     if data is not None:
         report.tell_data(data, log)
@@ -105,7 +101,7 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
     n_observations = comm.bcast(None if data is None else data.n_observations)
     dealing = Dealing(work, stages, n_observations[plan.crystal_at])
     survey = surveyed(dealing)
-    with nothing_kept_if_refused(job):
+    with job.run.refusable():
         work.modelling.require_shown(survey.n_rows, survey.n_shown, log)
     rounds = first_round(dealing, settings, log, survey)
     refined = InBlocks(comm, Positions(plan.crystal_at, len(n_observations)), rounds, [])
@@ -119,19 +115,6 @@ def in_blocks(job: ScaleJob, modelling: ModellingOf, oriented: bool = False) -> 
         f"{len(refined.rounds.done)} rounds; rank 0 spent {stages.coordinating_s:.2f} s on dealing."
     )
     return scaled
-
-
-@contextmanager
-def nothing_kept_if_refused(job: ScaleJob) -> Iterator[None]:
-    """Remove the checkpoint of a job that is refused: nothing of it would fit once it is mended."""
-    try:
-        yield
-    except Stopped:
-        raise
-    except UserError:
-        if not job.checkpoint.resumed:
-            job.checkpoint.remove()
-        raise
 
 
 STRATEGIES: dict[str, Callable[[ScaleJob], Scaled | None]] = {
@@ -149,8 +132,9 @@ def read_pieces(
     """Convert and sort all inputs. The inventory is on rank 0 only."""
     config, comm, settings = job.config, job.comm, job.config.parallel
     order = pieces.Order(settings.block_size, settings.overlap, config.seed)
-    folder = job.checkpoint.store.folder / READING
+    folder = job.run.store.folder / READING
     intake = intake_of(job, columns_wanted(config), oriented)
+    job.run.begin_state()
     taken = pieces.read_pieces_of(intake, order, folder, stages)
     data, plan = taken.inventory, taken.parts.plan
     told = None if data is None else (taken.keys, data.reflections, modelling(data, plan))

@@ -107,7 +107,7 @@ class Together:
         """Solved from where it is."""
         job = self.job
         result = solve(
-            self.engine, self.model, self.result.point, job.config, job.checkpoint, job.log, name
+            self.engine, self.model, self.result.point, job.config, job.run, name
         )
         iterations = (*self.result.iterations, *result.iterations)
         return replace(self, result=replace(result, iterations=iterations))

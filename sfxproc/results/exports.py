@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxproc.data import Crystals, Status
-from sfxproc.errors import OutputError
 from sfxproc.formats import dials
 from sfxproc.formats.dials_expt import write_models, write_refined
-from sfxproc.formats.mtz_scaled import ScaledObservations, write_scaled
+from sfxproc.formats.inputs import InputFile
+from sfxproc.formats.mtz_scaled import ScaledObservations
 from sfxproc.intake.reading import Dataset
 from sfxproc.intake.selection import Inventory
 from sfxproc.lsq import Loss, Point
 from sfxproc.models.scale import ScaleModel
 from sfxproc.models.scaled_rows import scaled_rows
-from sfxproc.runs.folder import REFINED, REFINED_FOLDER, UNMERGED
+from sfxproc.runs.names import REFINED, REFINED_FOLDER
 
 F8 = NDArray[np.float64]
 F4 = NDArray[np.float32]
@@ -36,44 +36,49 @@ def refined_crystals(data: Inventory, A_refined: F8, wavelength_A: F8 | None = N
     return replace(data.crystals, A=A, wavelength_A=wavelength)
 
 
-def write_refined_experiments(folder: Path, data: Inventory, crystals: Crystals) -> list[Path]:
-    """Write the crystals as DIALS experiment lists, on one rank, and return the paths.
+def refined_names(data: Inventory, crystals: Crystals) -> list[str]:
+    """Names of the DIALS experiment lists of the crystals, relative to the output folder.
 
     crystals : from `refined_crystals`. Each input `.expt` is written again, as `refined.expt` if it
     is the only input, otherwise below `refined/` by its label, which no other input has. Crystals
-    of all other inputs go to one `refined.expt`, with the job's detector. Raises OutputError, and
-    InputError for an input that can no longer be read.
+    of all other inputs go to one `refined.expt`.
     """
-    oriented = np.isfinite(crystals.A).all(axis=(1, 2))
-    others = np.ones(len(crystals), dtype=bool)
-    written = []
-    for file in data.files:
-        if file.format is not dials.FORMAT:
-            continue
+    lists = _experiment_lists(data)
+    names = [REFINED] * len(lists)
+    if len(data.files) > 1:
+        names = [REFINED_FOLDER + file.label.lstrip("/") for file in lists]
+    return names + [REFINED] * bool(np.any(_elsewhere(data, crystals)))
+
+
+def write_refined_experiments(paths: Sequence[Path], data: Inventory, crystals: Crystals) -> None:
+    """Write the crystals as DIALS experiment lists, on one rank.
+
+    paths : for each of `refined_names`. Crystals that are in no input `.expt` have the job's
+    detector. Raises OutputError, and InputError for an input that can no longer be read.
+    """
+    oriented = _oriented(crystals)
+    lists = _experiment_lists(data)
+    for path, file in zip(paths, lists, strict=False):
         own = np.asarray(crystals.file == file.label)
-        others &= ~own
-        path = folder / REFINED
-        if len(data.files) > 1:
-            path = folder / REFINED_FOLDER / file.label.lstrip("/")
-        _make_folder(path.parent)
         write_refined(path, file.path, crystals.take(own & oriented))
-        written.append(path)
-    if np.any(others & oriented):
-        path = folder / REFINED
-        write_models(path, crystals.take(others & oriented), data.detector, data.space_group.hm)
-        written.append(path)
-    return written
+    for path in paths[len(lists) :]:
+        others = crystals.take(_elsewhere(data, crystals))
+        write_models(path, others, data.detector, data.space_group.hm)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot make the folder '{folder}' for refined experiment lists "
-            f"({error.strerror or error}). Remove what is in its way, or choose another "
-            "output.folder."
-        ) from error
+def _experiment_lists(data: Inventory) -> list[InputFile]:
+    return [file for file in data.files if file.format is dials.FORMAT]
+
+
+def _oriented(crystals: Crystals) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(crystals.A).all(axis=(1, 2)))
+
+
+def _elsewhere(data: Inventory, crystals: Crystals) -> NDArray[np.bool_]:
+    """Which crystals have an orientation, but no experiment list that they came from."""
+    labels = {file.label for file in _experiment_lists(data)}
+    inside = np.array([label in labels for label in crystals.file.tolist()], dtype=bool)
+    return np.asarray(_oriented(crystals) & ~inside)
 
 
 def gathered_observations(
@@ -97,16 +102,3 @@ def gathered_observations(
     if crystal is None or hkl is None or values is None:
         return None
     return ScaledObservations(crystal, hkl, *values.T)
-
-
-def write_unmerged(
-    folder: Path,
-    data: Inventory,
-    observations: ScaledObservations,
-    crystals: Crystals,
-    history: Sequence[str] = (),
-) -> Path:
-    """Write `unmerged.mtz`, on one rank. crystals : of the job, as refined. Raises OutputError."""
-    path = folder / UNMERGED
-    write_scaled(path, observations, crystals, data.space_group.hm, data.cell, history)
-    return path

@@ -5,24 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from sfxproc.errors import OutputError
+from sfxproc import signals
+from sfxproc.errors import OutputError, Stopped
 from sfxproc.formats.atomic import write_text
-
-PROGRESS = Path("checkpoint") / "progress.json"
-
+from sfxproc.runs.names import CHECKPOINT, PROGRESS
 
 STOPPED = "stopped"
 """The stage of a job that saved its state and ended because it was asked to."""
 
-
 INTERVAL_s = 2.0
-
-
-_written: dict[Path, float] = {}  # when this process last wrote there, by its monotonic clock
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -41,38 +38,55 @@ class Progress(msgspec.Struct, frozen=True):
     pid: int
 
 
-def write_progress(
-    folder: Path,
-    stage: str,
-    done: int,
-    total: int,
-    ranks: int = 1,
-    *,
-    round: int | None = None,
-    rounds: int | None = None,
-    objective: float | None = None,
-    iteration: int | None = None,
-    force: bool = False,
-) -> None:
-    """Tell in the output folder how far the job is. To be called on rank 0 alone, at any time:
-    it writes at most every INTERVAL_s unless `force`.
+@dataclass(eq=False)
+class SignsOfLife:
+    """Tells in an output folder how far the job is, at most every INTERVAL_s unless forced.
 
-    Where it cannot be written, nothing happens: a job does not end for want of a progress file.
+    ranks : of the job. speaks : false on all but the first. begin : called before the first sign.
+    Where one cannot be written, nothing happens: a job does not end for want of it.
     """
-    now = time.monotonic()
-    if not force and now - _written.get(folder, -INTERVAL_s) < INTERVAL_s:
-        return
-    _written[folder] = now
-    sign = Progress(
-        stage, done, total, round, rounds, objective, iteration,
-        time.time(), ranks, socket.gethostname(), os.getpid(),
-    )  # fmt: skip
-    path = folder / PROGRESS
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, msgspec.json.encode(sign).decode() + "\n")
-    except (OSError, OutputError):
-        pass
+
+    folder: Path
+    ranks: int = 1
+    speaks: bool = True
+    begin: Callable[[], None] = lambda: None
+    _told_at: float = -INTERVAL_s
+
+    def tell(
+        self,
+        stage: str,
+        done: int = 0,
+        total: int = 0,
+        *,
+        round: int | None = None,
+        rounds: int | None = None,
+        objective: float | None = None,
+        iteration: int | None = None,
+        force: bool = False,
+    ) -> None:
+        """Say how far the job is; to be called at any time, on any rank."""
+        now = time.monotonic()
+        if not self.speaks or (not force and now - self._told_at < INTERVAL_s):
+            return
+        self._told_at = now
+        sign = Progress(
+            stage, done, total, round, rounds, objective, iteration,
+            time.time(), self.ranks, socket.gethostname(), os.getpid(),
+        )  # fmt: skip
+        path = self.folder / PROGRESS
+        try:
+            self.begin()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, msgspec.json.encode(sign).decode() + "\n")
+        except (OSError, OutputError):
+            pass
+
+    def stopped(self, where: str) -> Stopped:
+        """What ends a job on all ranks that stops because it was asked to, its state being kept.
+        where : such as "after iteration 7"."""
+        signals.keeping(self.folder / CHECKPOINT)
+        self.tell(STOPPED, force=True)
+        return Stopped(signals.farewell(where))
 
 
 def read_progress(folder: Path) -> Progress | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,24 +21,28 @@ from sfxproc.parallel.combine import FAILED, Combiner, Found, broadcast_arrays
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.coordinator import Arrays, Stage, deal
 from sfxproc.report.log import Log
-from sfxproc.runs.checkpoints import stopped
-from sfxproc.runs.progress import write_progress
+from sfxproc.runs.progress import SignsOfLife
 
 T = TypeVar("T")
 
 MOST_LOST = 0.05  # of the data: what is left would no longer be what was measured
 
 
+class TasksFailed(DataError):
+    """Tasks failed that the job cannot do without; what others found is kept."""
+
+
 @dataclass(eq=False)
 class Stages:
     """The stages of one job: runs each, or remembers it.
 
-    folder : of the output. store : None keeps nothing. coordinating_s : spent by rank 0 on dealing.
+    life : told how far they are. store : None keeps nothing. coordinating_s : spent by rank 0 on
+    dealing.
     """
 
     comm: Comm
     log: Log
-    folder: Path
+    life: SignsOfLife
     store: Checkpoint | None
     coordinating_s: float = 0.0
     number: int = 0
@@ -61,7 +64,7 @@ class Stages:
         to_all : False leaves other ranks than 0 without. all_needed : the job cannot do without any
         of them. lost_share : what part of all data is lost if some fail. standing : further things
         for `status` (round, rounds, objective). Raises Stopped if a stop was asked for before all
-        were done, DataError if all tasks fail, needed ones do, or more than MOST_LOST is lost.
+        were done, TasksFailed if all tasks fail, needed ones do, or more than MOST_LOST is lost.
         """
         key = f"{self.number:03d}-{name}"
         self.number += 1
@@ -93,20 +96,22 @@ class Stages:
     ) -> Found | None:
         """The combined result, kept, on rank 0; None elsewhere."""
         done = 0
+        if self.store is not None:
+            self.life.begin()
         with self.log.progress(n_tasks, name) as advance, signals.deferred():
 
             def progress(n: int) -> None:
                 nonlocal done
                 done += n
                 advance(n)
-                write_progress(self.folder, name, done, n_tasks, self.comm.size, **standing)
+                self.life.tell(name, done, n_tasks, **standing)
 
             outcome = deal(
                 self.comm, Stage(key, work), n_tasks, combiner.add,
                 store=self.store, stop=lambda: signals.requested() is not None, progress=progress,
             )  # fmt: skip
             if outcome.halted:
-                raise stopped(self.comm, self.folder, f"in the stage '{name}'")
+                raise self.life.stopped(f"in the stage '{name}'")
         self.coordinating_s += outcome.coordinating_s
         if outcome.failed:
             self._tell(name, n_tasks, outcome.failed, lost_share(sorted(outcome.failed)))
@@ -120,12 +125,12 @@ class Stages:
         return result
 
     def _tell(self, name: str, n_tasks: int, failed: Mapping[int, str], lost: float) -> None:
-        """Warn of tasks that were set aside. Raises DataError if the job cannot do without."""
+        """Warn of tasks that were set aside. Raises TasksFailed if the job cannot do without."""
         first, reason = min(failed.items())
         place = f"number {first}, on {reason.strip()}"
         if lost > MOST_LOST or len(failed) == n_tasks:
             without = f", with {100 * lost:.0f} % of the data" if 0.0 < lost < 1.0 else ""
-            raise DataError(
+            raise TasksFailed(
                 f"{len(failed)} of {n_tasks} tasks of the stage '{name}' failed twice{without}, "
                 "and the job cannot do without them. What is done is kept: mend the cause and go "
                 f"on with `sfxproc run JOB --resume`. The first was {place}"

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from sfxproc.config import Count, NotNegative, Positive
 from sfxproc.errors import ConfigError
-from sfxproc.partiality import PARTIALITIES
 from sfxproc.settings.scale import ScaleConfig
-from sfxproc.settings.sections import Count, NotNegative, Positive, Section
+from sfxproc.settings.sections import Section
 
 AUTO = "auto"
 
@@ -44,11 +44,6 @@ class PostrefineConfig(ScaleConfig, frozen=True):
 def require_sense(config: PostrefineConfig) -> None:
     """Raise ConfigError for settings that are valid one by one but not together."""
     name = config.postrefine.partiality
-    if name != AUTO and name not in PARTIALITIES:
-        raise ConfigError(
-            f'postrefine.partiality = "{name}" is not a partiality model; choose one of '
-            f'{", ".join(sorted(PARTIALITIES))}, or "{AUTO}" for the one that fits best.'
-        )
     if config.scaling.partiality == "recorded":
         raise ConfigError(
             'scaling.partiality = "recorded" has no place in postrefinement, which works out '

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, field
 
-from sfxproc.powder.search import IndexSettings
-from sfxproc.settings.sections import Count, NotNegative, Positive, Section
-from sfxproc.simulate.powder import PowderSettings
+from sfxproc.config import Count, NotNegative, Positive, Whole
+from sfxproc.settings.sections import Section
+from sfxproc.simulate.settings import PowderSettings
 
 Bravais = Literal[
     "aP", "mP", "mC", "oP", "oC", "oF", "oI", "tP", "tI", "hP", "hR", "cP", "cF", "cI"
@@ -38,7 +38,7 @@ class Search(Section, frozen=True):
     outliers: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
     min_volume_A3: NotNegative = 0.0
     max_volume_A3: NotNegative = 0.0
-    seed: Annotated[int, Meta(ge=0)] = 1
+    seed: Whole = 1
 
     def __post_init__(self) -> None:
         if 0.0 < self.max_volume_A3 < self.min_volume_A3:
@@ -46,20 +46,6 @@ class Search(Section, frozen=True):
                 f"max_volume_A3 = {self.max_volume_A3:g} is below min_volume_A3 = "
                 f"{self.min_volume_A3:g}"
             )
-
-    def index_settings(self) -> IndexSettings:
-        """As the search takes them: it ranks many cells, however few are told, since whether one is
-        beyond doubt depends on the others."""
-        return IndexSettings(
-            lattices=tuple(self.lattices),
-            effort=self.effort,
-            n_lines=self.n_lines,
-            n_ranked=max(self.n_cells, IndexSettings.n_ranked),
-            early_stop=self.early_stop,
-            seed=self.seed,
-            min_volume_A3=self.min_volume_A3,
-            max_volume_A3=self.max_volume_A3,
-        )
 
 
 class PowderOutput(Section, frozen=True):
@@ -71,7 +57,7 @@ class PowderOutput(Section, frozen=True):
     folder: str = "out"
     overwrite: bool = False
     resume: bool = False
-    cell_files: Annotated[int, Meta(ge=0)] = 5
+    cell_files: Whole = 5
 
 
 class SimulatedPattern(PowderSettings, frozen=True):
@@ -79,7 +65,7 @@ class SimulatedPattern(PowderSettings, frozen=True):
     which of its structures."""
 
     lattice: Bravais = "oP"
-    number: Annotated[int, Meta(ge=0)] = 1
+    number: Whole = 1
 
 
 class PowderConfig(Section, frozen=True):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sfxproc.config import Count, Positive
 from sfxproc.errors import ConfigError
-from sfxproc.lsq import SOLVERS
 from sfxproc.settings.sections import (
     Corrections,
-    Count,
     Input,
     Merging,
     Output,
     Parallel,
-    Positive,
     Reference,
     Rejection,
     Section,
@@ -22,8 +20,7 @@ from sfxproc.settings.sections import (
     Start,
     Symmetry,
 )
-from sfxproc.simulate.stills import StillsSettings
-from sfxproc.symmetry import require_cell, space_group
+from sfxproc.simulate.settings import StillsSettings
 
 
 class Scaling(Section, frozen=True):
@@ -62,11 +59,6 @@ class ScaleConfig(Section, frozen=True):
 
 def require_sense(config: ScaleConfig) -> None:
     """Raise ConfigError for settings that are valid one by one but not together."""
-    if config.solver.method not in SOLVERS:
-        names = ", ".join(f'"{m}"' for m in SOLVERS)
-        raise ConfigError(
-            f'solver.method = "{config.solver.method}" is not a solver; choose one of {names}.'
-        )
     low, high = config.selection.d_max_A, config.selection.d_min_A
     if low is not None and high is not None and low <= high:
         raise ConfigError(
@@ -105,6 +97,3 @@ def require_sense(config: ScaleConfig) -> None:
             f"parallel.overlap = {parallel.overlap} must be smaller than parallel.block_size = "
             f"{parallel.block_size}: each block would hold nothing new. Half the block is usual."
         )
-    group = space_group(config.symmetry.space_group)
-    if config.symmetry.unit_cell is not None:
-        require_cell(group, config.symmetry.unit_cell)

@@ -7,10 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
+from sfxproc.config import Count, Fraction, NotNegative, Positive, Whole
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,9 +93,9 @@ class Parallel(Section, frozen=True):
     of strategy "blocks"."""
 
     strategy: Literal["global", "blocks"] = "global"
-    threads: Annotated[int, Meta(ge=0)] = 0
+    threads: Whole = 0
     block_size: Annotated[int, Meta(ge=2)] = 2000
-    overlap: Annotated[int, Meta(ge=0)] = 1000
+    overlap: Whole = 1000
     rounds: Count = 8
     rounds_mode: Literal["newton", "average"] = "newton"
     round_tolerance_sigma: Positive = 0.002

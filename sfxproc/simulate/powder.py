@@ -21,54 +21,20 @@ from __future__ import annotations
 
 from bisect import bisect, insort
 from dataclasses import dataclass
-from typing import Annotated
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 
 from sfxproc.data import Floats, Ints, Mask
 from sfxproc.errors import DataError
 from sfxproc.simulate.powder_structures import random_structure
+from sfxproc.simulate.settings import PowderSettings
 from sfxproc.structure import Structure, squared_structure_factors
 from sfxproc.symmetry import SpaceGroup, possible
-
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 SAME_LINE = 1e-9  # relative difference of q² within one line
 WIDTH_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
 REACH_FWHM = 4.0  # beyond which a profile counts no more
 ATTEMPTS = 100
-
-
-class PowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How patterns are made. Defaults: copper Kα, 0.1° wide lines, exact and complete lists.
-
-    n_lines: length of both lists at most. min_lines: patterns with fewer observable lines are
-    drawn again. B_A2: of all atoms. contaminants_within: the false lines are among the first so
-    many of the list; 0: anywhere in it.
-    """
-
-    seed: Count = 1
-    wavelength_A: Positive = 1.5418
-    two_theta_max_deg: Annotated[float, Meta(gt=0, lt=180)] = 60.0
-    step_deg: Positive = 0.02
-    fwhm_deg: Positive = 0.1
-    min_height: NotNegative = 0.005
-    max_curvature: float = -1.0
-    min_separation: NotNegative = 1.0 / 1.5
-    n_lines: Annotated[int, Meta(ge=1)] = 60
-    min_lines: Count = 10
-    B_A2: NotNegative = 3.0
-    sigma_two_theta_deg: NotNegative = 0.0
-    sigma_q2: NotNegative = 0.0
-    sigma_q2_relative: NotNegative = 0.0
-    missing_fraction: Fraction = 0.0
-    n_contaminants: Count = 0
-    contaminants_within: Count = 0
 
 
 @dataclass(frozen=True, eq=False)

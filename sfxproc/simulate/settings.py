@@ -1,34 +1,19 @@
-"""What to simulate: the settings of stills, and what they imply."""
+"""What can be simulated: the settings of stills, of powder patterns and of spots.
+
+Bare tables, so that a job file is read without the program that simulates; what those of stills
+imply is in `sense`.
+"""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
-from sfxproc.errors import ConfigError
-from sfxproc.partiality import PARTIALITIES
-from sfxproc.symmetry import (
-    Reindexing,
-    SpaceGroup,
-    cell_fits,
-    reciprocal_matrix,
-    reindexed_cells,
-    require_cell,
-    space_group,
-)
+from sfxproc.config import Count, Fraction, FractionBelowOne, NotNegative, Positive, Whole
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
-Index = Annotated[int, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
 Cell = tuple[float, float, float, float, float, float]
-
-LATTICE_TOLERANCE_PERCENT, LATTICE_TOLERANCE_DEG = 2.0, 2.0  # of a lattice that reindexing keeps
 
 
 class StillsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,8 +39,8 @@ class StillsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     n_crystals: Count = 500
-    first_crystal: Index = 0
-    seed: Index = 1
+    first_crystal: Whole = 0
+    seed: Whole = 1
     space_group: str | int = "P 43 21 2"
     unit_cell: Cell = (79.1, 79.1, 38.2, 90.0, 90.0, 90.0)
     cell_sigma_percent: NotNegative = 0.0
@@ -90,80 +75,56 @@ class StillsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pixel_mm: Positive = 0.075
 
 
-def require_sense(settings: StillsSettings) -> SpaceGroup:
-    """The space group of settings that make sense together. Raises ConfigError."""
-    sg = space_group(settings.space_group)
-    require_cell(sg, settings.unit_cell)
-    if settings.partiality not in PARTIALITIES:
-        raise ConfigError(
-            f"partiality: there is no model '{settings.partiality}'. "
-            f"Choose one of: {', '.join(PARTIALITIES)}."
-        )
-    if settings.bandwidth > 0 and not PARTIALITIES[settings.partiality].uses_bandwidth:
-        able = " or ".join(name for name, model in PARTIALITIES.items() if model.uses_bandwidth)
-        raise ConfigError(
-            f"bandwidth = {settings.bandwidth:g} has no effect with partiality = "
-            f"'{settings.partiality}'. Set partiality to {able}, or leave bandwidth out."
-        )
-    if settings.d_min_A >= settings.d_max_A or 2 * settings.d_min_A <= settings.wavelength_A:
-        raise ConfigError(
-            f"d_min_A = {settings.d_min_A} must be less than d_max_A = {settings.d_max_A} and more "
-            f"than half of wavelength_A = {settings.wavelength_A}."
-        )
-    if settings.reindexed_fraction > 0:
-        _require_lattice_kept(settings)
-    return sg
+class PowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How patterns are made. Defaults: copper Kα, 0.1° wide lines, exact and complete lists.
 
-
-def reindexing_of(triplet: str) -> Reindexing:
-    """The operator on Miller indices that a text such as "k,h,-l" or "-h-k,k,-l" names.
-
-    Raises ConfigError if it names none or would change the hand of the axes.
+    n_lines: length of both lists at most. min_lines: patterns with fewer observable lines are
+    drawn again. B_A2: of all atoms. contaminants_within: the false lines are among the first so
+    many of the list; 0: anywhere in it.
     """
-    parts = triplet.replace(" ", "").split(",")
-    terms = [re.findall(r"([+-]?)([hkl])", part) for part in parts]
-    read = all("".join(map("".join, t)) == part != "" for t, part in zip(terms, parts, strict=True))
-    if len(parts) != 3 or not read:
-        raise ConfigError(
-            f"reindexing = '{triplet}' is not an operator on Miller indices. Give the new h, k "
-            'and l by the old ones, such as "k,h,-l".'
-        )
-    matrix = np.zeros((3, 3))
-    for column, term in enumerate(terms):
-        for sign, letter in term:
-            matrix["hkl".index(letter), column] += -1.0 if sign == "-" else 1.0
-    if round(float(np.linalg.det(matrix))) != 1:
-        raise ConfigError(
-            f"reindexing = '{triplet}' does not turn right-handed axes into right-handed ones "
-            "(its determinant is not 1). Change the sign of an index."
-        )
-    return Reindexing(triplet, matrix)
+
+    seed: Whole = 1
+    wavelength_A: Positive = 1.5418
+    two_theta_max_deg: Annotated[float, Meta(gt=0, lt=180)] = 60.0
+    step_deg: Positive = 0.02
+    fwhm_deg: Positive = 0.1
+    min_height: NotNegative = 0.005
+    max_curvature: float = -1.0
+    min_separation: NotNegative = 1.0 / 1.5
+    n_lines: Count = 60
+    min_lines: Whole = 10
+    B_A2: NotNegative = 3.0
+    sigma_two_theta_deg: NotNegative = 0.0
+    sigma_q2: NotNegative = 0.0
+    sigma_q2_relative: NotNegative = 0.0
+    missing_fraction: FractionBelowOne = 0.0
+    n_contaminants: Whole = 0
+    contaminants_within: Whole = 0
 
 
-def _require_lattice_kept(settings: StillsSettings) -> None:
-    if not settings.reindexing:
-        raise ConfigError(
-            f"reindexed_fraction = {settings.reindexed_fraction:g} needs to know how these "
-            'crystals are indexed. Set reindexing to an operator such as "k,h,-l".'
-        )
-    A, cell = reciprocal_matrix(settings.unit_cell), np.array(settings.unit_cell)
-    _, turned = reindexed_cells(A[None], cell[None], reindexing_of(settings.reindexing))
-    if not cell_fits(turned, cell, LATTICE_TOLERANCE_PERCENT, LATTICE_TOLERANCE_DEG)[0]:
-        told = " ".join(f"{v:.4g}" for v in turned[0])
-        raise ConfigError(
-            f"reindexing = '{settings.reindexing}' makes the cell {told}, which is not that of "
-            "unit_cell: indexing could not confuse the two. Give an operator that keeps the cell."
-        )
+class SpotPowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to simulate. lattice : Bravais lattice of the structure, which is drawn by the seed.
 
+    bandwidth : σ(λ)/λ. profile_radius : R, Å⁻¹. spurious_per_still : mean number of spots of
+    other origin. position_error_px : r.m.s. along each axis. distance_error_percent and
+    centre_error_px (fast, slow) : of what is recorded, the same for all stills. The detector is a
+    square of panel_px² pixels, normal to the beam and centred on it but for beamstop_mm (radius).
+    """
 
-def expected_reflections(settings: StillsSettings) -> float:
-    """N of `simulate.stills`: reflections a crystal, absences other than centring apart."""
-    centring = space_group(settings.space_group).centring
-    points = {"P": 1, "F": 4, "R": 3, "H": 3}.get(centring, 2)
-    if str(settings.space_group).endswith(":R"):
-        points = 1
-    volume = 1.0 / np.linalg.det(reciprocal_matrix(settings.unit_cell))
-    q = np.array([1.0 / settings.d_max_A, 1.0 / settings.d_min_A])
-    radius = settings.size_factor * settings.profile_radius
-    within = radius * q**2 + settings.profile_radius_m * q**3 / 1.5
-    return float(volume / points * 2 * settings.predict_within * np.pi * (within[1] - within[0]))
+    n_stills: Count = 2000
+    seed: Whole = 1
+    lattice: str = "mP"
+    B_A2: NotNegative = 3.0
+    wavelength_A: Positive = 1.3
+    bandwidth: NotNegative = 1e-3
+    profile_radius: Positive = 0.002
+    spots_per_still: Positive = 30.0
+    sigma_ln_G: NotNegative = 0.5
+    spurious_per_still: NotNegative = 3.0
+    position_error_px: NotNegative = 0.5
+    distance_error_percent: float = 0.1
+    centre_error_px: tuple[float, float] = (1.5, -1.0)
+    detector_distance_mm: Positive = 100.0
+    panel_px: Count = 2400
+    pixel_mm: Positive = 0.075
+    beamstop_mm: NotNegative = 3.0

@@ -18,57 +18,22 @@ are keyed by the seed and its number.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 from scipy.spatial.transform import Rotation
 
 from sfxproc.data import Floats, Ints
 from sfxproc.kernels.predict import predict_still
 from sfxproc.partiality.base import width_at
 from sfxproc.simulate.powder_structures import random_structure
+from sfxproc.simulate.settings import SpotPowderSettings
 from sfxproc.spots import BEAM, Spots, SpotSet
 from sfxproc.structure import Structure, squared_structure_factors
 from sfxproc.symmetry import possible, reciprocal_matrix, unique_keys
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
-Index = Annotated[int, Meta(ge=0)]
-
 REACH = 3.0  # √(R² + w²): a crystal shows nothing further off the Ewald sphere
 LIMIT_STILLS = 100  # whose reflections set the limit of intensity
 STRUCTURE, LIMIT = (1 << 32) + 1, (1 << 32) + 2  # random streams beside those of the stills
-
-
-class SpotPowderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to simulate. lattice : Bravais lattice of the structure, which is drawn by the seed.
-
-    bandwidth : σ(λ)/λ. profile_radius : R, Å⁻¹. spurious_per_still : mean number of spots of
-    other origin. position_error_px : r.m.s. along each axis. distance_error_percent and
-    centre_error_px (fast, slow) : of what is recorded, the same for all stills. The detector is a
-    square of panel_px² pixels, normal to the beam and centred on it but for beamstop_mm (radius).
-    """
-
-    n_stills: Count = 2000
-    seed: Index = 1
-    lattice: str = "mP"
-    B_A2: NotNegative = 3.0
-    wavelength_A: Positive = 1.3
-    bandwidth: NotNegative = 1e-3
-    profile_radius: Positive = 0.002
-    spots_per_still: Positive = 30.0
-    sigma_ln_G: NotNegative = 0.5
-    spurious_per_still: NotNegative = 3.0
-    position_error_px: NotNegative = 0.5
-    distance_error_percent: float = 0.1
-    centre_error_px: tuple[float, float] = (1.5, -1.0)
-    detector_distance_mm: Positive = 100.0
-    panel_px: Count = 2400
-    pixel_mm: Positive = 0.075
-    beamstop_mm: NotNegative = 3.0
 
 
 @dataclass(frozen=True, eq=False)

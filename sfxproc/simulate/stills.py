@@ -42,9 +42,8 @@ from sfxproc.partiality import PARTIALITIES, size_at, values, width_at
 from sfxproc.simulate.counting import counted, exchanged, ideal_terms
 from sfxproc.simulate.crystals import Crystal, Geometry, Stream, draw, stream
 from sfxproc.simulate.intensities import true_reflections
-from sfxproc.simulate.settings import StillsSettings as StillsSettings
-from sfxproc.simulate.settings import expected_reflections as expected_reflections
-from sfxproc.simulate.settings import reindexing_of, require_sense
+from sfxproc.simulate.sense import expected_reflections, reindexing_of, require_sense
+from sfxproc.simulate.settings import StillsSettings
 from sfxproc.symmetry import SpaceGroup, reindexed_cells, reindexed_hkl, unique_keys
 
 BEAM = np.array([0.0, 0.0, 1.0])

@@ -204,10 +204,3 @@ def test_a_closed_pipe_is_no_message() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
-
-
-def test_help_does_not_import_what_takes_long() -> None:
-    heavy = "{'numba', 'scipy', 'h5py', 'gemmi', 'mpi4py', 'msgspec'}"
-    code = f"import sys, sfxproc.__main__, sfxproc.cli; print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

@@ -66,14 +66,14 @@ if MOMENT == "import":
 else:
     import sfxproc.jobs.scale as scale
     import sfxproc.lsq.engine as engine
-    import sfxproc.runs.checkpoints as checkpoints
+    import sfxproc.runs.run as runs
 
     if MOMENT == "begin":
         scale.compile_once = after(scale.compile_once, 1)
     elif MOMENT == "trial":
         engine.Engine.objective = after(engine.Engine.objective, 3)  # type: ignore[method-assign]
     else:
-        job = checkpoints.JobCheckpoint
+        job = runs.Run
         number, times = (1, 2) if MOMENT == "twice" else (int(MOMENT), 1)
         job.save = after(job.save, number, times)  # type: ignore[method-assign]
 entry.main()

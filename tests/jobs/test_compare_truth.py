@@ -19,8 +19,8 @@ from sfxproc.errors import DataError, InputError
 from sfxproc.formats.frames import write_frames
 from sfxproc.formats.mtz_merged import write_merged
 from sfxproc.formats.truth import truth_path, write_truth
-from sfxproc.simulate import Simulated, StillsSettings, simulate_stills
-from sfxproc.simulate.settings import reindexing_of
+from sfxproc.simulate.sense import reindexing_of
+from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 from sfxproc.symmetry import reindexed_hkl, space_group, unique_keys
 
 HEXAGONAL = StillsSettings(

@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 
 from sfxproc.data import Crystals, Status, Stills
-from sfxproc.errors import OutputError
 from sfxproc.formats import dials
 from sfxproc.formats.dials_expt import read_experiments
 from sfxproc.formats.hdf5 import write as write_h5
+from sfxproc.formats.mtz_scaled import write_scaled
 from sfxproc.intake.reading import Dataset, read_dataset
 from sfxproc.intake.source import Intake
 from sfxproc.lsq import Engine, LevenbergMarquardt, Loss, Point
@@ -93,13 +93,21 @@ def turned(data: Dataset) -> tuple[Dataset, Crystals]:
     return data, exports.refined_crystals(data, R @ data.crystals.A)
 
 
+def write_refined(folder: Path, data: Dataset, crystals: Crystals) -> tuple[list[str], list[Path]]:
+    """Names of the lists and, written, their paths."""
+    names = exports.refined_names(data, crystals)
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    exports.write_refined_experiments(paths, data, crystals)
+    return names, paths
+
+
 def test_one_list_for_each_and_one_for_the_rest(folder: Path, tmp_path: Path) -> None:
     data, refined = turned(read(folder, "a/x.expt", "b/x.expt", "c.h5"))
     assert np.flatnonzero(np.isnan(refined.A[:, 0, 0])).tolist() == LEFT_OUT
-    written = exports.write_refined_experiments(tmp_path, data, refined)
-    assert [str(p.relative_to(tmp_path)) for p in written] == [
-        "refined/a/x.expt", "refined/b/x.expt", "refined.expt",
-    ]  # fmt: skip
+    names, written = write_refined(tmp_path, data, refined)
+    assert names == ["refined/a/x.expt", "refined/b/x.expt", "refined.expt"]
     again = [read_experiments(path, "x").crystals for path in written]
     kept = np.setdiff1d(np.arange(N), LEFT_OUT)
     A = np.concatenate([c.A for c in again])
@@ -113,8 +121,8 @@ def test_a_single_list(folder: Path, tmp_path: Path) -> None:
     data = read(folder, "a/x.expt")
     wavelength = np.linspace(1.29, 1.31, 20)
     refined = exports.refined_crystals(data, data.crystals.A, wavelength)
-    (path,) = exports.write_refined_experiments(tmp_path, data, refined)
-    assert path == tmp_path / "refined.expt"
+    names, (path,) = write_refined(tmp_path, data, refined)
+    assert names == ["refined.expt"]
     again = read_experiments(path, "x")
     np.testing.assert_array_equal(again.crystals.wavelength_A, wavelength)
     assert again.detector is not None
@@ -123,15 +131,8 @@ def test_a_single_list(folder: Path, tmp_path: Path) -> None:
 def test_all_crystals_of_a_list_left_out(folder: Path, tmp_path: Path) -> None:
     data = read(folder, "a/x.expt")
     refined = exports.refined_crystals(data, np.full((20, 3, 3), np.nan))
-    (path,) = exports.write_refined_experiments(tmp_path, data, refined)
+    _, (path,) = write_refined(tmp_path, data, refined)
     assert len(read_experiments(path, "x").crystals) == 0
-
-
-def test_something_in_the_way(folder: Path, tmp_path: Path) -> None:
-    data, refined = turned(read(folder, "a/x.expt", "b/x.expt", "c.h5"))
-    (tmp_path / "refined").touch()
-    with pytest.raises(OutputError, match=r"Cannot make the folder '.*refined/a'"):
-        exports.write_refined_experiments(tmp_path, data, refined)
 
 
 # ---- scaled observations -----------------------------------------------------------------------
@@ -143,8 +144,7 @@ def unmerged(folder: Path, out: Path, comm: Comm | None = None) -> tuple[Dataset
     model, point = scaled(data, comm)
     gathered = exports.gathered_observations(data, model, point, Loss())
     if gathered is not None:
-        path = exports.write_unmerged(out, data, gathered, data.crystals)
-        assert path == out / "unmerged.mtz"
+        write_scaled(out / "unmerged.mtz", gathered, data.crystals, GROUP, data.cell)
     return data, gathered
 
 

@@ -18,6 +18,7 @@ import pytest
 
 import sfxproc.jobs.powder as powder
 from sfxproc.config import load
+from sfxproc.jobs import JOBS
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.powder.indexing import CHANCE
 from sfxproc.powder.search import IndexSettings, waves
@@ -67,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calm(folder: Path) -> Path:
     """The output folder of a job that nobody disturbs."""
     config = load(JOB, [*QUICK, f"output.folder={folder / 'calm'}"], PowderConfig)
-    powder.run(config, SerialComm(), open_log())
+    JOBS["powder"].run(config, SerialComm(), open_log())
     return folder / "calm"
 
 
@@ -303,7 +304,7 @@ def test_the_job_file_says_the_defaults() -> None:
     for name, section in (("search", Search), ("simulate", SimulatedPattern)):
         assert set(told[name]) == set(section.__struct_fields__)
     assert msgspec.convert(told, PowderConfig).output == PowderConfig(job="powder").output
-    assert Search().index_settings() == IndexSettings()
+    assert powder.index_settings(Search()) == IndexSettings()
 
 
 # ---- from spots to a cell --------------------------------------------------------------------

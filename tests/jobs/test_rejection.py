@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfxproc.runs.checkpoints import JobCheckpoint
+from sfxproc.runs.run import Run
 from sfxproc.simulate.stills import Simulated, StillsSettings
 from tests.jobs.partial_jobs import PARTIAL, against_truth, run_job, written
 from tests.jobs.test_ranks import require_same_bits
@@ -163,16 +163,16 @@ def test_gone_on_with_after_crystals_were_left_out(
     class Killed(BaseException):
         pass
 
-    save = JobCheckpoint.save
+    save = Run.save
 
-    def killed(self: JobCheckpoint, key: str, arrays: Any) -> None:
+    def killed(self: Run, key: str, arrays: Any) -> None:
         save(self, key, arrays)
         if key == "pass-2":
             raise Killed
 
     often = "output.checkpoint_interval_s=0"
     with monkeypatch.context() as patched:
-        patched.setattr(JobCheckpoint, "save", killed)
+        patched.setattr(Run, "save", killed)
         with pytest.raises(Killed):
             run("killed", "wrong", often)
     assert (folder / "killed" / "checkpoint" / "pass-2.state").exists()

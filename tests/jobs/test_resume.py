@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -20,8 +22,10 @@ from sfxproc.formats.inputs import list_inputs, read_input
 from sfxproc.intake.simulated import simulated_inputs
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.report.log import ConsoleLog
-from sfxproc.runs.checkpoints import JobCheckpoint
-from sfxproc.settings.sections import Input
+from sfxproc.runs.contents import Claim
+from sfxproc.runs.names import LOCK
+from sfxproc.runs.run import opened
+from sfxproc.settings.sections import Input, Output
 from sfxproc.simulate.stills import StillsSettings
 from tests.jobs.test_ranks import heed_interruptions, require_same_bits
 from tests.launch import launched
@@ -105,11 +109,12 @@ def test_killed_under_mpi_and_gone_on_with_at_any_number_of_ranks(
     killed = tmp_path / "killed"
     status, _ = interrupted(killed, "SIGKILL", LAST_KEPT, 1, 2)
     assert status not in (0, 2, 75)
-    assert sorted(p.name for p in killed.iterdir()) == ["checkpoint"]
+    assert sorted(p.name for p in killed.iterdir()) == [LOCK, "checkpoint", "manifest.json"]
     for ranks in (0, 2, 3):
         folder = tmp_path / f"on{ranks}"
         shutil.copytree(killed, folder)
         out, results = resumed(folder, "parallel.threads=1", ranks=ranks)
+        assert "took over the lock of process" in out
         assert f"resumed after iteration {LAST_KEPT}" in out
         assert f"iteration {LAST_KEPT}:" not in out
         assert f"iteration {LAST_KEPT + 1}:" in out
@@ -199,43 +204,54 @@ def test_before_anything_is_kept_a_signal_ends_the_job_at_once(
     assert f"stopped by {name}. Nothing was kept yet; begin again {AS_BEFORE}" in err
     assert err.count("sfxproc: ") == 1
     assert "Traceback" not in err
-    assert not out.exists() or list(out.iterdir()) == []
+    # the first rank, ended by another, cannot clear up: its lock names a process that is no more
+    left = [LOCK] if target == 1 else []
+    assert not out.exists() or [p.name for p in out.iterdir()] == left
 
 
-@pytest.mark.parametrize("exists", [True, False])
 def test_where_there_is_nothing_to_go_on_with_it_begins(
-    exists: bool, tmp_path: Path, resumed: Any, expected: Any
+    tmp_path: Path, resumed: Any, expected: Any
 ) -> None:
     out = tmp_path / "out"
-    if exists:
-        (out / "checkpoint").mkdir(parents=True)  # nobody's
-        (out / "checkpoint" / "lm.state").write_text("stray")
     log, results = resumed(out)
     assert f"there is no job to go on with in '{out}': it begins anew" in log
     require_same_solve(results, expected)
 
 
 def test_a_job_may_simulate_its_inputs_and_keeps_them(tmp_path: Path) -> None:
-    def log_of(resumed: bool, settings: StillsSettings | None) -> tuple[Input, str]:
-        checkpoint = JobCheckpoint(SerialComm(), tmp_path, 5.0, {"sfxproc": "0"}, resumed=resumed)
+    """Until it is complete; without a state the rest is not kept, but for a kill."""
+    out = tmp_path / "out"
+    state = {"x": np.arange(3)}
+
+    class Killed(BaseException):
+        pass
+
+    def log_of(resume: bool, settings: StillsSettings | None) -> tuple[Input, str]:
         log = ConsoleLog(Console(quiet=True))
-        return simulated_inputs(settings, given, checkpoint, log), log.text
+        claim = Claim("scale", given, Output(str(out), resume=resume), list, ())
+        inputs = given
+        with suppress(Killed), opened(claim, SerialComm(), log) as run:
+            inputs = simulated_inputs(settings, given, run)
+            if settings is not None:
+                run.save("state", state)
+            raise Killed
+        return inputs, log.text
 
     given = Input(["a.h5"], strict=True)
     assert log_of(False, None) == (given, "")
-    assert list(tmp_path.iterdir()) == []
+    assert not out.exists()
     few = StillsSettings(n_crystals=2, d_min_A=5.0)
     inputs, _ = log_of(False, few)
-    simulated = tmp_path / "simulated.h5"
+    simulated = out / "simulated.h5"
     assert inputs == Input([str(simulated)], strict=True)
     (file,) = list_inputs(inputs.paths, [], tmp_path)
     assert read_input(file, (), True).n_images == 2
-    assert (tmp_path / "checkpoint" / "job.json").is_file()
+    assert (out / "checkpoint" / "job.json").is_file()
 
     changed = simulated.stat().st_mtime_ns
     assert log_of(True, few)[0] == inputs
     assert simulated.stat().st_mtime_ns == changed
-    (tmp_path / "simulated.truth.h5").unlink()  # the job was killed before it wrote this one
+    (out / "simulated.truth.h5").unlink()  # the job was killed before it wrote this one
     assert "simulating 2 crystals" in log_of(True, few)[1]
     assert simulated.stat().st_mtime_ns > changed
 
@@ -248,9 +264,9 @@ def stopped(job: Path, command: Any, sets: Any, monkeypatch: pytest.MonkeyPatch)
     """The folder of a job in this process that found no space when it kept its second state."""
 
     def full(file: int) -> None:
-        if "progress" not in os.readlink(f"/proc/self/fd/{file}"):  # written when time has passed
+        if ".state." in os.readlink(f"/proc/self/fd/{file}"):
             calls.append(file)
-        if len(calls) == 3:  # the first two are of job.json and of the first state
+        if len(calls) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     calls: list[int] = []
@@ -297,7 +313,7 @@ def test_a_job_goes_on_only_from_its_own_state(
     data.unlink()
     shutil.copy(source, data)
     os.utime(data, ns=(0, 1_000_000_007))
-    monkeypatch.setattr("sfxproc.runs.checkpoints.__version__", "9.9")
+    monkeypatch.setattr("sfxproc.runs.manifest.__version__", "9.9")
     changes = sets("selection.d_min_A=3.5", "scaling.loss=huber")
     done = command("run", job, "--resume", "--overwrite", *changes)
     assert done.status == 2
@@ -324,17 +340,23 @@ def test_what_cannot_change_results_may_change(
     assert "resumed after iteration 1" in done.out
 
 
-def test_an_owner_that_cannot_be_read(stopped: Path, job: Path, command: Any) -> None:
-    for text in ("{", "[1]"):
-        (stopped / "checkpoint" / "job.json").write_text(text)
-        done = command("run", job, "--resume")
-        assert done.status == 2
-        assert "job.json' cannot be read" in done.err
+@pytest.mark.parametrize("text", ["{", "[1]", '{"name": "somebody"}'])
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_a_manifest_that_cannot_be_read(
+    text: str, flag: str, stopped: Path, job: Path, command: Any
+) -> None:
+    (stopped / "manifest.json").write_text(text)
+    done = command("run", job, flag)
+    assert done.status == 2
+    assert "manifest.json' cannot be read as the list of what a job wrote" in done.err
+    assert (stopped / "manifest.json").read_text() == text
+    assert (stopped / "checkpoint" / "lm.state").exists()
 
 
 def test_complete_results_are_left_alone(job: Path, scale: Any, command: Any) -> None:
     out = scale("out").folder
     (out / "checkpoint").mkdir()  # the job was killed when all was done
+    (out / "checkpoint" / "job.json").write_text('{"sfxproc": "0"}')
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.*")}
     done = command("run", job, "--resume")
     assert (done.status, done.err) == (0, "")

@@ -148,7 +148,7 @@ def test_a_script_without_its_arguments(name: str, site: Path, submit: Any) -> N
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("status", ["0", "2"])
+@pytest.mark.parametrize("status", ["0", "1"])
 def test_only_done_counts(name: str, status: str, submit: Any) -> None:
     """srun may return 0 after a node failed, and not 0 when all is written."""
     told = {"SLURM_ARRAY_TASK_ID": "1", "STATUS": status, "SLURM_RESTART_COUNT": "1000"}
@@ -156,6 +156,16 @@ def test_only_done_counts(name: str, status: str, submit: Any) -> None:
     assert done.returncode == 1
     assert f"did not finish (srun returned {status})" in done.stderr
     assert submit(shipped(name), "my.toml", "sets.lst", DONE="1", **told).returncode == 0
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_refusal_beside_results_is_told(name: str, submit: Any) -> None:
+    """Those of other settings or inputs."""
+    told = {"SLURM_ARRAY_TASK_ID": "1", "STATUS": "2", "DONE": "1"}
+    done = submit(shipped(name), "my.toml", "sets.lst", **told)
+    assert done.returncode == 2
+    assert "refused this job" in done.stderr
+    assert "complete" not in done.stdout
 
 
 @pytest.mark.parametrize(

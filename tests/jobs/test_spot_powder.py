@@ -15,9 +15,10 @@ import pytest
 from sfxproc.config import load
 from sfxproc.formats.peak_lists import PeakList, read_peak_list, write_peak_list
 from sfxproc.formats.spots import read_spots, write_spots
-from sfxproc.jobs.spot_powder import SpotPowderConfig
-from sfxproc.powder.spots import SpotPeakSettings
-from sfxproc.simulate.spot_powder import SpotPowderSettings, simulate_spots
+from sfxproc.powder.settings import SpotPeakSettings
+from sfxproc.settings.spot_powder import SpotPowderConfig
+from sfxproc.simulate.settings import SpotPowderSettings
+from sfxproc.simulate.spot_powder import simulate_spots
 from sfxproc.spots import SpotSet
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "spot_powder.toml"

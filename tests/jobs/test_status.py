@@ -8,12 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
-from sfxproc.commands import status
 from sfxproc.commands.status import status_of
 from sfxproc.errors import InputError
-from sfxproc.runs.progress import PROGRESS, STOPPED, read_progress, write_progress
+from sfxproc.runs.lock import this_process
+from sfxproc.runs.names import LOCK, PROGRESS
+from sfxproc.runs.progress import STOPPED, SignsOfLife, read_progress
 
 NOW = 1_800_000_000.0
 SIGN = {
@@ -29,17 +32,12 @@ def signed(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "_written", {})
-
-
 # ---- writing ---------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     began = time.time()
-    write_progress(tmp_path, "solving", 5, 9, iteration=5, objective=1.5)
+    SignsOfLife(tmp_path).tell("solving", 5, 9, iteration=5, objective=1.5)
     sign = read_progress(tmp_path)
     assert sign is not None
     assert (sign.stage, sign.done, sign.total, sign.iteration) == ("solving", 5, 9, 5)
@@ -52,18 +50,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_only_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter((10.0, 11.9, 12.1, 12.2))
-    monkeypatch.setattr(status.time, "monotonic", lambda: next(clock))
-    seen = []
+    monkeypatch.setattr("sfxproc.runs.progress.time.monotonic", lambda: next(clock))
+    seen, life = [], SignsOfLife(tmp_path)
     for done, force in ((1, False), (2, False), (3, False), (4, True)):
-        write_progress(tmp_path, "solving", done, 9, force=force)
+        life.tell("solving", done, 9, force=force)
         seen.append(read_progress(tmp_path))
     assert [sign.done for sign in seen if sign] == [1, 1, 3, 4]
 
 
-def test_two_jobs_of_one_process_do_not_hinder_each_other(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_progress(tmp_path / name, "solving", 1, 9)
-        assert read_progress(tmp_path / name) is not None
+def test_other_ranks_are_silent(tmp_path: Path) -> None:
+    SignsOfLife(tmp_path, ranks=2, speaks=False).tell("solving", force=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("hindrance", ["checkpoint", PROGRESS])
@@ -75,7 +72,7 @@ def test_a_job_does_not_end_for_want_of_a_progress_file(
         (tmp_path / PROGRESS / "x").mkdir(parents=True)
     else:
         (tmp_path / hindrance).write_text("")
-    write_progress(tmp_path, "solving", 1, 9, force=True)
+    SignsOfLife(tmp_path).tell("solving", 1, 9, force=True)
     assert read_progress(tmp_path) is None
 
 
@@ -142,6 +139,21 @@ def test_not_a_folder_of_a_job(tmp_path: Path) -> None:
         status_of(tmp_path)
     with pytest.raises(InputError, match="There is no folder"):
         status_of(tmp_path / "none")
+
+
+def test_a_lock_tells_of_a_process_that_is_no_more(tmp_path: Path) -> None:
+    here = this_process()
+    lock = signed(tmp_path) / LOCK
+    for owner, killed in (
+        (here, False),
+        (replace(here, pid=1 << 30), True),  # there is none of this number
+        (replace(here, began=here.began + 1), True),  # there is another one of this number
+        (replace(here, host="elsewhere", pid=1 << 30), False),  # who knows
+    ):
+        lock.write_bytes(msgspec.json.encode(owner))
+        told = status_of(tmp_path, NOW + 5).text
+        assert ("is no more: it was killed; go on with --resume." in told) == killed
+        assert ("Last sign of life 5 s ago." in told) != killed
 
 
 # ---- the command -----------------------------------------------------------------------------

@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from sfxproc.errors import DataError
 from sfxproc.lsq.components import merge_labels
 from sfxproc.parallel.combine import LISTED, PER_CRYSTAL, SUMMED, Combined, Records, joined
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.records import to_arrays
 from sfxproc.report.log import ConsoleLog
-from sfxproc.runs.stages import Stages
+from sfxproc.runs.progress import SignsOfLife
+from sfxproc.runs.stages import Stages, TasksFailed
 from tests.problems import on_ranks
 
 
@@ -56,7 +56,8 @@ def combined(comm: Comm, folder: Path, failing: int = -1, share: float = 0.01) -
     def place(task: int) -> tuple[int, int]:
         return BORDERS[task], BORDERS[task + 1]
 
-    stages = Stages(comm, ConsoleLog(Console(file=io.StringIO())), folder, None)
+    log = ConsoleLog(Console(file=io.StringIO()))
+    stages = Stages(comm, log, SignsOfLife(folder, comm.size, comm.rank == 0), None)
     return stages.run("weigh", work, 3, Records(Weighed, 6, place), lost_share=lambda _: share)
 
 
@@ -83,5 +84,5 @@ def test_what_fails_is_left_out_and_told(ranks: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_more_than_a_twentieth_of_the_data_is_not_given_up(ranks: int, tmp_path: Path) -> None:
     assert on_ranks(ranks, lambda comm: combined(comm, tmp_path, 1, 0.05))[0].record.n == 5
-    with pytest.raises(DataError, match=r"1 of 3 tasks .* failed twice, with 6 % of the data"):
+    with pytest.raises(TasksFailed, match=r"1 of 3 tasks .* failed twice, with 6 % of the data"):
         on_ranks(ranks, lambda comm: combined(comm, tmp_path, 1, 0.06))

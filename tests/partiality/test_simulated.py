@@ -8,8 +8,8 @@ import pytest
 
 from sfxproc.errors import ConfigError
 from sfxproc.partiality import PARTIALITIES, values
-from sfxproc.simulate import Simulated, StillsSettings, simulate_stills
-from sfxproc.simulate.stills import expected_reflections
+from sfxproc.simulate.sense import expected_reflections
+from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 
 SMALL = StillsSettings(
     n_crystals=8, unit_cell=(50.0, 50.0, 70.0, 90.0, 90.0, 90.0), d_min_A=2.6, profile_radius=0.003

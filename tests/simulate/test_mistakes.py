@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sfxproc.errors import ConfigError
-from sfxproc.simulate import Simulated, StillsSettings, simulate_stills
-from sfxproc.simulate.settings import expected_reflections, reindexing_of
+from sfxproc.simulate.sense import expected_reflections, reindexing_of
+from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 from sfxproc.symmetry import cells_from_A, space_group, unique_keys
 
 SMALL = StillsSettings(

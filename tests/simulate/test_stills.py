@@ -10,9 +10,9 @@ import pytest
 
 from sfxproc.data import ReferenceSet, packed_hkl
 from sfxproc.errors import ConfigError, DataError
-from sfxproc.simulate import Simulated, StillsSettings, Truth, simulate_stills
 from sfxproc.simulate.intensities import anomalous_factor, wilson
-from sfxproc.simulate.stills import expected_reflections
+from sfxproc.simulate.sense import expected_reflections
+from sfxproc.simulate.stills import Simulated, StillsSettings, Truth, simulate_stills
 from sfxproc.symmetry import (
     absent,
     cells_from_A,
