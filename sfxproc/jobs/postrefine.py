@@ -35,7 +35,15 @@ from sfxproc.refine.blocks.postrefine import postrefined_in_blocks
 from sfxproc.refine.check import check as checked
 from sfxproc.refine.choices import loss_of, scale_settings
 from sfxproc.refine.choose_partiality import Fit, chosen, settings_of
-from sfxproc.refine.conclude import concluded
+from sfxproc.refine.judge import judge_of
+from sfxproc.refine.merging_job import (
+    MergingJob,
+    MergingOutcome,
+    read_all,
+    tell_start_scales,
+    with_start_scales,
+)
+from sfxproc.refine.outcome import outcome_of
 from sfxproc.refine.postrefine_setup import (
     LEAST_PARTIALITY,
     geometry_of,
@@ -44,17 +52,9 @@ from sfxproc.refine.postrefine_setup import (
     with_shown,
 )
 from sfxproc.refine.refined import Fates
-from sfxproc.refine.scale_job import (
-    Scaled,
-    ScaleJob,
-    read_all,
-    tell_start_scales,
-    with_start_scales,
-)
 from sfxproc.refine.solve import solve as solve_kept
 from sfxproc.refine.solve import teller
 from sfxproc.refine.start import begun_at, earlier
-from sfxproc.refine.strategies import judge_of
 from sfxproc.refine.warm import Kernels
 from sfxproc.refine.whole import Together, fates_of
 from sfxproc.report.log import Log
@@ -86,7 +86,7 @@ def check(config: PostrefineConfig, log: Log) -> str:
     return checked(config, log)
 
 
-def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled | None:
+def postrefined(job: MergingJob, config: PostrefineConfig) -> MergingOutcome | None:
     """Scale, refine all together, merge."""
     wanted, settings = config.postrefine, settings_of(config.postrefine)
     data = read_all(job, frozenset(), oriented=True)
@@ -111,15 +111,13 @@ def postrefined(job: ScaleJob, config: PostrefineConfig) -> Scaled | None:
         result = refined(job, config, engine, together, begin, data, newly_out)
     else:
         job.log("merging with crystals as they were refined before")
-        result = solve_kept(
-            engine, together, begin, config, job.run, "merging-again"
-        )
-    found = concluded(job, Together(job, data, fates, engine, result), judge, data)
+        result = solve_kept(engine, together, begin, config, job.run, "merging-again")
+    found = outcome_of(job, Together(job, data, fates, engine, result), judge, data)
     return None if found is None else replace(found, models=[asdict(fit) for fit in fits])
 
 
 def set_up(
-    job: ScaleJob, config: PostrefineConfig, engine: Engine, data: Dataset, geometry: Geometry,
+    job: MergingJob, config: PostrefineConfig, engine: Engine, data: Dataset, geometry: Geometry,
     size: F8, model: Partiality, scaled_first: bool,
 ) -> tuple[Dataset, Fates, PostrefineModel, Point]:  # fmt: skip
     """The model of all that is to be refined, and its start: scaled, if wanted. Nothing else that
@@ -152,14 +150,14 @@ def set_up(
     return data, fates, together, begin
 
 
-STRATEGIES: dict[str, Callable[[ScaleJob, PostrefineConfig], Scaled | None]] = {
+STRATEGIES: dict[str, Callable[[MergingJob, PostrefineConfig], MergingOutcome | None]] = {
     "global": postrefined,
     "blocks": postrefined_in_blocks,
 }
 
 
 def refined(
-    job: ScaleJob, config: PostrefineConfig, engine: Engine, model: PostrefineModel, start: Point,
+    job: MergingJob, config: PostrefineConfig, engine: Engine, model: PostrefineModel, start: Point,
     data: Dataset, newly_out: Callable[[Result], NDArray[np.bool_]],
 ) -> Result:  # fmt: skip
     """The scheme that the settings ask for."""

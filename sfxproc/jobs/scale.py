@@ -12,7 +12,7 @@ from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.threads import threads_of
 from sfxproc.refine.check import check as checked
 from sfxproc.refine.check import require_sense
-from sfxproc.refine.scale_job import Scaled, ScaleJob
+from sfxproc.refine.merging_job import MergingJob, MergingOutcome
 from sfxproc.refine.strategies import STRATEGIES
 from sfxproc.refine.warm import Kernels, compile_once
 from sfxproc.report.log import Log
@@ -31,7 +31,7 @@ def run(config: ScaleConfig, run: Run) -> Finished | None:
 
 
 def run_with(
-    scaled_by: Callable[[ScaleJob], Scaled | None],
+    scaled_by: Callable[[MergingJob], MergingOutcome | None],
     config: ScaleConfig,
     run: Run,
     kernels: Kernels | None = None,
@@ -44,7 +44,7 @@ def run_with(
     reference = reference_of(config)
     compile_once(run.comm, kernels)
     inputs = simulated_inputs(config.simulate, config.input, run)
-    scaled = scaled_by(ScaleJob(config, run, inputs, reference))
+    scaled = scaled_by(MergingJob(config, run, inputs, reference))
     if scaled is None or run.comm.rank > 0:
         return None
     told = report.statistics_of(

@@ -27,8 +27,8 @@ from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import PARTIALITIES, Partiality
 from sfxproc.refine.choices import loss_of, scale_settings
+from sfxproc.refine.merging_job import MergingJob
 from sfxproc.refine.postrefine_setup import LEAST_PARTIALITY
-from sfxproc.refine.scale_job import ScaleJob
 from sfxproc.settings.postrefine import Postrefine, PostrefineConfig
 
 F8 = NDArray[np.float64]
@@ -62,7 +62,7 @@ class Fit:
 
 
 def chosen(
-    job: ScaleJob, config: PostrefineConfig, data: Dataset, geometry: Geometry, size: F8,
+    job: MergingJob, config: PostrefineConfig, data: Dataset, geometry: Geometry, size: F8,
     settings: PostrefineSettings,
 ) -> tuple[str, list[Fit]]:  # fmt: skip
     """The likeliest model's name and how all fit; the same on all ranks."""
@@ -92,7 +92,7 @@ def chosen(
     return fits[0].name, fits
 
 
-def sampled(job: ScaleJob, data: Dataset, geometry: Geometry, size: F8) -> Sample | None:
+def sampled(job: MergingJob, data: Dataset, geometry: Geometry, size: F8) -> Sample | None:
     """Crystals evenly picked of those in use, on rank 0; None elsewhere."""
     used = np.flatnonzero(data.status == Status.USED)
     each = max(float(data.n_observations[used].mean()), 1.0)

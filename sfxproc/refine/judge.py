@@ -15,6 +15,7 @@ from sfxproc.merging.halves import half_of
 from sfxproc.models.agreement import Agreement, Criteria, judged
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.decide import decided
+from sfxproc.refine.merging_job import MergingJob
 from sfxproc.refine.refined import Refined
 from sfxproc.report.log import Log
 from sfxproc.settings.sections import Rejection
@@ -95,6 +96,16 @@ class Judge:
             column: np.where(gone, self.agreement_then.get(name, nothing), getattr(now, name))
             for name, column in COLUMNS.items()
         }
+
+
+def judge_of(job: MergingJob, data: Inventory | None) -> Judge:
+    """Who judges the job's crystals. data : on rank 0."""
+
+    def halves() -> NDArray[np.int8]:
+        assert data is not None
+        return half_sets(data)
+
+    return Judge(job.comm, job.config.rejection, job.log, decided(job.comm, halves))
 
 
 def half_sets(data: Inventory) -> I1:

@@ -19,7 +19,7 @@ from sfxproc.lsq import Point
 from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import B, ScaleModel
 from sfxproc.refine.judge import Judge
-from sfxproc.refine.scale_job import ScaleJob
+from sfxproc.refine.merging_job import MergingJob
 
 F8 = NDArray[np.float64]
 ModelT = TypeVar("ModelT", ScaleModel, PostrefineModel)
@@ -36,7 +36,7 @@ class Earlier:
     local: F8
 
 
-def earlier(job: ScaleJob, data: Dataset, parameters: Sequence[str]) -> Earlier | None:
+def earlier(job: MergingJob, data: Dataset, parameters: Sequence[str]) -> Earlier | None:
     """What `start.frames` says of this rank's crystals; None if the job begins anew.
 
     Crystals are known by file and event. Raises InputError if the file cannot be read, DataError if
@@ -72,7 +72,7 @@ def earlier(job: ScaleJob, data: Dataset, parameters: Sequence[str]) -> Earlier 
 
 
 def begun_at(
-    found: Earlier | None, job: ScaleJob, model: ModelT, start: Point, judge: Judge
+    found: Earlier | None, job: MergingJob, model: ModelT, start: Point, judge: Judge
 ) -> tuple[ModelT, Point]:
     """The model and its start with crystals where they were, held there unless they are to be
     refined again; those that are not known are then left out."""

@@ -21,9 +21,9 @@ from sfxproc.models.scale_merge import merge_sums, weighted_sums
 from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem
 from sfxproc.refine.choices import loss_of
 from sfxproc.refine.covariance import covariance_of
+from sfxproc.refine.merging_job import MODELS, MergingJob
 from sfxproc.refine.postrefine_setup import moved_columns
 from sfxproc.refine.refined import F8, I1, I4, Fates, Mask, Sums, Uncertain
-from sfxproc.refine.scale_job import MODELS, ScaleJob
 from sfxproc.refine.solve import solve
 from sfxproc.results.exports import gathered_observations
 
@@ -32,7 +32,7 @@ from sfxproc.results.exports import gathered_observations
 class Together:
     """A solved problem of all crystals (`Refined`). data : as it was set up."""
 
-    job: ScaleJob
+    job: MergingJob
     data: Dataset
     fates: Fates
     engine: Engine
@@ -106,9 +106,7 @@ class Together:
     def continued(self, name: str) -> Self:
         """Solved from where it is."""
         job = self.job
-        result = solve(
-            self.engine, self.model, self.result.point, job.config, job.run, name
-        )
+        result = solve(self.engine, self.model, self.result.point, job.config, job.run, name)
         iterations = (*self.result.iterations, *result.iterations)
         return replace(self, result=replace(result, iterations=iterations))
 
@@ -184,7 +182,7 @@ class Together:
         return self.engine.sums.gathered(np.ascontiguousarray(rows))
 
 
-def fates_of(job: ScaleJob, problem: ScaleProblem) -> Fates:
+def fates_of(job: MergingJob, problem: ScaleProblem) -> Fates:
     """What became of all crystals when the problem was set up."""
     reasons, n_overlaps = (
         job.comm.allgather_rows(rows) for rows in (problem.reasons, problem.n_overlaps)

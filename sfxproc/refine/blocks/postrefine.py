@@ -27,9 +27,11 @@ from sfxproc.models.postrefine_passes import Refinement, jointly
 from sfxproc.models.scale import LN_G, ScaleModel
 from sfxproc.models.scale_start import FITTED, MOST_REFITS, ScaleProblem
 from sfxproc.partiality import PARTIALITIES, Partiality
+from sfxproc.refine.blocks.run import in_blocks
 from sfxproc.refine.blocks.state import Common, Surveyed
 from sfxproc.refine.blocks.work import Model, Table, Work
 from sfxproc.refine.choose_partiality import settings_of
+from sfxproc.refine.merging_job import MergingJob, MergingOutcome
 from sfxproc.refine.postrefine_setup import (
     LEAST_PARTIALITY,
     geometry_of,
@@ -37,8 +39,6 @@ from sfxproc.refine.postrefine_setup import (
     require_shown,
     with_shown,
 )
-from sfxproc.refine.scale_job import Scaled, ScaleJob
-from sfxproc.refine.strategies import in_blocks
 from sfxproc.report.log import Log
 from sfxproc.settings.postrefine import PostrefineConfig
 
@@ -47,7 +47,7 @@ F8 = NDArray[np.float64]
 NO_HKL = np.empty((0, 3), dtype=np.int16)
 
 
-def postrefined_in_blocks(job: ScaleJob, config: PostrefineConfig) -> Scaled | None:
+def postrefined_in_blocks(job: MergingJob, config: PostrefineConfig) -> MergingOutcome | None:
     """Postrefine and merge in blocks; None on other ranks than 0."""
 
     def modelling(data: Inventory, plan: pieces.Plan) -> Postrefining:

@@ -28,7 +28,7 @@ from sfxproc.settings.sections import Input
 
 
 @dataclass(frozen=True, eq=False)
-class ScaleJob:
+class MergingJob:
     """A scaling job under way."""
 
     config: ScaleConfig
@@ -53,7 +53,7 @@ class ScaleJob:
 
 
 @dataclass(frozen=True, eq=False)
-class Scaled:
+class MergingOutcome:
     """What scaling has to tell. frames : columns of frames.h5 by name; solver : plain numbers and
     text; scale_variance_error : relative, of what uncertain scales add to variances, NaN where
     not known. groups : a merge of each. unmerged : if wanted, on rank 0. models : how partiality
@@ -71,14 +71,14 @@ class Scaled:
     pulls: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
 
 
-def read_all(job: ScaleJob, columns: frozenset[str], oriented: bool = False) -> Dataset:
+def read_all(job: MergingJob, columns: frozenset[str], oriented: bool = False) -> Dataset:
     """Read the inputs, each rank its share, and tell what there is."""
     data = read_dataset(intake_of(job, columns, oriented), job.comm, job.log)
     report.tell_data(data, job.log)
     return data
 
 
-def intake_of(job: ScaleJob, columns: frozenset[str], oriented: bool) -> Intake:
+def intake_of(job: MergingJob, columns: frozenset[str], oriented: bool) -> Intake:
     """What the job takes in. oriented : crystals need an orientation."""
     config = job.config
     return Intake(

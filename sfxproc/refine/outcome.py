@@ -15,8 +15,8 @@ from sfxproc.intake.selection import Inventory
 from sfxproc.merging.merge import merge
 from sfxproc.parallel.decide import decided
 from sfxproc.refine.judge import Judge, without_crystals
+from sfxproc.refine.merging_job import MergingJob, MergingOutcome, with_start_scales
 from sfxproc.refine.refined import Refined, Sums
-from sfxproc.refine.scale_job import Scaled, ScaleJob, with_start_scales
 from sfxproc.results import tables as report
 
 F8 = NDArray[np.float64]
@@ -25,9 +25,9 @@ Mask = NDArray[np.bool_]
 RefinedT = TypeVar("RefinedT", bound=Refined)
 
 
-def concluded(
-    job: ScaleJob, refined: Refined, judge: Judge, data: Inventory | None
-) -> Scaled | None:
+def outcome_of(
+    job: MergingJob, refined: Refined, judge: Judge, data: Inventory | None
+) -> MergingOutcome | None:
     """Everything that a refined job has to tell, on rank 0; None elsewhere. data : of the job, on
     rank 0 at least."""
     lost = None
@@ -60,7 +60,7 @@ def concluded(
         data, refined.fates.n_overlaps, uncertain.local, uncertain.sigma, sums.crystal_cc,
         {**data.classes.columns(), **agreement, **uncertain.columns}, uncertain.parameters,
     )  # fmt: skip
-    return Scaled(
+    return MergingOutcome(
         data, merged, frames, refined.summary(), refined.errors, uncertain.variance_error, groups,
         unmerged, pulls=told_pulls(sums, refined.errors.mean),
     )  # fmt: skip
@@ -73,7 +73,7 @@ def with_fates(data: Inventory, refined: Refined, judge: Judge) -> Inventory:
     return without_crystals(with_start_scales(data, fates.start_scale), lost)
 
 
-def in_gauge(job: ScaleJob, refined: RefinedT, data: Inventory | None) -> RefinedT:
+def in_gauge(job: MergingJob, refined: RefinedT, data: Inventory | None) -> RefinedT:
     """The refinement with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
     refined = refined.shifted(refined.to_zero_mean())
     reference = job.reference
@@ -113,7 +113,7 @@ def told_pulls(sums: Sums, mean: float) -> dict[str, list[dict[str, float]]]:
 # ---- merges of parts of the crystals -------------------------------------------------------------
 
 
-def group_masks(job: ScaleJob, data: Inventory | None, merged: Mask) -> dict[str, Mask]:
+def group_masks(job: MergingJob, data: Inventory | None, merged: Mask) -> dict[str, Mask]:
     """(n_crystals,) which crystals are in each group of `merging.groups`, by name. Raises DataError
     for a group none of whose crystals is merged."""
     wanted = job.config.merging.groups
@@ -127,7 +127,7 @@ def group_masks(job: ScaleJob, data: Inventory | None, merged: Mask) -> dict[str
     return decided(job.comm, decide)
 
 
-def in_group(job: ScaleJob, data: Inventory, merged: Mask, name: str) -> Mask:
+def in_group(job: MergingJob, data: Inventory, merged: Mask, name: str) -> Mask:
     """(n_crystals,) which crystals are in a group. Raises DataError if none in use is."""
     pattern = job.config.merging.groups[name]
     inside = report.in_pattern(data.crystals, pattern)
@@ -143,7 +143,7 @@ def in_group(job: ScaleJob, data: Inventory, merged: Mask, name: str) -> Mask:
     return inside
 
 
-def halves_apart(job: ScaleJob, solved: RefinedT, whole: RefinedT, half: I1) -> tuple[F8, F8]:
+def halves_apart(job: MergingJob, solved: RefinedT, whole: RefinedT, half: I1) -> tuple[F8, F8]:
     """(2, n_reflections) intensities and sigmas of half sets that were refined each by itself, on
     from where all are solved, and brought to the scale of the whole in its final gauge."""
     intensity, sigma = np.empty((2, 2, len(whole.shared)))
