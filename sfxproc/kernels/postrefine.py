@@ -76,12 +76,13 @@ def rotation_of(theta_1, theta_2, axes, turn, about):  # type: ignore[no-untyped
 
 
 @cache
-def partiality_kernel() -> Callable[..., Any]:
-    """`fill_partialities`, compiled: one machine code for all models, kept in numba's cache. When
-    first asked for, not when imported, as many ranks may import at once."""
+def partiality_kernel(changing: bool) -> Callable[..., Any]:
+    """`fill_partialities`, compiled with or without a change: one machine code for all models, kept
+    in numba's cache. When first asked for, not when imported, as many ranks may import at once."""
     f8 = types.float64
+    change = CHANGE_TYPE if changing else types.none  # what only a change needs is then cut out
     signature = types.void(
-        PROFILE_TYPE, types.boolean, CHANGE_TYPE, types.int64, types.int64[::1], types.int64,
+        PROFILE_TYPE, types.boolean, change, types.int64, types.int64[::1], types.int64,
         types.int64, f8[:, :], types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1],
         f8[::1], f8[::1], f8[::1], f8[:, :, ::1], f8[::1], f8[:, ::1],
     )  # fmt: skip
@@ -100,9 +101,9 @@ def fill_partialities(  # type: ignore[no-untyped-def]
     relative is 0 where P is 0.
 
     profile : of PROFILE_TYPE; over_size : whether P is multiplied by r₀/R; change : of CHANGE_TYPE,
-    by the last n_changing parameters. local : (n, 5 + n_strains + n_changing), or one more for κ.
-    hkl : (rows, 3). A : (n, 3, 3). beam : (n, 3). axes : (n, 2, 3). k_of, slope (m), bandwidth :
-    (n,). strains : (n_strains, 3, 3) T.
+    by the last n_changing parameters, or None by 0. local : (n, 5 + n_strains + n_changing), or one
+    more for κ. hkl : (rows, 3). A : (n, 3, 3). beam : (n, 3). axes : (n, 2, 3). k_of, slope (m),
+    bandwidth : (n,). strains : (n_strains, 3, 3) T.
     """
     origin = start[first]
     n_strains = len(strains)
@@ -130,7 +131,7 @@ def fill_partialities(  # type: ignore[no-untyped-def]
             k *= np.exp(local[m, at_wave])
         r0 = np.exp(local[m, LN_SIZE])
         spread = bandwidth[m] * k
-        if n_changing > 0:
+        if change is not None:
             values[:] = local[m, at_change:]
             own_axes(A[m], own)
         for i in range(start[m], start[m + 1]):
@@ -149,7 +150,7 @@ def fill_partialities(  # type: ignore[no-untyped-def]
             off = cosine - 1.0
             w = spread * abs(off)
             R_changed, w_changed = R, w
-            if n_changing > 0:
+            if change is not None:
                 as_recorded(hkl[i], A[m], beam[m], k_of[m], own, q_own, normal)
                 shift, ln_R, ln_w = change(values, q_own, normal, by_value)
                 r += shift
@@ -165,7 +166,7 @@ def fill_partialities(  # type: ignore[no-untyped-def]
                     relative[j, a] = 0.0
                 continue
             per_z = spread / n if off >= 0.0 else -spread / n
-            if n_changing > 0:
+            if change is not None:
                 by_ln_R = R_changed * by_R / p - (1.0 if over_size else 0.0)
                 for a in range(n_changing):
                     relative[j, at_change - 2 + a] = (

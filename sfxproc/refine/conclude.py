@@ -188,7 +188,8 @@ def in_gauge(
 ) -> Solution:  # fmt: skip
     """The solution with mean ln G = 0 and mean B = 0, or on the scale of the reference."""
     assert isinstance(result.model, MODELS)
-    model = result.model.at(result.point)
+    # a gauge asks for no partialities
+    model = result.model if isinstance(result.model, ScaleModel) else result.model.scale
     point = model.centred(result.point)
     if reference is not None:
         scales = reference_scales(
