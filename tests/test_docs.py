@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -284,7 +285,8 @@ def test_a_parameter_is_a_kernel_a_line_and_a_setting(tmp_path: Path) -> None:
     head = head.replace("\nfrom sfxproc.kernels", "\nfrom sfxproc.kernels import anisotropy\n"
                         "from sfxproc.kernels", 1)  # fmt: skip
     head = head.replace("    orientation: bool", f"    {setting}\n    orientation: bool")
-    lines = lines.replace("\n)\n", f"\n{example('Parameter(')})\n", 1)
+    line = f"{example('Parameter(').rstrip()},\n"
+    lines = lines.replace("\n)\n", f"\n{textwrap.indent(line, '    ')})\n", 1)
     table.write_text(f"{head}\nTABLE = (\n{lines}")
 
     told = subprocess.run(
