@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     text = read(page)
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert "://" in target or (page.parent / target).exists(), target
-    made_up = {"name.py", "toy.py", "name.toml"}
+    made_up = {"name.py", "toy.py", "anisotropy.py", "name.toml"}
     for path in re.findall(r"`([\w./-]+(?:\.py|\.toml|\.sbatch|/))`", text):
         if "/" in path and Path(path).name not in made_up:
             assert (ROOT / path).exists() or (ROOT / "sfxproc" / path).exists(), path
@@ -251,11 +252,18 @@ def test_batch_script_trusts_nothing_but_done(site: Path) -> None:
 
 # ---- examples --------------------------------------------------------------------------------
 
+ADDING = ROOT / "docs" / "adding.md"
+
+
+def example(start: str) -> str:
+    """The block of Python of docs/adding.md that begins so."""
+    (found,) = [block for block in blocks(ADDING, "python") if block.lstrip().startswith(start)]
+    return found
+
 
 def test_a_format_is_one_file_and_one_line(tmp_path: Path) -> None:
     """The example of docs/adding.md, in a copy of the package."""
-    page = ROOT / "docs" / "adding.md"
-    reader, line = blocks(page, "python")[0], re.findall(r"`(toy\.FORMAT,)`", read(page))[0]
+    reader, line = example('"""Toy stills'), re.findall(r"`(toy\.FORMAT,)`", read(ADDING))[0]
     source = Path(sfxproc.__file__).parent
     copy = tmp_path / "sfxproc"
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -281,10 +289,46 @@ def test_a_format_is_one_file_and_one_line(tmp_path: Path) -> None:
     assert "is not a toy file" in " ".join(refused.stderr.split())
 
 
+def test_a_parameter_is_a_kernel_a_line_and_a_setting(tmp_path: Path) -> None:
+    """The example of docs/adding.md, in a copy of the package, on stills of known shapes."""
+    copy = tmp_path / "sfxproc"
+    shutil.copytree(Path(sfxproc.__file__).parent, copy)  # with compiled kernels, for speed
+    (copy / "kernels" / "anisotropy.py").write_text(example('"""Sizes of reciprocal'))
+    table = copy / "models" / "parameters.py"
+    setting = re.findall(r"`(anisotropic: bool = False)`", read(ADDING))[0]
+    head, lines = read(table).split("\nTABLE = (\n")
+    head = head.replace("\nfrom sfxproc.kernels", "\nfrom sfxproc.kernels import anisotropy\n"
+                        "from sfxproc.kernels", 1)  # fmt: skip
+    head = head.replace("    orientation: bool", f"    {setting}\n    orientation: bool")
+    line = f"{example('Parameter(').rstrip()},\n"
+    lines = lines.replace("\n)\n", f"\n{textwrap.indent(line, '    ')})\n", 1)
+    table.write_text(f"{head}\nTABLE = (\n{lines}")
+
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.anisotropic", str(tmp_path)], cwd=tmp_path, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert found["package"] == str(copy)
+    assert found["gradient"] == pytest.approx([1.0] * 3, abs=1e-6)  # over differences
+    assert found["chi2_per_dof"] == pytest.approx(1.0, abs=0.03)
+    assert found["isotropic"] > 3.0  # χ²/dof without
+    for kind in ("global", "blocks", "cycles"):
+        pulls = np.array(found[kind])  # (refined − true)/σ, of both
+        assert pulls.shape == (100, 2)
+        assert np.sqrt(np.mean(pulls**2, axis=0)) == pytest.approx(1.0, abs=0.2)
+        # what is off for all crystals alike, intensities can make up for
+        assert np.abs(pulls.mean(axis=0)).max() < 0.6
+    assert found["sigma"] < 0.03  # of shapes of 0.3 and −0.4
+    assert found["again"] < 1e-12  # off what it began with
+    assert found["report"]
+
+
 def test_the_smallest_model_is_fitted() -> None:
     """The example of docs/adding.md against the minimum-norm solution of plain least squares."""
     names: Tree = {}
-    exec(compile(blocks(ROOT / "docs" / "adding.md", "python")[1], "adding.md", "exec"), names)
+    exec(compile(example("from dataclasses"), "adding.md", "exec"), names)
     rng = np.random.default_rng(3)
     n_blocks, n_shared, n_rows = 40, 15, 10
     shared = np.array([np.sort(rng.permutation(n_shared)[:n_rows]) for _ in range(n_blocks)])

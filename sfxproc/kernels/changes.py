@@ -11,7 +11,7 @@ to be filled with the derivatives of Δ (Å⁻¹), a and b by each value; what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -28,24 +28,16 @@ CHANGE_TYPE: Any = types.FunctionType(_THREE(_ROW, _ROW, _ROW, _F8[:, ::1]))
 """A change as an argument of loops."""
 
 
-@compiled
-def unchanged(values, q, normal, by):
-    """No change."""
-    return 0.0, 0.0, 0.0
-
-
 @cache
-def combined(changes: Sequence[Change], numbers: Sequence[int]) -> Change:
-    """All changes one after the other, which take so many values each. Of more than one the whole
-    is compiled anew in every process, as numba's cache does not know functions made in functions.
-    """
-    if not changes:
-        none: Change = unchanged
-        return none
-    first, *others = changes
-    if not others:
-        return first
-    rest, n = combined(tuple(others), tuple(numbers[1:])), numbers[0]
+def combined(changes: tuple[Change, ...], numbers: tuple[int, ...]) -> Change | None:
+    """All changes one after the other, which take so many values each; None of none. Of more than
+    one the whole is compiled anew in every process, as numba's cache does not know functions made
+    in functions."""
+    if len(changes) < 2:
+        return changes[0] if changes else None
+    first, n = changes[0], numbers[0]
+    rest = combined(changes[1:], numbers[1:])
+    assert rest is not None
 
     @njit(nogil=True)
     def change(values, q, normal, by):

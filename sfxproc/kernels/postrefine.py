@@ -77,17 +77,18 @@ def rotation_of(theta_1, theta_2, axes, turn, about):
 
 
 @cache
-def partiality_kernel() -> Callable[..., Any]:
-    """`fill_partialities`, compiled: one machine code for all models, kept on disk. When
-    first asked for, not when imported, as many ranks may import at once."""
+def partiality_kernel(changing: bool) -> Callable[..., Any]:
+    """`fill_partialities`, compiled with or without a change: one machine code for all models, kept
+    on disk. When first asked for, not when imported, as many ranks may import at once."""
     f8 = types.float64
+    change = CHANGE_TYPE if changing else types.none  # what only a change needs is then cut out
     arrays = (
         types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1], f8[::1], f8[::1], f8[::1],
         f8[:, :, ::1],
     )  # fmt: skip
     stills: Any = types.Tuple(arrays)  # type: ignore[no-untyped-call]
     signature = types.void(
-        PROFILE_TYPE, types.boolean, CHANGE_TYPE, types.int64, stills, types.int64[::1],
+        PROFILE_TYPE, types.boolean, change, types.int64, stills, types.int64[::1],
         types.int64, types.int64, f8[:, :], f8[::1], f8[:, ::1],
     )  # fmt: skip
     return compiled(signature=signature, error_model="numpy")(fill_partialities)
@@ -101,9 +102,9 @@ def fill_partialities(
     relative is 0 where P is 0.
 
     profile : of PROFILE_TYPE; over_size : whether P is multiplied by r₀/R; change : of CHANGE_TYPE,
-    by the last n_changing parameters. stills : hkl (rows, 3) int16, A (n, 3, 3), beam (n, 3), axes
-    (n, 2, 3), k₀, m and β (n,), T (n_strains, 3, 3). local : (n, 5 + n_strains + n_changing), or
-    one more for κ.
+    by the last n_changing parameters, or None by 0. stills : hkl (rows, 3) int16, A (n, 3, 3), beam
+    (n, 3), axes (n, 2, 3), k₀, m and β (n,), T (n_strains, 3, 3). local : (n, 5 + n_strains +
+    n_changing), or one more for κ.
     """
     hkl, A, beam, axes, k_of, slope, bandwidth, strains = stills
     origin = start[first]
@@ -132,7 +133,7 @@ def fill_partialities(
             k *= np.exp(local[m, at_wave])
         r0 = np.exp(local[m, LN_SIZE])
         spread = bandwidth[m] * k
-        if n_changing > 0:
+        if change is not None:
             values[:] = local[m, at_change:]
             own_axes(A[m], own)
         for i in range(start[m], start[m + 1]):
@@ -151,7 +152,7 @@ def fill_partialities(
             off = cosine - 1.0
             w = spread * abs(off)
             R_changed, w_changed = R, w
-            if n_changing > 0:
+            if change is not None:
                 as_recorded(hkl[i], A[m], beam[m], k_of[m], own, q_own, normal)
                 shift, ln_R, ln_w = change(values, q_own, normal, by_value)
                 r += shift
@@ -167,7 +168,7 @@ def fill_partialities(
                     relative[j, a] = 0.0
                 continue
             per_z = spread / n if off >= 0.0 else -spread / n
-            if n_changing > 0:
+            if change is not None:
                 by_ln_R = R_changed * by_R / p - (1.0 if over_size else 0.0)
                 for a in range(n_changing):
                     relative[j, at_change - 2 + a] = (

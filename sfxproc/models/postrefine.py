@@ -2,11 +2,12 @@
 
     yᵢ = P(r_h(θ_m), R_m) · G_m · exp(−2 B_m s_h²) · I_h      (kernels.postrefine has P)
 
-Local parameters: ln G, B (Å²), θ₁, θ₂ (rad, about axes normal to the beam), ln r₀ (r₀ in Å⁻¹) and,
-if wanted, strains of the cell (models.cell_strains) and κ, the logarithm of the wavenumber over the
-recorded one. It is the scaling model with partialities that move: variances, gauge and error model
-are those of `models.scale`. Gaussian priors hold what the data do not tell: θ and κ to what was
-recorded, ln r₀ to its start, cells to their mean.
+Local parameters (models.parameters): ln G, B (Å²), θ₁, θ₂ (rad, about axes normal to the beam), ln
+r₀ (r₀ in Å⁻¹) and, if wanted, strains of the cell (models.cell_strains), κ, the logarithm of the
+wavenumber over the recorded one, and what changes the numbers that P takes. It is the scaling model
+with partialities that move: variances, gauge and error model are those of `models.scale`. Gaussian
+priors hold what the data do not tell: θ and κ to what was recorded, ln r₀ to its start, cells to
+their mean.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ relative derivatives come first; none of these if that is empty."""
 
 def filler(model: Partiality, geometry: Geometry) -> Fill:
     """What works out partialities with a model (kernels.postrefine)."""
-    kernel, g = partiality_kernel(), geometry
-    changes, numbers = changes_of(geometry.parameters)
+    g, (changes, numbers) = geometry, changes_of(geometry.parameters)
+    kernel = partiality_kernel(bool(changes))
     how = model.profile, model.amplitude == "r0/R", combined(changes, numbers), sum(numbers)
     what = g.hkl, g.A, g.beam, g.axes, g.wavenumber, g.slope, g.bandwidth, g.deformations
 

@@ -165,6 +165,19 @@ def test_refined_again_it_ends_where_it_was(
         assert np.abs(moved / first[kind].frames[f"sigma_{name}"]).max() < 1e-2
 
 
+def test_what_an_earlier_job_did_not_refine_begins_as_recorded(
+    run: Callable[..., Any], first: dict[str, Any]
+) -> None:
+    """Scales come from a scaling job, orientations and sizes, which it does not have, from the
+    files."""
+    settings = (f"start.frames={first['scale'].folder}", "start.refine=false")
+    found = run("postrefine", "of-scales", *settings)
+    np.testing.assert_allclose(found.frames["size"], PARTIAL["profile_radius"], rtol=1e-12)
+    assert not found.frames["theta_1_mrad"].any()
+    moved = found.frames["ln_G"] - first["scale"].frames["ln_G"]
+    np.testing.assert_allclose(moved, 0.0, atol=1e-12)
+
+
 # ---- what goes wrong ---------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from sfxproc.kernels.changes import combined, own_axes, unchanged
+from sfxproc.kernels.changes import combined, own_axes
 from sfxproc.kernels.postrefine import LN_SIZE, partiality_kernel
 from sfxproc.partiality import PARTIALITIES, values
 from sfxproc.symmetry import reciprocal_matrix
@@ -45,7 +45,7 @@ def test_kernel_is_the_formula_and_its_derivatives(name: str) -> None:
 
     def kernel(local: Array) -> tuple[Array, Array]:
         P, relative = np.empty(len(crystal)), np.empty((len(crystal), 6))
-        partiality_kernel()(
+        partiality_kernel(True)(
             model.profile, model.amplitude == "r0/R", combined((bent, grown), (2, 1)), 3,
             start, 0, data.n, local, g.hkl, g.A, g.beam, g.axes, g.wavenumber, g.slope,
             g.bandwidth, g.deformations, P, relative,
@@ -113,5 +113,5 @@ def test_own_axes_are_those_of_reciprocal_matrices() -> None:
 
 
 def test_nothing_changes_where_nothing_is_to() -> None:
-    assert combined((), ()) is unchanged
+    assert combined((), ()) is None
     assert combined((bent,), (2,)) is bent  # in numba's cache, as what is combined is not
