@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import numpy as np
 from numba import njit
-from sfxproc.kernels.arrow_numpy import blocks_of
 
 from benchmarks.memory import peak_MB
 from benchmarks.runs import Column, Figures, machine, number, table, told, write_json
@@ -25,6 +24,7 @@ from sfxproc.lsq.border.solve import border_step
 from sfxproc.lsq.covariance import exact
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import SerialComm
+from tests.twins.arrow import blocks_of
 
 F8 = np.ndarray
 COMMON = 6  # columns that every pattern has

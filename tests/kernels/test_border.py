@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sfxproc.kernels.arrow_numpy import blocks_of, rho_and_weight
 
 from sfxproc.kernels.arrow import CAUCHY, HUBER, NO_LOSS
 from sfxproc.kernels.border import (
@@ -18,6 +17,7 @@ from sfxproc.kernels.border import (
     touched,
     unpack,
 )
+from tests.twins.arrow import blocks_of, rho_and_weight
 
 N, P, W, K, PATTERNS = 9, 3, 4, 11, 6
 START = np.array([0, 5, 5, 12, 20, 23, 31, 40, 44, 50])

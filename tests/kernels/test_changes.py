@@ -47,8 +47,8 @@ def test_kernel_is_the_formula_and_its_derivatives(name: str) -> None:
         P, relative = np.empty(len(crystal)), np.empty((len(crystal), 6))
         partiality_kernel(True)(
             model.profile, model.amplitude == "r0/R", combined((bent, grown), (2, 1)), 3,
-            start, 0, data.n, local, g.hkl, g.A, g.beam, g.axes, g.wavenumber, g.slope,
-            g.bandwidth, g.deformations, P, relative,
+            (g.hkl, g.A, g.beam, g.axes, g.wavenumber, g.slope, g.bandwidth, g.deformations),
+            start, 0, data.n, local, P, relative,
         )  # fmt: skip
         return P, relative
 

@@ -7,12 +7,12 @@ from typing import Any, Self
 
 import numpy as np
 from scipy.linalg import null_space
-from sfxproc.kernels.arrow_numpy import blocks_of, rho_and_weight
 
 from sfxproc.lsq import Border, Engine, Layout, Loss, Point
 from sfxproc.lsq.engine import LOSSES
 from sfxproc.parallel.chunks import ChunkSums, plan_chunks
 from sfxproc.parallel.comm import Comm, SerialComm
+from tests.twins.arrow import blocks_of, rho_and_weight
 
 Array = np.ndarray
 
