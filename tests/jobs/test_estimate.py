@@ -15,8 +15,8 @@ from sfxproc.config import convert
 from sfxproc.formats import FORMATS, peek
 from sfxproc.formats.base import Format
 from sfxproc.refine import estimate as module
+from sfxproc.refine.covariance import EXACT_PARAMETERS
 from sfxproc.refine.estimate import EXACT_CRYSTALS, BASE_bytes, Estimate, estimate, needs_table
-from sfxproc.refine.outcome import EXACT_PARAMETERS
 from sfxproc.settings.postrefine import PostrefineConfig
 from sfxproc.settings.scale import ScaleConfig
 from sfxproc.simulate.stills import Simulated

@@ -182,7 +182,7 @@ def test_what_tasks_find_is_plain(samples: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(values, arrays[name])
     again = from_arrays(pieces.ShardSummary, to_arrays(shard))
     same_table(again.crystals, shard.crystals)
-    assert (again.n_images, again.has_detector) == (60, False)
+    assert (again.n_images, again.has_detector) == (60, True)
     assert again.notes.tolist() == shard.notes.tolist()
 
 

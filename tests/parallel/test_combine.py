@@ -18,6 +18,7 @@ from sfxproc.parallel.combine import LISTED, PER_CRYSTAL, SUMMED, Combined, Reco
 from sfxproc.parallel.comm import Comm
 from sfxproc.parallel.records import to_arrays
 from sfxproc.report.log import ConsoleLog
+from sfxproc.runs.progress import SignsOfLife
 from sfxproc.runs.stages import Stages
 from tests.problems import on_ranks
 
@@ -56,7 +57,7 @@ def combined(comm: Comm, folder: Path, failing: int = -1, share: float = 0.01) -
     def place(task: int) -> tuple[int, int]:
         return BORDERS[task], BORDERS[task + 1]
 
-    stages = Stages(comm, ConsoleLog(Console(file=io.StringIO())), folder, None)
+    stages = Stages(comm, ConsoleLog(Console(file=io.StringIO())), SignsOfLife(folder), None)
     return stages.run("weigh", work, 3, Records(Weighed, 6, place), lost_share=lambda _: share)
 
 
