@@ -20,7 +20,7 @@ from sfxproc.formats.frames import read_frames
 from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.jobs import JOBS
 from sfxproc.lsq import Loss, Point
-from sfxproc.models.parameters import ParameterSettings
+from sfxproc.models.settings import ParameterSettings
 from sfxproc.parallel.comm import SerialComm
 from sfxproc.partiality import PARTIALITIES, values
 from sfxproc.report.log import ConsoleLog

@@ -299,7 +299,10 @@ def test_a_parameter_is_a_kernel_a_line_and_a_setting(tmp_path: Path) -> None:
     head, lines = read(table).split("\nTABLE = (\n")
     head = head.replace("\nfrom sfxproc.kernels", "\nfrom sfxproc.kernels import anisotropy\n"
                         "from sfxproc.kernels", 1)  # fmt: skip
-    head = head.replace("    orientation: bool", f"    {setting}\n    orientation: bool")
+    settings = copy / "models" / "settings.py"
+    settings.write_text(
+        read(settings).replace("    orientation: bool", f"    {setting}\n    orientation: bool")
+    )
     line = f"{example('Parameter(').rstrip()},\n"
     lines = lines.replace("\n)\n", f"\n{textwrap.indent(line, '    ')})\n", 1)
     table.write_text(f"{head}\nTABLE = (\n{lines}")

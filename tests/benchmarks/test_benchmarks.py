@@ -103,7 +103,9 @@ def test_scaling_command(tmp_path: Path) -> None:
 
 
 def test_what_cannot_run_says_why() -> None:
-    figures = run(Spec("tiny", 45.0, "xscale6e", cctbx_python=sys.executable))
+    figures = run(
+        Spec("tiny", 45.0, "xscale6e", cctbx_python=str(Path(sys.base_prefix) / "bin" / "python3"))
+    )
     assert "No module named 'cctbx'" in figures["failed"]
     ended = benchmarks("scaling", "--sizes", "20-full")
     assert ended.returncode == 2
