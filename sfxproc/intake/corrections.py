@@ -11,7 +11,8 @@ and f the part of the beam that is polarised so (1: fully, 0.5: not at all):
 I, σ²/(p L)² that of σ². L stands for how much of a reflection a still shows in the mean over
 orientations: it has no place where partialities tell that of each.
 
-DIALS and XDS correct for polarisation when they integrate; CrystFEL's streams are not corrected.
+What a file says it is corrected for (`Stills.corrected`), as DIALS tables with a column lp are and
+unmerged MTZ, is not corrected for again. CrystFEL's streams are not corrected.
 """
 
 from __future__ import annotations
@@ -20,33 +21,44 @@ from dataclasses import replace
 
 import numpy as np
 
-from sfxproc.data import Crystals, Observations, Stills
+from sfxproc.data import Correction, Crystals, Observations, Stills
 from sfxproc.errors import DataError
 from sfxproc.models.polarisation import directions, polarisation
 from sfxproc.settings.sections import Corrections
 
 
 def corrected(stills: Stills, settings: Corrections) -> Stills:
-    """The stills with corrected intensities and variances, and a note that says so.
+    """The stills with corrected intensities and variances, and a note that says so; of what they
+    are corrected for already, a note says that it was left as it is.
 
     Raises DataError if a crystal with observations has no orientation or wavelength, ConfigError if
     the normal is that of no plane along a beam.
     """
-    if not settings.wanted:
+    polarised = settings.polarisation_fraction is not None
+    lorentz = settings.lorentz == "stills"
+    asked = {Correction.POLARISATION: polarised, Correction.LORENTZ: lorentz}
+    already = sorted(what for what, wanted in asked.items() if wanted and what in stills.corrected)
+    if already:
+        words = " and ".join(already)
+        note = f"corrected for {words} already, which [corrections] asks for: left as it is"
+        stills = replace(stills, notes=(*stills.notes, note))
+    polarised &= Correction.POLARISATION not in stills.corrected
+    lorentz &= Correction.LORENTZ not in stills.corrected
+    if not (polarised or lorentz):
         return stills
     crystals, table = stills.crystals, stills.observations
     _require_geometry(crystals, table)
     s0, s1 = directions(crystals, table)
     factor = np.ones(len(table))
     said = []
-    if settings.polarisation_fraction is not None:
+    if polarised and settings.polarisation_fraction is not None:
         normal = np.array(settings.polarisation_normal, dtype=np.float64)
         factor *= polarisation(s0, s1, settings.polarisation_fraction, normal)
         said.append(
             f"polarisation (fraction {settings.polarisation_fraction:g}, normal "
             f"{' '.join(f'{v:g}' for v in normal)})"
         )
-    if settings.lorentz == "stills":
+    if lorentz:
         factor /= np.linalg.norm(np.cross(s0, s1), axis=1)
         said.append("the Lorentz factor of stills")
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -57,6 +69,9 @@ def corrected(stills: Stills, settings: Corrections) -> Stills:
         stills,
         observations=replace(table, intensity=intensity, variance=variance),
         notes=(*stills.notes, note),
+        corrected=stills.corrected.union(
+            {Correction.POLARISATION} if polarised else (), {Correction.LORENTZ} if lorentz else ()
+        ),
     )
 
 

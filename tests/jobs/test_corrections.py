@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from sfxproc.data import Crystals, Observations, Stills
+from sfxproc.data import Correction, Crystals, Observations, Stills
 from sfxproc.errors import ConfigError, DataError
 from sfxproc.intake.corrections import corrected
 from sfxproc.models.polarisation import directions, polarisation
@@ -63,7 +63,9 @@ def test_as_kabsch_writes_it(fraction: float) -> None:
 
 @pytest.fixture(scope="module")
 def stills() -> Stills:
-    return simulate_stills(StillsSettings(n_crystals=5, d_min_A=2.0, seed=2)).stills
+    """As a detector would have counted them: not corrected for anything."""
+    made = simulate_stills(StillsSettings(n_crystals=5, d_min_A=2.0, seed=2)).stills
+    return replace(made, corrected=frozenset())
 
 
 def test_directions_meet_the_spots(stills: Stills) -> None:
@@ -141,3 +143,16 @@ def test_streams_and_lists_agree_on_what_is_horizontal(stills: Stills, tmp_path:
     for fmt, name in ((dials.FORMAT, "a.expt"), (crystfel.FORMAT, "a.stream")):
         again = corrected(fmt.read(tmp_path / name, Request(name)), settings).observations
         np.testing.assert_allclose(again.intensity, expected.intensity, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("lorentz", ["none", "stills"])
+def test_nothing_is_corrected_for_twice(lorentz: str, stills: Stills) -> None:
+    """What a file says it is corrected for stays, and it is said."""
+    settings = Corrections(polarisation_fraction=1.0, lorentz=lorentz)  # type: ignore[arg-type]
+    once = corrected(stills, settings)
+    assert Correction.POLARISATION in once.corrected
+    again = corrected(once, settings)
+    np.testing.assert_array_equal(again.observations.intensity, once.observations.intensity)
+    np.testing.assert_array_equal(again.observations.variance, once.observations.variance)
+    assert again.corrected == once.corrected
+    assert "left as it is" in again.notes[-1]
