@@ -52,9 +52,12 @@ def run(options: argparse.Namespace) -> int:
     # the error model that averages keep, for all alike
     errors = ("scaling.error_model=scatter",) if options.average else ()
     blocks = (
-        *errors, "parallel.strategy=blocks", f"parallel.block_size={options.block_size}",
-        f"parallel.overlap={options.overlap}", "parallel.threads=1",
-    )  # fmt: skip
+        *errors,
+        "parallel.strategy=blocks",
+        f"parallel.block_size={options.block_size}",
+        f"parallel.overlap={options.overlap}",
+        "parallel.threads=1",
+    )
     alone = "parallel.threads=1", "solver.tolerance=1e-12"
     together = job(folder, data, "global", 1, *errors, *alone)
     rows = [together]
@@ -62,9 +65,10 @@ def run(options: argparse.Namespace) -> int:
         rows.append(job(folder, data, f"blocks{ranks}", ranks, *blocks))
     if options.average:
         mode = (
-            'parallel.rounds_mode="average"', f"parallel.rounds={options.average}",
+            'parallel.rounds_mode="average"',
+            f"parallel.rounds={options.average}",
             "parallel.round_tolerance_sigma=1e-30",
-        )  # fmt: skip
+        )
         rows.append(job(folder, data, "average", 1, *blocks, *mode))
     first = next(r for r in rows if r["name"].startswith("blocks"))
     for row in rows:

@@ -15,8 +15,11 @@ from benchmarks.fill_in_counts import (
 from benchmarks.problems import CASES, structure
 from benchmarks.runs import Column, Figures, number, table
 
-TALK = {"1000": (1001, 53_962, 807_748), "2000": (2001, 139_277, 3_082_628),
-        "5000": (5001, 162_693, 8_165_673)}  # fmt: skip
+TALK = {
+    "1000": (1001, 53_962, 807_748),
+    "2000": (2001, 139_277, 3_082_628),
+    "5000": (5001, 162_693, 8_165_673),
+}
 """Images (numbered from 0: one more than the name says), reflections and pairs of the talk."""
 SIZES = ["200", "300", "500", "800", "1000"]
 

@@ -49,9 +49,12 @@ def set_up(problem: Problem, weights: str, threads: int) -> tuple[ScaleModel, Po
         problem.image, no_hkl, problem.observed, problem.variance, reflection=problem.reflection
     )
     settings = ScaleSettings(
-        b_factor=True, b_prior_A2=None, gain=None, min_overlaps=1,
+        b_factor=True,
+        b_prior_A2=None,
+        gain=None,
+        min_overlaps=1,
         variances="counting" if weights == "counting" else "given",
-    )  # fmt: skip
+    )
     made = scale_problem(engine, observations, chunks.local_bounds, table(problem), settings)
     return made.model, made.start
 

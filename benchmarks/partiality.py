@@ -93,11 +93,15 @@ def simulated(name: str, n_crystals: int) -> Data:
     rows = rows.take(np.lexsort([rows.reflection, rows.crystal]))
     beam = np.array(crystals.beam)
     geometry = Geometry(
-        np.ascontiguousarray(rows.hkl, dtype=np.int16), np.array(crystals.A), beam, axes_of(beam),
-        1.0 / np.array(crystals.wavelength_A), np.zeros(n_crystals),
+        np.ascontiguousarray(rows.hkl, dtype=np.int16),
+        np.array(crystals.A),
+        beam,
+        axes_of(beam),
+        1.0 / np.array(crystals.wavelength_A),
+        np.zeros(n_crystals),
         # a model with a spectrum gets one to try
         np.full(n_crystals, max(made.truth.settings.bandwidth, 1e-4)),
-    )  # fmt: skip
+    )
     table = reflections(group, np.array(made.truth.settings.unit_cell), unique)
     return Data(made, Sample(rows, table, geometry, np.array(crystals.profile_radius)))
 
@@ -122,11 +126,17 @@ def measured(data: Data, name: str, model: str) -> Figures:
     )
     overall = compare_with_truth(merged, true, ideal, [], 10).overall
     scale = result.model.at(result.point)
-    counting = replace(scale, errors=replace(scale.errors, scatter=0.0, background=1.0,
-                                             gain=scale.errors.counted))  # fmt: skip
+    counting = replace(
+        scale, errors=replace(scale.errors, scatter=0.0, background=1.0, gain=scale.errors.counted)
+    )
     chi2, _ = counting.chi2_at(result.point, 0.0)
     return {
-        "data": name, "model": model, "ratio": overall.r_ratio, "r": overall.r,
-        "scatter": result.model.errors.scatter, "chi2": chi2 / scale.dof / scale.errors.mean,
-        "score": score, "cpu_ms": 1e3 * cpu_s / len(data.sample.size),
-    }  # fmt: skip
+        "data": name,
+        "model": model,
+        "ratio": overall.r_ratio,
+        "r": overall.r,
+        "scatter": result.model.errors.scatter,
+        "chi2": chi2 / scale.dof / scale.errors.mean,
+        "score": score,
+        "cpu_ms": 1e3 * cpu_s / len(data.sample.size),
+    }

@@ -56,5 +56,14 @@ run = normal_eqns_solving.levenberg_marquardt_iterations_encapsulated_eqns(
 )
 took = time.perf_counter() - began[0], time.process_time() - began[1]
 I, G, B = np.split(helper.x.as_numpy_array(), [n_i, n_i + n_g])
-np.savez(sys.argv[2], I=I * scale, G=G, B=B, wall=took[0], cpu=took[1], peak=peak_MB(),
-         iterations=run.n_iterations, evaluations=helper.builds)  # fmt: skip
+np.savez(
+    sys.argv[2],
+    I=I * scale,
+    G=G,
+    B=B,
+    wall=took[0],
+    cpu=took[1],
+    peak=peak_MB(),
+    iterations=run.n_iterations,
+    evaluations=helper.builds,
+)

@@ -56,5 +56,14 @@ x, i1, e1 = minimise(x, None, float(sys.argv[3]), int(sys.argv[4]))
 x, i2, e2 = minimise(x, "always", float(sys.argv[3]))
 took = time.perf_counter() - began[0], time.process_time() - began[1]
 I, G, B = np.split(x.as_numpy_array(), [n_i, n_i + n_g])
-np.savez(sys.argv[2], I=I * scale, G=G, B=B, wall=took[0], cpu=took[1], peak=peak_MB(),
-         iterations=i1 + i2, evaluations=e1 + e2)  # fmt: skip
+np.savez(
+    sys.argv[2],
+    I=I * scale,
+    G=G,
+    B=B,
+    wall=took[0],
+    cpu=took[1],
+    peak=peak_MB(),
+    iterations=i1 + i2,
+    evaluations=e1 + e2,
+)

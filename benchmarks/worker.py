@@ -45,8 +45,11 @@ def run(spec: Spec) -> dict[str, Any]:
     """Make the problem, solve it, judge the solution. 'failed' tells why there is none."""
     case = case_of(spec.case)
     figures: dict[str, Any] = {
-        **asdict(spec), **asdict(case), "parameters": case.parameters, "load": os.getloadavg()[0],
-    }  # fmt: skip
+        **asdict(spec),
+        **asdict(case),
+        "parameters": case.parameters,
+        "load": os.getloadavg()[0],
+    }
     try:
         if spec.method in PEERS:
             problem = make(case, spec.i_over_sigma, spec.weights, spec.seed)

@@ -50,9 +50,10 @@ def on_panels(detector: Detector, panel: NDArray[Any], x_px: Floats, y_px: Float
     """Positions (n, 3) in mm in the frame of the detector."""
     x, y = x_px * detector.pixel_mm[panel, 0], y_px * detector.pixel_mm[panel, 1]
     return np.asarray(
-        detector.origin_mm[panel] + x[:, None] * detector.fast[panel]
+        detector.origin_mm[panel]
+        + x[:, None] * detector.fast[panel]
         + y[:, None] * detector.slow[panel]
-    )  # fmt: skip
+    )
 
 
 def q_of(spots: Spots, centre_mm: Floats | None = None) -> Floats:

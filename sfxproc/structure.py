@@ -24,8 +24,26 @@ SAME_SITE = 5e-3  # fractional: images of one atom in a special position
 CHUNK = 1 << 21
 
 # percent of known structures, by number of the space group; any other counts OTHERS
-COMMON = {14: 34.3, 2: 25.0, 15: 8.3, 19: 7.2, 4: 5.1, 61: 3.3, 33: 1.4, 9: 1.1, 62: 1.1, 1: 1.0,
-          60: 0.9, 5: 0.9, 29: 0.7, 11: 0.5, 12: 0.5, 148: 0.5, 18: 0.4, 56: 0.4}  # fmt: skip
+COMMON = {
+    14: 34.3,
+    2: 25.0,
+    15: 8.3,
+    19: 7.2,
+    4: 5.1,
+    61: 3.3,
+    33: 1.4,
+    9: 1.1,
+    62: 1.1,
+    1: 1.0,
+    60: 0.9,
+    5: 0.9,
+    29: 0.7,
+    11: 0.5,
+    12: 0.5,
+    148: 0.5,
+    18: 0.4,
+    56: 0.4,
+}
 OTHERS = 0.1
 
 

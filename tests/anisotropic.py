@@ -33,9 +33,15 @@ from tests.problems import moved, written_out
 
 CELL = (50.0, 60.0, 70.0, 90.0, 90.0, 90.0)
 STILLS = StillsSettings(
-    n_crystals=100, d_min_A=3.0, unit_cell=CELL, space_group="P 21 21 21", partiality="gaussian",
-    orientation_error_mrad=0.3, photons=300.0, profile_radius=0.0024,
-)  # fmt: skip
+    n_crystals=100,
+    d_min_A=3.0,
+    unit_cell=CELL,
+    space_group="P 21 21 21",
+    partiality="gaussian",
+    orientation_error_mrad=0.3,
+    photons=300.0,
+    profile_radius=0.0024,
+)
 JOB = 'job = "postrefine"\n[symmetry]\nspace_group = "P 21 21 21"\n'
 COUNTING = "scaling.error_model=counting", "scaling.gain=1", "scaling.loss=none"
 
@@ -75,8 +81,9 @@ def shaped(made: Simulated) -> Shaped:
 
 def run(folder: Path, *settings: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Columns of frames.h5 and the statistics of a job."""
-    config = load(JOB, [f"output.folder={folder}", "parallel.threads=1", *settings],
-                  PostrefineConfig)  # fmt: skip
+    config = load(
+        JOB, [f"output.folder={folder}", "parallel.threads=1", *settings], PostrefineConfig
+    )
     JOBS["postrefine"].run(config, SerialComm(), ConsoleLog(Console(file=io.StringIO())))
     told = json.loads((folder / "statistics.json").read_text())
     return dict(read_frames(folder / "frames.h5").columns), told
@@ -99,8 +106,9 @@ def gradients() -> list[float]:
     for only in (slice(None), slice(6, None, 8), slice(7, None, 8)):  # all; e₁; e₂
         direction = np.zeros(len(unit))
         direction[only] = (rng.normal(size=len(unit)) * unit)[only]
-        ends = [engine.objective(model, moved(model, start, direction, h), loss)
-                for h in (-1e-4, 1e-4)]  # fmt: skip
+        ends = [
+            engine.objective(model, moved(model, start, direction, h), loss) for h in (-1e-4, 1e-4)
+        ]
         found.append(float(gradient @ direction / ((ends[1] - ends[0]) / 2e-4)))
     return found
 

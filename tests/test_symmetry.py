@@ -12,10 +12,30 @@ from sfxproc.errors import ConfigError
 
 SETTINGS = sorted({entry.xhm() for entry in gemmi.spacegroup_table()})
 SAMPLE = [
-    "P 1", "P -1", "P 1 21 1", "P 1 1 21", "P 21 1 1", "C 1 2 1", "I 1 2 1", "P 1 21/c 1",
-    "P 21 21 21", "C 2 2 21", "F d d d:2", "P 43 21 2", "I 41/a m d:1", "P -4 2 m", "P 31 2 1",
-    "P 31 1 2", "R 3:H", "R 3:R", "R -3 c:H", "R 3 2:R", "P 63/m m c", "P 21 3", "I a -3 d",
-]  # fmt: skip
+    "P 1",
+    "P -1",
+    "P 1 21 1",
+    "P 1 1 21",
+    "P 21 1 1",
+    "C 1 2 1",
+    "I 1 2 1",
+    "P 1 21/c 1",
+    "P 21 21 21",
+    "C 2 2 21",
+    "F d d d:2",
+    "P 43 21 2",
+    "I 41/a m d:1",
+    "P -4 2 m",
+    "P 31 2 1",
+    "P 31 1 2",
+    "R 3:H",
+    "R 3:R",
+    "R -3 c:H",
+    "R 3 2:R",
+    "P 63/m m c",
+    "P 21 3",
+    "I a -3 d",
+]
 CELLS = {
     "triclinic": [31, 37, 41, 82, 95, 103],
     "orthorhombic": [31, 37, 41, 90, 90, 90],
@@ -230,9 +250,8 @@ AMBIGUOUS = [
     ("P 2 2 2", (50, 52, 90, 90, 90, 90), []),
     ("P 1 21 1", (50, 60, 70, 90, 90.3, 90), ["h,-k,-l"]),
     ("P 1 21 1", (50, 60, 70, 90, 93, 90), []),
-    ("C 2 2 21", (50, 86.6, 90, 90, 90, 90),
-     ["h/2+k/2,3/2*h-k/2,-l", "h/2-k/2,-3/2*h-k/2,-l"]),
-]  # fmt: skip
+    ("C 2 2 21", (50, 86.6, 90, 90, 90, 90), ["h/2+k/2,3/2*h-k/2,-l", "h/2-k/2,-3/2*h-k/2,-l"]),
+]
 
 
 @pytest.mark.parametrize(("name", "cell", "triplets"), AMBIGUOUS)

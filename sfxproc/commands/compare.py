@@ -82,8 +82,11 @@ def compare(a: Path, b: Path, given: Given, json_path: Path | None, console: Con
         console.print(f"\n{sentence}", markup=False, highlight=False)
     if json_path is not None:
         scale = None if comparison.scale is None else asdict(comparison.scale)
-        told = {"scale": scale, "reindexed": chosen.operator.triplet,
-                "columns": [first.columns, second.columns]}  # fmt: skip
+        told = {
+            "scale": scale,
+            "reindexed": chosen.operator.triplet,
+            "columns": [first.columns, second.columns],
+        }
         save_json(json_path, {**shown, **told})
     return comparison
 

@@ -52,9 +52,13 @@ class TruthReport:
 
 
 def compare_truth(
-    path: Path, truths: Sequence[Path], n_shells: int, d_min_A: float | None,
-    json_path: Path | None, console: Console,
-) -> TruthReport:  # fmt: skip
+    path: Path,
+    truths: Sequence[Path],
+    n_shells: int,
+    d_min_A: float | None,
+    json_path: Path | None,
+    console: Console,
+) -> TruthReport:
     """Print how far a merged set is from the truth, and the crystals of a frames.h5 beside it.
 
     Raises InputError for a file that cannot be read and DataError for a truth of other data.

@@ -21,9 +21,14 @@ FIRST_LINE = "CrystFEL unit cell file version 1.0"
 UNIQUE_AXES = {"monoclinic": "b", "tetragonal": "c", "hexagonal": "c"}
 NAMES = ("a", "b", "c", "al", "be", "ga")
 ROTATIONS = {
-    "triclinic": "1", "monoclinic": "1 2 1", "orthorhombic": "2 2 2", "tetragonal": "4 2 2",
-    "hexagonal": "6 2 2", "rhombohedral": "3 2 :H", "cubic": "4 3 2",
-}  # fmt: skip
+    "triclinic": "1",
+    "monoclinic": "1 2 1",
+    "orthorhombic": "2 2 2",
+    "tetragonal": "4 2 2",
+    "hexagonal": "6 2 2",
+    "rhombohedral": "3 2 :H",
+    "cubic": "4 3 2",
+}
 
 
 @dataclass(frozen=True)

@@ -128,9 +128,16 @@ def read_experiments(path: Path, label: str) -> Experiments:
     if len(set(polarised)) > 1:
         notes.append("the beams differ in their polarisation; that of the first crystal is kept")
     return Experiments(
-        crystals, crystal_of, identifiers, len(images), flat, tuple(notes), n_sweeps > 0,
-        next(iter(polarised), None), _symbol(groups),
-    )  # fmt: skip
+        crystals,
+        crystal_of,
+        identifiers,
+        len(images),
+        flat,
+        tuple(notes),
+        n_sweeps > 0,
+        next(iter(polarised), None),
+        _symbol(groups),
+    )
 
 
 def _polarisation(beam: Model) -> BeamPolarisation | None:

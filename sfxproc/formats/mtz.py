@@ -282,9 +282,14 @@ def read_unmerged(path: Path, request: Request) -> Stills:
     if counts:
         notes = (*notes, f"rows with a damaged M/ISYM or BATCH were left out: {n:,}")
     return Stills(
-        crystals, observations, n_images=len(numbers), counts=counts, notes=notes,
-        corrected=frozenset({Correction.POLARISATION}), space_group=mtz.spacegroup.xhm(),
-    )  # fmt: skip
+        crystals,
+        observations,
+        n_images=len(numbers),
+        counts=counts,
+        notes=notes,
+        corrected=frozenset({Correction.POLARISATION}),
+        space_group=mtz.spacegroup.xhm(),
+    )
 
 
 def _switch_to_original(path: Path, mtz: gemmi.Mtz) -> Mask:

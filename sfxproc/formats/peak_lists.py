@@ -29,13 +29,25 @@ from sfxproc.formats.peak_texts import decimal_commas, text_of, wavelengths_in
 
 KINDS = ("q2", "d", "two_theta")
 NAMES = {
-    "q2": "q2", "q^2": "q2", "q²": "q2",
-    "d": "d", "d_a": "d", "d_spacing": "d",
-    "two_theta": "two_theta", "2theta": "two_theta", "2θ": "two_theta", "2th": "two_theta",
-    "tth": "two_theta", "two_theta_deg": "two_theta",
-    "sigma": "sigma", "esd": "sigma", "σ": "sigma",
-    "intensity": "intensity", "i": "intensity", "height": "intensity",
-}  # fmt: skip
+    "q2": "q2",
+    "q^2": "q2",
+    "q²": "q2",
+    "d": "d",
+    "d_a": "d",
+    "d_spacing": "d",
+    "two_theta": "two_theta",
+    "2theta": "two_theta",
+    "2θ": "two_theta",
+    "2th": "two_theta",
+    "tth": "two_theta",
+    "two_theta_deg": "two_theta",
+    "sigma": "sigma",
+    "esd": "sigma",
+    "σ": "sigma",
+    "intensity": "intensity",
+    "i": "intensity",
+    "height": "intensity",
+}
 MIN_LINES, MAX_LINES = 8, 60
 FEW_LINES = 10
 D_LIMITS_A = (0.5, 60.0)

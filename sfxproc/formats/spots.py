@@ -163,10 +163,13 @@ def _experiment_of(table: ReflectionTable, identifiers: list[str]) -> Ints:
     unique, inverse = np.unique(ids, return_inverse=True)
     named = any(table.identifiers.get(i) in number for i in unique.tolist())
     found = [
-        number.get(table.identifiers.get(i, ""), -1) if named
-        else i if 0 <= i < len(identifiers) else -1
+        number.get(table.identifiers.get(i, ""), -1)
+        if named
+        else i
+        if 0 <= i < len(identifiers)
+        else -1
         for i in unique.tolist()
-    ]  # fmt: skip
+    ]
     return np.array(found, dtype=np.int64)[inverse]
 
 

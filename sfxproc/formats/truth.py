@@ -24,9 +24,16 @@ Columns = dict[str, NDArray[Any]]
 
 SUMS = ("reflections/ideal_weight", "reflections/ideal_weighted")
 NEEDED = (
-    "crystals/number", "crystals/ln_G", "crystals/B_A2", "crystals/A", "crystals/profile_radius",
-    "crystals/wrong", "reflections/hkl", "reflections/intensity", *SUMS,
-)  # fmt: skip
+    "crystals/number",
+    "crystals/ln_G",
+    "crystals/B_A2",
+    "crystals/A",
+    "crystals/profile_radius",
+    "crystals/wrong",
+    "reflections/hkl",
+    "reflections/intensity",
+    *SUMS,
+)
 
 
 def truth_path(data: Path) -> Path:

@@ -77,12 +77,15 @@ def census_of(files: Sequence[FileSummary], intake: Intake) -> Census:
     )
     first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     return Census(
-        crystals, reason,
+        crystals,
+        reason,
         left_out=np.sum([file.left_out for file in files], axis=0),
         n_images=sum(file.n_images for file in files),
-        cell=cell, classes=CrystalClasses(clusters.label), notes=tuple(clusters_notes(clusters)),
+        cell=cell,
+        classes=CrystalClasses(clusters.label),
+        notes=tuple(clusters_notes(clusters)),
         criteria=Criteria(group, cell, symmetry.anomalous, intake.selection, first, status),
-    )  # fmt: skip
+    )
 
 
 def tally_of(census: Census, parts: Sequence[PartCounts]) -> Tally:
@@ -99,9 +102,12 @@ def tally_of(census: Census, parts: Sequence[PartCounts]) -> Tally:
 
 
 def inventory_of(
-    census: Census, parts: Sequence[PartSummary], files: tuple[InputFile, ...],
-    detector: Detector | None, intake: Intake,
-) -> tuple[Inventory, I8]:  # fmt: skip
+    census: Census,
+    parts: Sequence[PartSummary],
+    files: tuple[InputFile, ...],
+    detector: Detector | None,
+    intake: Intake,
+) -> tuple[Inventory, I8]:
     """What the job works on, and the keys of its unique reflections. Raises ConfigError for a
     resolution limit beyond the data, DataError for a reference that does not fit or if nothing is
     left."""
@@ -110,10 +116,19 @@ def inventory_of(
     unique = reflections(criteria.space_group, census.cell, keys)
     require_reach(criteria.selection, unique)
     inventory = Inventory(
-        criteria.space_group, census.cell, census.crystals, tally.status, tally.reason,
-        tally.n_observations, unique, by_reason(tally.left_out), census.n_images, detector, files,
+        criteria.space_group,
+        census.cell,
+        census.crystals,
+        tally.status,
+        tally.reason,
+        tally.n_observations,
+        unique,
+        by_reason(tally.left_out),
+        census.n_images,
+        detector,
+        files,
         census.classes,
-    )  # fmt: skip
+    )
     if intake.reference is not None:
         require_overlap(inventory, intake.reference, intake.symmetry)
     return inventory, keys

@@ -91,9 +91,11 @@ def selected(table: Observations, first: int, last: int, criteria: Criteria) -> 
     status = np.where(few, np.uint8(Status.LEFT_OUT), status)
     table, with_crystals = of_kept_crystals(table, status)
     counts = PartCounts(
-        np.arange(first, last), np.where(status == Status.LEFT_OUT, 0, n), few,
+        np.arange(first, last),
+        np.where(status == Status.LEFT_OUT, 0, n),
+        few,
         left_out + with_crystals,
-    )  # fmt: skip
+    )
     return Part(replace(table, crystal=(table.crystal + first).astype(np.int32)), counts)
 
 

@@ -185,9 +185,13 @@ def read_shard(reading: Reading, number: int) -> ShardSummary:
         head = hdf5.read_head(shard)
     require_columns(file.path, head.columns, reading.intake.columns)
     return ShardSummary(
-        head.crystals, head.n_images, coded(head.counts), np.array(head.notes, dtype=object),
-        head.has_detector, hdf5.read_cuts(shard, reading.part_rows),
-    )  # fmt: skip
+        head.crystals,
+        head.n_images,
+        coded(head.counts),
+        np.array(head.notes, dtype=object),
+        head.has_detector,
+        hdf5.read_cuts(shard, reading.part_rows),
+    )
 
 
 def planned(criteria: Criteria, order: Order) -> Plan:
@@ -274,9 +278,11 @@ class Pieces:
             self.parts[number] : self.parts[number + 1]
         ].tolist():
             table = hdf5.read_rows(
-                self.reading.shard(file), self.reading.intake.columns, (first, last),
+                self.reading.shard(file),
+                self.reading.intake.columns,
+                (first, last),
                 (first_row, last_row),
-            )  # fmt: skip
+            )
             tables.append(replace(table, crystal=table.crystal + np.int32(begin - first)))
             begin += last - first
         part = selected(concatenate(tables), *self.crystals(number), self.criteria)
@@ -301,9 +307,12 @@ class Pieces:
         crystals = self.plan.crystal_at[head.position]
         order = np.argsort(crystals)
         return PartSummary(
-            crystals[order], head.n_rows[order].astype(np.int64), head.too_few[order],
-            head.left_out, head.keys,
-        )  # fmt: skip
+            crystals[order],
+            head.n_rows[order].astype(np.int64),
+            head.too_few[order],
+            head.left_out,
+            head.keys,
+        )
 
     def _write(self, path: Path, part: Part, here: I8) -> None:
         """Sort one part and write its piece; here : its positions, sorted."""

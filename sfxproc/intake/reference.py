@@ -75,9 +75,12 @@ def _scale_of(
     theirs = reference.reflections
     assert theirs.intensity is not None
     scale = fit_scale(
-        intensity[i], None, theirs.intensity[j],
-        None if theirs.sigma is None else theirs.sigma[j], data.reflections.s2[i],
-    )  # fmt: skip
+        intensity[i],
+        None,
+        theirs.intensity[j],
+        None if theirs.sigma is None else theirs.sigma[j],
+        data.reflections.s2[i],
+    )
     if scale is not None:
         return float(np.log(scale.k)), scale.B_A2
     if number > 0:

@@ -140,9 +140,13 @@ def ambiguity_of(group: SpaceGroup, cell: F8, symmetry: Symmetry) -> Ambiguity |
 
 
 def in_one_setting(
-    census: Census | None, parts: PartsT, symmetry: Symmetry, reference: ReferenceSet | None,
-    comm: Comm, log: Log,
-) -> tuple[Census | None, PartsT]:  # fmt: skip
+    census: Census | None,
+    parts: PartsT,
+    symmetry: Symmetry,
+    reference: ReferenceSet | None,
+    comm: Comm,
+    log: Log,
+) -> tuple[Census | None, PartsT]:
     """The census (on rank 0, None elsewhere) and the observations with all crystals in one setting;
     collective.
 
@@ -195,9 +199,13 @@ def in_one_setting(
 
 
 def _tell(
-    ambiguity: Ambiguity, setting: NDArray[np.int8], seen: NDArray[np.bool_], margin: F8,
-    reference: ReferenceSet | None, log: Log,
-) -> None:  # fmt: skip
+    ambiguity: Ambiguity,
+    setting: NDArray[np.int8],
+    seen: NDArray[np.bool_],
+    margin: F8,
+    reference: ReferenceSet | None,
+    log: Log,
+) -> None:
     """What was found. margin : of the crystals in use."""
     names = _triplets(ambiguity.operators)
     against = "each other" if reference is None else f"'{reference.path}'"
@@ -292,9 +300,12 @@ def _resolved(
     start = np.searchsorted(crystal[order], np.append(sampled, len(crystal) + sampled[-1] + 1))
     unique, row = np.unique(ambiguity.keys(hkl), return_inverse=True)
     choice, sums = resolve(
-        start, row.reshape(len(hkl), -1), ambiguity.ranks(start, hkl, intensity), len(unique),
+        start,
+        row.reshape(len(hkl), -1),
+        ambiguity.ranks(start, hkl, intensity),
+        len(unique),
         relative_settings(ambiguity.group, ambiguity.operators),
-    )  # fmt: skip
+    )
     return KnownMerge(unique, sums), choice
 
 

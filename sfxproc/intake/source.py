@@ -111,6 +111,9 @@ def read_corrected(file: InputFile, intake: Intake) -> Stills:
 def summary_of_file(stills: Stills) -> FileSummary:
     """What rank 0 is told of a file."""
     return FileSummary(
-        stills.crystals, stills.n_images, coded(stills.counts),
-        np.array(stills.notes, dtype=object), stills.detector is not None,
-    )  # fmt: skip
+        stills.crystals,
+        stills.n_images,
+        coded(stills.counts),
+        np.array(stills.notes, dtype=object),
+        stills.detector is not None,
+    )

@@ -106,9 +106,13 @@ def postrefined(job: MergingJob, config: PostrefineConfig) -> MergingOutcome | N
 
 
 def set_up(
-    job: MergingJob, config: PostrefineConfig, engine: Engine, data: Dataset, recorded: Recorded,
+    job: MergingJob,
+    config: PostrefineConfig,
+    engine: Engine,
+    data: Dataset,
+    recorded: Recorded,
     scaled_first: bool,
-) -> tuple[Dataset, Fates, PostrefineModel, Point]:  # fmt: skip
+) -> tuple[Dataset, Fates, PostrefineModel, Point]:
     """The model of all that is to be refined, and its start: scaled, if wanted. Nothing else that
     scaling holds outlives this. Also the data with crystals marked that keep their start scale."""
     table, n_shown = recorded.shown(data.observations)
@@ -138,9 +142,14 @@ STRATEGIES: dict[str, Callable[[MergingJob, PostrefineConfig], MergingOutcome | 
 
 
 def refined(
-    job: MergingJob, config: PostrefineConfig, engine: Engine, model: PostrefineModel, start: Point,
-    data: Dataset, newly_out: Callable[[Result[PostrefineModel]], NDArray[np.bool_]],
-) -> Result[PostrefineModel]:  # fmt: skip
+    job: MergingJob,
+    config: PostrefineConfig,
+    engine: Engine,
+    model: PostrefineModel,
+    start: Point,
+    data: Dataset,
+    newly_out: Callable[[Result[PostrefineModel]], NDArray[np.bool_]],
+) -> Result[PostrefineModel]:
     """The scheme that the settings ask for."""
     wanted = config.postrefine
 
@@ -148,9 +157,16 @@ def refined(
         return solve_kept(engine, model, point, config, job.run, key)
 
     way = Refinement(
-        engine, solve, loss_of(config), refits_of(config.scaling.error_model), wanted.passes,
-        wanted.cycles, job.log, newly_out, teller(job.run),
-    )  # fmt: skip
+        engine,
+        solve,
+        loss_of(config),
+        refits_of(config.scaling.error_model),
+        wanted.passes,
+        wanted.cycles,
+        job.log,
+        newly_out,
+        teller(job.run),
+    )
     if wanted.scheme == "crystal-by-crystal" and job.reference is not None:
         start = Point(
             start.local,

@@ -43,9 +43,14 @@ def run_with(
     if scaled is None or run.comm.rank > 0:
         return None
     told = report.statistics_of(
-        config, scaled.data, scaled.merged, reference, scaled.errors, scaled.scale_variance_error,
+        config,
+        scaled.data,
+        scaled.merged,
+        reference,
+        scaled.errors,
+        scaled.scale_variance_error,
         scaled.solver,
-    )  # fmt: skip
+    )
     told |= report.of_groups(config, scaled.data, scaled.groups)
     told["error_model"] |= scaled.pulls
     if scaled.models:

@@ -38,9 +38,17 @@ FEWEST = 3  # observations of a reflection that counts for CC½
 RESIDUE = 1e-9  # of W: less than this is what rounding leaves of nothing
 MOST_SCALE_STEPS, SCALE_ACCURACY = 20, 1e-3
 COLUMNS = (
-    "n", "chi2", "expected_chi2", "n_outliers", "cc", "cc_expected", "signal", "signal_sigma",
-    "delta_cc_half", "delta_sigma",
-)  # fmt: skip
+    "n",
+    "chi2",
+    "expected_chi2",
+    "n_outliers",
+    "cc",
+    "cc_expected",
+    "signal",
+    "signal_sigma",
+    "delta_cc_half",
+    "delta_sigma",
+)
 N, CHI2, EXPECTED_CHI2, N_OUTLIERS, CC, CC_EXPECTED, SIGNAL, SIGNAL_SIGMA, DELTA, DELTA_SIGMA = (
     range(len(COLUMNS))
 )

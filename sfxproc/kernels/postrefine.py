@@ -83,14 +83,29 @@ def partiality_kernel(changing: bool) -> Callable[..., Any]:
     f8 = types.float64
     change = CHANGE_TYPE if changing else types.none  # what only a change needs is then cut out
     arrays = (
-        types.int16[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, :, ::1], f8[::1], f8[::1], f8[::1],
+        types.int16[:, ::1],
         f8[:, :, ::1],
-    )  # fmt: skip
+        f8[:, ::1],
+        f8[:, :, ::1],
+        f8[::1],
+        f8[::1],
+        f8[::1],
+        f8[:, :, ::1],
+    )
     stills: Any = types.Tuple(arrays)  # type: ignore[no-untyped-call]
     signature = types.void(
-        PROFILE_TYPE, types.boolean, change, types.int64, stills, types.int64[::1],
-        types.int64, types.int64, f8[:, :], f8[::1], f8[:, ::1],
-    )  # fmt: skip
+        PROFILE_TYPE,
+        types.boolean,
+        change,
+        types.int64,
+        stills,
+        types.int64[::1],
+        types.int64,
+        types.int64,
+        f8[:, :],
+        f8[::1],
+        f8[:, ::1],
+    )
     return compiled(signature=signature, error_model="numpy")(fill_partialities)
 
 

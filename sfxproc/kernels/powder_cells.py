@@ -137,9 +137,13 @@ def lines_within(basis, primitive, x, q, most, mix):
         for s in range(p):
             e = each[s]
             form[s] = (
-                h * h * e[0] + k * k * e[1] + l * l * e[2]
-                + h * k * e[3] + h * l * e[4] + k * l * e[5]
-            )  # fmt: skip
+                h * h * e[0]
+                + k * k * e[1]
+                + l * l * e[2]
+                + h * k * e[3]
+                + h * l * e[4]
+                + k * l * e[5]
+            )
             own += np.uint64(np.int64(form[s])) * mix[s]
         place = np.int64(own >> shift)
         while table[place] >= 0 and key[table[place]] != own:

@@ -191,10 +191,22 @@ class Engine:
                 rows.fill(model, point, first, last)
                 if arrow:
                     sums = accumulate(
-                        layout.start, layout.shared, first, last, rows.r,
-                        rows.r if skip else rows.d, rows.a, rows.c, LOSSES[loss.kind], loss.scale,
-                        C, g, e, D, q,
-                    )  # fmt: skip
+                        layout.start,
+                        layout.shared,
+                        first,
+                        last,
+                        rows.r,
+                        rows.r if skip else rows.d,
+                        rows.a,
+                        rows.c,
+                        LOSSES[loss.kind],
+                        loss.scale,
+                        C,
+                        g,
+                        e,
+                        D,
+                        q,
+                    )
                 if common is not None:
                     sums = common.add(first, last, rows, C, g, G, beyond)
                 per_chunk[c] += sums

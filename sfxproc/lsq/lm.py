@@ -234,10 +234,17 @@ class LevenbergMarquardt:
                 damping, growth = damping * growth, growth * 2.0
             iterations.append(
                 Iteration(
-                    len(iterations) + 1, before_objective, before_chi2, used, gain,
-                    step.predicted, step.cg_iterations, accepted, time.monotonic() - at,
+                    len(iterations) + 1,
+                    before_objective,
+                    before_chi2,
+                    used,
+                    gain,
+                    step.predicted,
+                    step.cg_iterations,
+                    accepted,
+                    time.monotonic() - at,
                 )
-            )  # fmt: skip
+            )
             progress(iterations[-1])
             drop = _drop(iterations, lin.objective)
             if tiny:

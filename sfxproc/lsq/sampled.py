@@ -136,9 +136,21 @@ def noise(engine: Engine, model: AnyModel, point: Point, loss: Loss, seed: int) 
             rows = Rows.empty(layout, n)
             rows.fill(model, point, first, last)
             kernel(
-                layout.start, layout.shared, first, last, rows.d, rows.a, rows.c, LOSSES[loss.kind],
-                loss.scale, layout.prior_weight, seed, before, g, out[0],
-            )  # fmt: skip
+                layout.start,
+                layout.shared,
+                first,
+                last,
+                rows.d,
+                rows.a,
+                rows.c,
+                LOSSES[loss.kind],
+                loss.scale,
+                layout.prior_weight,
+                seed,
+                before,
+                g,
+                out[0],
+            )
 
     return g, engine.shared_sums(layout, 1, fill)[0]
 

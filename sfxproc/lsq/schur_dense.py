@@ -41,18 +41,27 @@ MOST_RIDGE_OF_COVARIANCE = 1e-6  # what single precision leaves in doubt; σ is 
 def whole_layout(engine: Engine, layout: Layout) -> Layout | None:
     """The structure of the whole job as one chunk on the first process, None elsewhere."""
     parts = (
-        np.diff(layout.start), layout.shared, layout.free, layout.component,
-        layout.prior_centre, layout.prior_weight,
-    )  # fmt: skip
+        np.diff(layout.start),
+        layout.shared,
+        layout.free,
+        layout.component,
+        layout.prior_centre,
+        layout.prior_weight,
+    )
     found = [g for part in parts if (g := engine.sums.gathered(part)) is not None]
     if not found:
         return None
     rows, shared, free, component, centre, weight = found
     return replace(
-        layout, start=np.concatenate([[0], np.cumsum(rows)]), shared=shared, free=free,
-        component=component, prior_centre=centre, prior_weight=weight,
+        layout,
+        start=np.concatenate([[0], np.cumsum(rows)]),
+        shared=shared,
+        free=free,
+        component=component,
+        prior_centre=centre,
+        prior_weight=weight,
         chunk=np.array([0, len(rows)]),
-    )  # fmt: skip
+    )
 
 
 def whole(engine: Engine, lin: Linearisation, layout: Layout | None) -> Linearisation | None:

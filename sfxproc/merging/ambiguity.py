@@ -117,9 +117,17 @@ def decide(start: I8, row: Ints, z: F8, merge: RankSums, own: Ints | None = None
     n = len(start) - 1
     setting, cc, margin = np.empty(n, dtype=np.int8), np.empty((n, 2)), np.empty(n)
     kernels.agreements(
-        start, row, z, SHRINKAGE, np.full(n, -1) if own is None else own,
-        merge.total.copy(), merge.number.copy(), setting, cc, margin,
-    )  # fmt: skip
+        start,
+        row,
+        z,
+        SHRINKAGE,
+        np.full(n, -1) if own is None else own,
+        merge.total.copy(),
+        merge.number.copy(),
+        setting,
+        cc,
+        margin,
+    )
     return Choice(setting, cc[:, 0], cc[:, 1], margin)
 
 

@@ -122,10 +122,18 @@ def compare_with_truth(
         strong = t >= np.quantile(t, 0.75) if len(t) else np.zeros(0, dtype=bool)
         cc, star, sigma_cc = _correlations(I[rows], t, half[:, rows])
         return TruthAgreement(
-            d_of(low), d_of(high), int(rows.sum()), cc, r, r_ideal,
+            d_of(low),
+            d_of(high),
+            int(rows.sum()),
+            cc,
+            r,
+            r_ideal,
             r / r_ideal if r is not None and r_ideal else None,
-            _rms(z), _rms(z[strong]), star, sigma_cc,
-        )  # fmt: skip
+            _rms(z),
+            _rms(z[strong]),
+            star,
+            sigma_cc,
+        )
 
     return TruthComparison(
         scale,

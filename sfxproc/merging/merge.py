@@ -37,9 +37,13 @@ def merge(
             sigma=sigma,
             n_observations=sums.number.sum(axis=0).astype(np.int32),
         ),
-        half_intensity, half_sigma, sums.number.astype(np.int32), sums.total, sums.deviation,
+        half_intensity,
+        half_sigma,
+        sums.number.astype(np.int32),
+        sums.total,
+        sums.deviation,
         scale_variance,
-    )  # fmt: skip
+    )
 
 
 def _means(weight: F8, weighted: F8) -> tuple[F8, F8]:

@@ -285,13 +285,16 @@ def _wilson(mean: Reflections) -> dict[str, Any]:
             "sigma_B_A2": line.sigma_B_A2 if line else None,
             "ln_k": line.ln_k if line else None,
             "shells": [
-                {"s2": float(s2), "ln_mean_intensity": float(np.log(m)) if m > 0 else None,
-                 "n": int(n)}
+                {
+                    "s2": float(s2),
+                    "ln_mean_intensity": float(np.log(m)) if m > 0 else None,
+                    "n": int(n),
+                }
                 for s2, m, n in zip(shells.s2, shells.mean, shells.n, strict=True)
             ],
         },
         "second_moment": second_moment(mean, shells),
-    }  # fmt: skip
+    }
 
 
 def _spread(merged: Merged, inside: Mask) -> dict[str, Any]:
@@ -326,7 +329,8 @@ def _anomalous(merged: Merged, plus: Ints, minus: Ints) -> dict[str, Any]:
         "n_bijvoet_pairs": int(((n[plus] > 0) & (n[minus] > 0)).sum()),
         "cc_anom": cc_anom,
         "sigma_cc_anom": correlation_error(cc_anom, len(one)),
-        "rcr_anom": None if cc_anom is None or not across > 0
+        "rcr_anom": None
+        if cc_anom is None or not across > 0
         else float(np.sqrt(np.sum((one + two) ** 2) / across)),
         "anomalous_signal": _ratio(float(whole[known].sum()), float(error[known].sum())),
-    }  # fmt: skip
+    }

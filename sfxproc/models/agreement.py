@@ -113,9 +113,14 @@ def agreement_of(
 
     def look(c: int) -> None:
         kernels.agreement(
-            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), half, *robust,
-            model.share, sums, shells, columns,
-        )  # fmt: skip
+            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]),
+            half,
+            *robust,
+            model.share,
+            sums,
+            shells,
+            columns,
+        )
 
     n_chunks = len(layout.chunk) - 1
     engine.map(look, n_chunks)

@@ -135,9 +135,11 @@ def fitted(errors: ErrorModel, sums: F8, dof: float) -> tuple[ErrorModel, float]
     v = within_bounds(F + hold, t + hold @ begun)
     change = float(np.abs(v - errors.v) @ F @ errors.v / n)
     new = replace(
-        errors, background=float(v[0]), gain=float(v[1]),
+        errors,
+        background=float(v[0]),
+        gain=float(v[1]),
         scatter=min(float(np.sqrt(v[2])), LARGEST_SCATTER),
-    )  # fmt: skip
+    )
     return spent(new, errors.refits, change <= AT_REST), change
 
 

@@ -95,9 +95,12 @@ def crystal_by_crystal(
 
 
 def _alternating(
-    way: Refinement, model: PostrefineModel, start: Point, groups: Sequence[Sequence[int]],
+    way: Refinement,
+    model: PostrefineModel,
+    start: Point,
+    groups: Sequence[Sequence[int]],
     cycles: int,
-) -> Result[PostrefineModel]:  # fmt: skip
+) -> Result[PostrefineModel]:
     model = model.with_errors(replace(model.errors, refits=way.refits))
 
     def restrict(some: PostrefineModel, layout: Layout) -> PostrefineModel:

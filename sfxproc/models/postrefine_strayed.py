@@ -108,7 +108,10 @@ def part_of(model: PostrefineModel, crystals: NDArray[np.int64]) -> PostrefineMo
     )
     engine = Engine(ChunkSums(SerialComm(), chunks), scale.engine.threads)
     smaller = replace(
-        scale, layout=layout, engine=engine, observed=scale.observed[rows],
+        scale,
+        layout=layout,
+        engine=engine,
+        observed=scale.observed[rows],
         background=scale.background[rows],
-    )  # fmt: skip
+    )
     return PostrefineModel(smaller, g.of(crystals, rows), model.partiality)

@@ -75,18 +75,32 @@ class ScaleModel:
         """What the kernels of the model look at, of crystals first … last−1."""
         layout, errors = self.layout, self.errors
         return kernels.Scaling(
-            layout.start, layout.shared, first, last, point.local, point.shared, self.s2,
-            self.partiality, self.observed, self.floor, errors.gain, errors.scatter**2,
-        )  # fmt: skip
+            layout.start,
+            layout.shared,
+            first,
+            last,
+            point.local,
+            point.shared,
+            self.s2,
+            self.partiality,
+            self.observed,
+            self.floor,
+            errors.gain,
+            errors.scatter**2,
+        )
 
     def alone(self, point: Point, first: int, last: int, partiality: F8) -> kernels.Scaling:
         """The same of crystals first … last−1 alone, whose rows have these partialities."""
         start = self.layout.start[first : last + 1]
         rows = slice(start[0], start[-1])
         return self.arguments(point, 0, last - first)._replace(
-            start=start - start[0], shared=self.layout.shared[rows], local=point.local[first:last],
-            P=partiality, observed=self.observed[rows], background=self.floor[rows],
-        )  # fmt: skip
+            start=start - start[0],
+            shared=self.layout.shared[rows],
+            local=point.local[first:last],
+            P=partiality,
+            observed=self.observed[rows],
+            background=self.floor[rows],
+        )
 
     @property
     def floor(self) -> F4:
@@ -112,9 +126,12 @@ class ScaleModel:
         n_rows, n_free = self.engine.dots(layout, lost.astype(np.float64), np.ones(lost.shape))
         start = np.concatenate([[0], np.cumsum(np.where(crystals, 0, counts))]).astype(np.int64)
         smaller = replace(
-            layout, start=start, shared=layout.shared[kept], free=free,
+            layout,
+            start=start,
+            shared=layout.shared[kept],
+            free=free,
             prior_weight=np.where(free, layout.prior_weight, 0.0),
-        )  # fmt: skip
+        )
         return replace(
             self,
             layout=smaller,
@@ -221,9 +238,14 @@ class ScaleModel:
         def chunk(c: int) -> F8:
             out = np.zeros(bins)
             pulls(
-                self.arguments(point, layout.chunk[c], layout.chunk[c + 1]), self.share,
-                self.errors.most, PER_DECADE, LOWEST_DECADE, out[:PULL_BINS], out[PULL_BINS:],
-            )  # fmt: skip
+                self.arguments(point, layout.chunk[c], layout.chunk[c + 1]),
+                self.share,
+                self.errors.most,
+                PER_DECADE,
+                LOWEST_DECADE,
+                out[:PULL_BINS],
+                out[PULL_BINS:],
+            )
             return out
 
         per_chunk = np.array(self.engine.map(chunk, len(layout.chunk) - 1))

@@ -38,9 +38,14 @@ def weighted_sums(model: ScaleModel, point: Point, loss: Loss, half: NDArray[np.
 
     def accumulate(c: int, out: Array) -> None:
         kernels.weighted_sums(
-            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), half,
-            LOSSES[loss.kind], loss.scale, out[0:2], out[2:4], out[4:6],
-        )  # fmt: skip
+            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]),
+            half,
+            LOSSES[loss.kind],
+            loss.scale,
+            out[0:2],
+            out[2:4],
+            out[4:6],
+        )
 
     return model.engine.shared_sums(layout, 6, accumulate)
 
@@ -60,9 +65,13 @@ def deviations(model: ScaleModel, point: Point, mean: F8, half: NDArray[np.int8]
 
     def deviate(c: int, out: Array) -> None:
         kernels.deviations(
-            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]), mean, half, out[0],
-            out[1], moments,
-        )  # fmt: skip
+            model.arguments(point, layout.chunk[c], layout.chunk[c + 1]),
+            mean,
+            half,
+            out[0],
+            out[1],
+            moments,
+        )
 
     return model.engine.shared_sums(layout, 2, deviate), _correlations(moments)
 

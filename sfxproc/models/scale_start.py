@@ -128,19 +128,32 @@ def bare_model(
     shared = np.ascontiguousarray(observations.reflection, dtype=np.int32)
     no_priors = np.zeros((n_crystals, 2))
     layout = Layout(
-        start, shared, len(reflections), chunk, SCALES, (LN_G, B),
-        np.ones((n_crystals, 2), dtype=bool), no_priors, no_priors,
+        start,
+        shared,
+        len(reflections),
+        chunk,
+        SCALES,
+        (LN_G, B),
+        np.ones((n_crystals, 2), dtype=bool),
+        no_priors,
+        no_priors,
         np.zeros(n_crystals, dtype=np.int32),
-    )  # fmt: skip
+    )
     partiality = np.empty(0, dtype=np.float32)
     if observations.partiality is not None:
         partiality = np.ascontiguousarray(observations.partiality, dtype=np.float32)
     return ScaleModel(
-        layout, engine, np.ascontiguousarray(observations.intensity, dtype=np.float32),
-        np.ascontiguousarray(observations.variance, dtype=np.float32), partiality,
-        np.asarray(reflections.s2, dtype=np.float64), np.zeros(len(reflections), np.int32),
-        np.ones(len(reflections)), 0.0, ErrorModel(0.0),
-    )  # fmt: skip
+        layout,
+        engine,
+        np.ascontiguousarray(observations.intensity, dtype=np.float32),
+        np.ascontiguousarray(observations.variance, dtype=np.float32),
+        partiality,
+        np.asarray(reflections.s2, dtype=np.float64),
+        np.zeros(len(reflections), np.int32),
+        np.ones(len(reflections)),
+        0.0,
+        ErrorModel(0.0),
+    )
 
 
 def survey(model: ScaleModel) -> tuple[F8, F8]:
@@ -266,9 +279,17 @@ def geometric_means(model: ScaleModel, local: F8) -> F8:
 
     def fill(c: int, out: Array) -> None:
         kernels.log_sums(
-            layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], local, model.s2,
-            model.partiality, model.observed, model.background, out,
-        )  # fmt: skip
+            layout.start,
+            layout.shared,
+            layout.chunk[c],
+            layout.chunk[c + 1],
+            local,
+            model.s2,
+            model.partiality,
+            model.observed,
+            model.background,
+            out,
+        )
 
     total, count = model.engine.shared_sums(layout, 2, fill)
     return np.where(count > 0, np.exp(total / np.maximum(count, 1.0)), 0.0)
@@ -280,8 +301,15 @@ def reflection_sums(model: ScaleModel, local: F8) -> F8:
 
     def fill(c: int, out: Array) -> None:
         kernels.reflection_sums(
-            layout.start, layout.shared, layout.chunk[c], layout.chunk[c + 1], local, model.s2,
-            model.partiality, model.observed, out,
-        )  # fmt: skip
+            layout.start,
+            layout.shared,
+            layout.chunk[c],
+            layout.chunk[c + 1],
+            local,
+            model.s2,
+            model.partiality,
+            model.observed,
+            out,
+        )
 
     return model.engine.shared_sums(layout, 3, fill)

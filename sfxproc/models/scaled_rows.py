@@ -52,8 +52,10 @@ def scaled_rows(
     def scale(c: int) -> None:
         kernels.scaled_rows(
             model.arguments(point, layout.chunk[c], layout.chunk[c + 1]),
-            LOSSES[loss.kind], loss.scale, found,
-        )  # fmt: skip
+            LOSSES[loss.kind],
+            loss.scale,
+            found,
+        )
 
     model.engine.map(scale, len(layout.chunk) - 1)
     crystal = np.repeat(np.arange(layout.n_local), np.diff(layout.start))

@@ -123,9 +123,11 @@ def joined(parts: list[tuple[Observations, Geometry, F8]], reflections: Reflecti
     if first.strain is not None:
         columns["strain"] = np.concatenate([g.strain for _, g, _ in parts])
     return Sample(
-        replace(observations, reflection=reflection.astype(np.int32)), reflections.take(shown),
-        replace(first, **columns), np.concatenate([size for _, _, size in parts]),
-    )  # fmt: skip
+        replace(observations, reflection=reflection.astype(np.int32)),
+        reflections.take(shown),
+        replace(first, **columns),
+        np.concatenate([size for _, _, size in parts]),
+    )
 
 
 def fitted(sample: Sample, config: PostrefineConfig, threads: int) -> list[Fit]:

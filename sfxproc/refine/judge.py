@@ -30,10 +30,14 @@ InventoryT = TypeVar("InventoryT", bound=Inventory)
 RefinedT = TypeVar("RefinedT", bound=Refined)
 
 COLUMNS = {
-    "cc": "cc_to_others", "cc_expected": "cc_expected", "signal": "signal",
-    "signal_sigma": "sigma_signal", "delta_cc_half": "delta_cc_half",
-    "delta_sigma": "sigma_delta_cc_half", "n_outliers": "n_outliers",
-}  # fmt: skip
+    "cc": "cc_to_others",
+    "cc_expected": "cc_expected",
+    "signal": "signal",
+    "signal_sigma": "sigma_signal",
+    "delta_cc_half": "delta_cc_half",
+    "delta_sigma": "sigma_delta_cc_half",
+    "n_outliers": "n_outliers",
+}
 """Columns of Agreement that go to frames.h5, with what they are called there."""
 
 

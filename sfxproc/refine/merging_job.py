@@ -82,9 +82,15 @@ def intake_of(job: MergingJob, columns: frozenset[str], oriented: bool) -> Intak
     """What the job takes in. oriented : crystals need an orientation."""
     config = job.config
     return Intake(
-        job.inputs, config.symmetry, config.selection, columns, config.corrections, oriented,
-        job.reference, indexed=config.output.unmerged,
-    )  # fmt: skip
+        job.inputs,
+        config.symmetry,
+        config.selection,
+        columns,
+        config.corrections,
+        oriented,
+        job.reference,
+        indexed=config.output.unmerged,
+    )
 
 
 InventoryT = TypeVar("InventoryT", bound=Inventory)

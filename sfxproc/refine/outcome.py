@@ -57,13 +57,25 @@ def outcome_of(
         ratio = np.divide(every, inner, out=np.zeros_like(every), where=inner > 0.0)
         groups[name] = merge(data.reflections, part, uncertain.variance * ratio)
     frames = report.frame_columns(
-        data, refined.fates.n_overlaps, uncertain.local, uncertain.sigma, sums.crystal_cc,
-        {**data.classes.columns(), **agreement, **uncertain.columns}, uncertain.parameters,
-    )  # fmt: skip
+        data,
+        refined.fates.n_overlaps,
+        uncertain.local,
+        uncertain.sigma,
+        sums.crystal_cc,
+        {**data.classes.columns(), **agreement, **uncertain.columns},
+        uncertain.parameters,
+    )
     return MergingOutcome(
-        data, merged, frames, refined.summary(), refined.errors, uncertain.variance_error, groups,
-        unmerged, pulls=told_pulls(sums, refined.errors.mean),
-    )  # fmt: skip
+        data,
+        merged,
+        frames,
+        refined.summary(),
+        refined.errors,
+        uncertain.variance_error,
+        groups,
+        unmerged,
+        pulls=told_pulls(sums, refined.errors.mean),
+    )
 
 
 def with_fates(data: Inventory, refined: Refined, judge: Judge) -> Inventory:

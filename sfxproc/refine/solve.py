@@ -47,12 +47,17 @@ def state_of(arrays: Arrays, model: ModelT, engine: Engine) -> State[ModelT]:
     known = arrays["known"].tolist()
     return State(
         Point(
-            arrays["local"][before : before + n_local].copy(), arrays["shared"],
+            arrays["local"][before : before + n_local].copy(),
+            arrays["shared"],
             arrays.get("border", NONE),
         ),
-        damping, growth, model, known[0] if known else None,
-        iterations_of(arrays["iterations"]), float(arrays["seconds"][0]),
-    )  # fmt: skip
+        damping,
+        growth,
+        model,
+        known[0] if known else None,
+        iterations_of(arrays["iterations"]),
+        float(arrays["seconds"][0]),
+    )
 
 
 class WithErrors(Model, Protocol):

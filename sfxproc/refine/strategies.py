@@ -34,17 +34,23 @@ def scale_globally(job: MergingJob) -> MergingOutcome | None:
     data = read_all(job, columns_wanted(config))
     engine = Engine(ChunkSums(job.comm, data.chunks), job.threads)
     problem = scale_problem(
-        engine, data.observations, data.chunks.local_bounds, data.reflections,
+        engine,
+        data.observations,
+        data.chunks.local_bounds,
+        data.reflections,
         scale_settings(config),
-    )  # fmt: skip
+    )
     fates = fates_of(job, problem)
     data = with_start_scales(data, fates.start_scale)
     tell_start_scales(data, fates, job.log)
     judge = judge_of(job, data)
     model, start = begun_at(
-        earlier(job, data, problem.model.layout.parameters), job, problem.model, problem.start,
+        earlier(job, data, problem.model.layout.parameters),
+        job,
+        problem.model,
+        problem.start,
         judge,
-    )  # fmt: skip
+    )
     result = solve(engine, model, start, config, job.run)
     refined = Together(job, data, fates, engine, result)
     if config.start.refine:

@@ -157,9 +157,13 @@ class Together:
             return None
         told = {name: rows for name, rows in columns.items() if rows is not None}
         return Uncertain(
-            model.layout.parameters, local, sigma, told, covariance.from_local,
+            model.layout.parameters,
+            local,
+            sigma,
+            told,
+            covariance.from_local,
             covariance.relative_error,
-        )  # fmt: skip
+        )
 
     def scaled_observations(self, half: I1) -> ScaledObservations | None:
         """All scaled observations in the order of the job's crystals, on rank 0."""

@@ -109,11 +109,14 @@ def _scales(B_A2: Floats, ln_G: Floats, names: NDArray[np.object_]) -> list[Plot
         return []
     shown = known[sampled(len(known))]
     trace = {
-        "type": "scatter", "mode": "markers", "marker": {"size": 4, "opacity": 0.6},
-        "x": plain(B_A2[shown]), "y": plain(ln_G[shown]),
+        "type": "scatter",
+        "mode": "markers",
+        "marker": {"size": 4, "opacity": 0.6},
+        "x": plain(B_A2[shown]),
+        "y": plain(ln_G[shown]),
         "text": [escape(name, quote=False) for name in names[shown]],
         "hovertemplate": "%{text}<br>B = %{x:.4~g} Å²<br>ln G = %{y:.4~g}<extra></extra>",
-    }  # fmt: skip
+    }
     axes = {}
     notes = [how_many(len(shown), len(known), "crystals")]
     for axis, label, values in (("xaxis", "B / Å²", B_A2), ("yaxis", "ln G", ln_G)):

@@ -131,9 +131,13 @@ def _sections(story: Story) -> list[Section]:
             "Crystals that were left out are not counted here.",
         ),
         Section(
-            "convergence", "Convergence", facts(solver), plots.convergence_plots(iterations),
+            "convergence",
+            "Convergence",
+            facts(solver),
+            plots.convergence_plots(iterations),
             "The error model may be refitted after a step, and then the objective may rise."
-            if iterations else "",
+            if iterations
+            else "",
         ),
         Section(
             "errors",
@@ -142,7 +146,7 @@ def _sections(story: Story) -> list[Section]:
             [*plots.error_model_plot(bins), *partiality_plot(by_partiality)],
         ),
         Section("fate", "What became of every crystal", fates(story)),
-    ]  # fmt: skip
+    ]
 
 
 def key_figures(told: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -211,10 +215,12 @@ def fates(story: Story) -> list[Grid]:
     grids = [
         Grid(
             ["crystals", "number", "%"],
-            [[_fate(*pair), f"{n:,}", f"{100 * n / len(status):.1f}"]
-             for pair, n in zip(pairs.tolist(), count.tolist(), strict=True)],
+            [
+                [_fate(*pair), f"{n:,}", f"{100 * n / len(status):.1f}"]
+                for pair, n in zip(pairs.tolist(), count.tolist(), strict=True)
+            ],
         )
-    ]  # fmt: skip
+    ]
     if "reindexing" in story.frames:
         setting, count = np.unique(story.frames["reindexing"], return_counts=True)
         rows = [[f"{s:g}", f"{n:,}"] for s, n in zip(setting, count, strict=True)]
@@ -239,15 +245,22 @@ def crystal_list(
     MOST_LISTED crystals those not used (as many as that) and the N_WORST of least CC are listed.
     """
     names = [
-        name for name, values in frames.items()
-        if name not in ("status", "reason") and not name.startswith("sigma_")
-        and np.ndim(values) == 1 and np.issubdtype(np.asarray(values).dtype, np.number)
-    ]  # fmt: skip
+        name
+        for name, values in frames.items()
+        if name not in ("status", "reason")
+        and not name.startswith("sigma_")
+        and np.ndim(values) == 1
+        and np.issubdtype(np.asarray(values).dtype, np.number)
+    ]
     rows, note = np.arange(len(crystals)), ""
     if len(crystals) > MOST_LISTED:
         rows, note = _worth_listing(np.asarray(frames["status"]), frames.get("cc_to_merge"))
-    fate = [_fate(*pair) for pair in zip(
-        frames["status"][rows].tolist(), frames["reason"][rows].tolist(), strict=True)]  # fmt: skip
+    fate = [
+        _fate(*pair)
+        for pair in zip(
+            frames["status"][rows].tolist(), frames["reason"][rows].tolist(), strict=True
+        )
+    ]
     columns = [plain(np.asarray(frames[name])[rows].tolist()) for name in names]
     titles = {parameter.column: parameter.title for parameter in parameters}
     return {
@@ -259,9 +272,7 @@ def crystal_list(
     }
 
 
-def _worth_listing(
-    status: NDArray[Any], cc: NDArray[Any] | None
-) -> tuple[NDArray[np.intp], str]:  # fmt: skip
+def _worth_listing(status: NDArray[Any], cc: NDArray[Any] | None) -> tuple[NDArray[np.intp], str]:
     """Rows of the crystals to list of very many, ascending, and a note that says so."""
     not_used = np.flatnonzero(status != Status.USED)
     note = f"Of {len(status):,} crystals the {len(not_used):,} that were not used are listed"

@@ -61,8 +61,10 @@ def page_html(
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {
-        "allow_nan": False, "separators": (",", ":"), "sort_keys": True,
-    }  # fmt: skip
+        "allow_nan": False,
+        "separators": (",", ":"),
+        "sort_keys": True,
+    }
     shown = [s for s in sections if s.grids or s.plots or s.text]
     return environment.get_template(template).render(
         title=title,

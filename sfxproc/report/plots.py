@@ -32,18 +32,24 @@ DIGITS = 7  # significant ones in the page
 MOST_R = 100.0  # %, where the axis of R ends unless all are below
 SHELL_PLOTS: tuple[tuple[str, str, str, float, dict[str, str]], ...] = (
     (
-        "cc", "Correlation of half sets", "CC", 1.0,
+        "cc",
+        "Correlation of half sets",
+        "CC",
+        1.0,
         {"cc_half": "CC½", "cc_star": "CC*", "cc_anom": "CC anom", "cc_reference": "CC reference"},
     ),
     (
-        "r-split", "Disagreement of half sets", "R / %", 100.0,
+        "r-split",
+        "Disagreement of half sets",
+        "R / %",
+        100.0,
         {"r_split": "R_split", "r_reference": "R to the reference"},
     ),
     ("completeness", "Completeness", "completeness / %", 100.0, {"completeness": ""}),
     ("multiplicity", "Multiplicity", "observations of a reflection", 1.0, {"multiplicity": ""}),
     ("anomalous", "Anomalous signal", "⟨|ΔI|⟩/⟨σ(ΔI)⟩", 1.0, {"anomalous_signal": ""}),
     ("i-over-sigma", "Signal to noise", "⟨I/σ(I)⟩", 1.0, {"mean_i_over_sigma": ""}),
-)  # fmt: skip
+)
 """Plots by shell: id, title, label of the axis, factor, and what is shown under which name."""
 
 
@@ -91,17 +97,36 @@ def shell_plots(
             hover = "%{text} Å<br>%{y:.4~g}<extra>" + curve + "</extra>"
             errors = plain([shell.get(f"sigma_{key}") for shell in shells])
             traces.append(
-                {"type": "scatter", "mode": "lines+markers", "name": curve, "x": middle,
-                 "error_y": {"array": errors, "visible": any(errors), "thickness": 1, "width": 2},
-                 "y": plain(values), "text": ranges, "hovertemplate": hover}
-            )  # fmt: skip
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "name": curve,
+                    "x": middle,
+                    "error_y": {
+                        "array": errors,
+                        "visible": any(errors),
+                        "thickness": 1,
+                        "width": 2,
+                    },
+                    "y": plain(values),
+                    "text": ranges,
+                    "hovertemplate": hover,
+                }
+            )
         if name == "cc" and traces and fit and fit.get("s0") is not None:
             x = np.linspace(edges[0][0], edges[-1][1], 60)
             y = 0.5 * (1.0 - np.tanh((x / 4.0 - fit["s0"]) / fit["r"]))
             traces.append(
-                {"type": "scatter", "mode": "lines", "name": "CC½ fitted", "x": plain(x),
-                 "y": plain(y), "line": {"dash": "dot", "width": 1}, "hoverinfo": "skip"}
-            )  # fmt: skip
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "name": "CC½ fitted",
+                    "x": plain(x),
+                    "y": plain(y),
+                    "line": {"dash": "dot", "width": 1},
+                    "hoverinfo": "skip",
+                }
+            )
         if traces:
             axis: dict[str, Any] = {"title": {"text": label}, "rangemode": "tozero"}
             layout = {
@@ -136,18 +161,28 @@ def wilson_plot(shells: Sequence[Mapping[str, Any]], line: Mapping[str, Any]) ->
         return []
     s2 = np.array([row["s2"] for row in shells], dtype=np.float64)
     traces: list[dict[str, Any]] = [
-        {"type": "scatter", "mode": "markers", "name": "shells", "x": plain(s2),
-         "y": plain([row["ln_mean_intensity"] for row in shells]),
-         "text": [f"{row.get('n', 0):,} reflections" for row in shells],
-         "hovertemplate": "s² = %{x:.4~g} Å⁻²<br>%{y:.4~g}<br>%{text}<extra></extra>"}
-    ]  # fmt: skip
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "shells",
+            "x": plain(s2),
+            "y": plain([row["ln_mean_intensity"] for row in shells]),
+            "text": [f"{row.get('n', 0):,} reflections" for row in shells],
+            "hovertemplate": "s² = %{x:.4~g} Å⁻²<br>%{y:.4~g}<br>%{text}<extra></extra>",
+        }
+    ]
     B, ln_k = line.get("B_A2"), line.get("ln_k")
     if B is not None and ln_k is not None:
         ends = np.array([s2.min(), s2.max()])
         traces.append(
-            {"type": "scatter", "mode": "lines", "name": f"B = {B:.1f} Å²", "x": plain(ends),
-             "y": plain(ln_k - 2.0 * B * ends)}
-        )  # fmt: skip
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": f"B = {B:.1f} Å²",
+                "x": plain(ends),
+                "y": plain(ln_k - 2.0 * B * ends),
+            }
+        )
     layout = {
         "xaxis": {"title": {"text": "s² = 1/(4d²) / Å⁻²"}},
         "yaxis": {"title": {"text": "ln⟨I/ε⟩"}},
@@ -173,11 +208,16 @@ def histogram(
     for key, v in finite.items():
         counts, edges = np.histogram(v, bins=n_bins, range=(low, high))
         traces.append(
-            {"type": "bar", "name": key, "x": plain((edges[1:] + edges[:-1]) / 2),
-             "y": counts.tolist(), "width": float(f"{edges[1] - edges[0]:.6g}"),
-             "opacity": 1.0 if len(finite) == 1 else 0.6,
-             "hovertemplate": "%{x:.5~g}: %{y:,}<extra>" + key + "</extra>"}
-        )  # fmt: skip
+            {
+                "type": "bar",
+                "name": key,
+                "x": plain((edges[1:] + edges[:-1]) / 2),
+                "y": counts.tolist(),
+                "width": float(f"{edges[1] - edges[0]:.6g}"),
+                "opacity": 1.0 if len(finite) == 1 else 0.6,
+                "hovertemplate": "%{x:.5~g}: %{y:,}<extra>" + key + "</extra>",
+            }
+        )
     notes = [f"{key} median {np.median(v):.4g}".strip() for key, v in finite.items()]
     notes.insert(0, f"{max(map(len, finite.values())):,} {of_what}")
     layout = {
@@ -227,12 +267,24 @@ def half_set_plot(merged: Merged) -> list[Plot]:
     points = zip(merged.reflections.hkl[shown], merged.half_intensity[:, shown].T, strict=True)
     names = [f"{h} {k} {l}<br>{i:.4g}, {j:.4g}" for (h, k, l), (i, j) in points]
     traces = [
-        {"type": "scatter", "mode": "lines", "x": plain(ends), "y": plain(ends),
-         "hoverinfo": "skip", "line": {"width": 1}},
-        {"type": "scatter", "mode": "markers", "marker": {"size": 4, "opacity": 0.5},
-         "x": plain(one), "y": plain(two), "text": names,
-         "hovertemplate": "%{text}<extra></extra>"},
-    ]  # fmt: skip
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": plain(ends),
+            "y": plain(ends),
+            "hoverinfo": "skip",
+            "line": {"width": 1},
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "marker": {"size": 4, "opacity": 0.5},
+            "x": plain(one),
+            "y": plain(two),
+            "text": names,
+            "hovertemplate": "%{text}<extra></extra>",
+        },
+    ]
     layout: dict[str, Any] = {"showlegend": False}
     ticks = _asinh_ticks(np.sinh(ends) * unit, unit)
     for axis, half in (("xaxis", 1), ("yaxis", 2)):
@@ -248,8 +300,10 @@ def _asinh_ticks(ends: F8, unit: float) -> dict[str, Any]:
     last = math.floor(math.log10(max(np.abs(ends).max(), 10.0**first)))
     powers = [10.0**k for k in range(first, last + 1)]
     ticks = [v for v in (*(-p for p in powers[::-1]), 0.0, *powers) if ends[0] <= v <= ends[1]]
-    return {"tickvals": plain(np.arcsinh(np.array(ticks) / unit)),
-            "ticktext": [f"{v:g}" for v in ticks]}  # fmt: skip
+    return {
+        "tickvals": plain(np.arcsinh(np.array(ticks) / unit)),
+        "ticktext": [f"{v:g}" for v in ticks],
+    }
 
 
 def how_many(n_shown: int, n: int, of_what: str) -> str:
@@ -286,12 +340,14 @@ def convergence_plots(iterations: Sequence[Mapping[str, Any]]) -> list[Plot]:
         note = "" if all(taken) else "open symbols: steps that were rejected"
         symbols = ["circle" if good else "circle-open" for good in taken]
         trace = {
-            "type": "scatter", "mode": "lines+markers", "y": values,
+            "type": "scatter",
+            "mode": "lines+markers",
+            "y": values,
             "x": [i.get("number", k + 1) for k, i in enumerate(iterations)],
             "marker": {"symbol": symbols},
             "text": ["" if good else "rejected" for good in taken],
             "hovertemplate": "iteration %{x}: %{y:.7~g} %{text}<extra></extra>",
-        }  # fmt: skip
+        }
         axes: dict[str, Any] = {
             "xaxis": {"title": {"text": "iteration"}, "tickformat": "d"},
             "yaxis": {"title": {"text": label}, "type": scale},
@@ -311,16 +367,23 @@ def error_model_plot(bins: Sequence[Mapping[str, Any]]) -> list[Plot]:
     intensity = np.array([row["intensity"] for row in known], dtype=np.float64)
     x = np.arcsinh(intensity / unit)
     trace = {
-        "type": "scatter", "mode": "lines+markers", "x": plain(x),
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": plain(x),
         "y": plain([row["chi2"] for row in known]),
-        "text": [f"I = {row['intensity']:.4g}<br>{row.get('n', 0):,} observations"
-                 for row in known],
+        "text": [
+            f"I = {row['intensity']:.4g}<br>{row.get('n', 0):,} observations" for row in known
+        ],
         "hovertemplate": "%{text}<br>χ² = %{y:.4~g}<extra></extra>",
-    }  # fmt: skip
+    }
     ideal = {
-        "type": "scatter", "mode": "lines", "x": plain([x.min(), x.max()]), "y": [1, 1],
-        "line": {"dash": "dash", "width": 1}, "hoverinfo": "skip",
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "x": plain([x.min(), x.max()]),
+        "y": [1, 1],
+        "line": {"dash": "dash", "width": 1},
+        "hoverinfo": "skip",
+    }
     ends = np.array([intensity.min(), intensity.max()])
     layout = {
         "xaxis": {"title": {"text": "I"}, **_asinh_ticks(ends, unit)},

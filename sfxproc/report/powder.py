@@ -111,8 +111,7 @@ def cells_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     """The first cells for the terminal, within 80 columns; obs: lines explained, calc: lines
     calculated."""
     table = narrow_table("Cells")
-    for name in ("", "", "a b c, angles / Å, °", "V / Å³", "obs", "calc", "M20", "score",
-                 "conf"):  # fmt: skip
+    for name in ("", "", "a b c, angles / Å, °", "V / Å³", "obs", "calc", "M20", "score", "conf"):
         table.add_column(name, justify="left" if name.startswith("a") else "right", no_wrap=True)
     for cell in cells[:N_TERMINAL]:
         table.add_row(
@@ -141,19 +140,42 @@ def cell_grid(cells: Sequence[Mapping[str, Any]]) -> Grid:
     """All cells for the page, with standard errors; "σ ×" is the factor of the lines' σ, "or" the
     other lattices that the cell fits as well, "multiple" of which better cell it is one or a
     part."""
-    header = ["rank", "lattice", "a / Å", "b / Å", "c / Å", "α / °", "β / °", "γ / °", "V / Å³",
-              "lines", "calculated", "M₂₀", "score", "confidence", "σ ×", "or",
-              "multiple"]  # fmt: skip
+    header = [
+        "rank",
+        "lattice",
+        "a / Å",
+        "b / Å",
+        "c / Å",
+        "α / °",
+        "β / °",
+        "γ / °",
+        "V / Å³",
+        "lines",
+        "calculated",
+        "M₂₀",
+        "score",
+        "confidence",
+        "σ ×",
+        "or",
+        "multiple",
+    ]
     rows = [
         [
-            f"{cell['rank']}", cell["lattice"],
-            *map(with_error, cell["cell"], cell["sigma_cell"]), f"{cell['volume_A3']:,.1f}",
-            f"{cell['n_explained']}", f"{cell['n_calculated']}", number(cell["m20"], 1),
-            number(cell["score"], 1), f"{cell['confidence']:.3f}", f"{cell['sigma_factor']:.2g}",
-            " ".join(cell["alternatives"]) or DASH, in_multiples(cell["multiple_of"]) or DASH,
+            f"{cell['rank']}",
+            cell["lattice"],
+            *map(with_error, cell["cell"], cell["sigma_cell"]),
+            f"{cell['volume_A3']:,.1f}",
+            f"{cell['n_explained']}",
+            f"{cell['n_calculated']}",
+            number(cell["m20"], 1),
+            number(cell["score"], 1),
+            f"{cell['confidence']:.3f}",
+            f"{cell['sigma_factor']:.2g}",
+            " ".join(cell["alternatives"]) or DASH,
+            in_multiples(cell["multiple_of"]) or DASH,
         ]
         for cell in cells
-    ]  # fmt: skip
+    ]
     return Grid(header, rows)
 
 
@@ -197,10 +219,14 @@ def group_sections(cells: Sequence[Mapping[str, Any]]) -> list[Section]:
     if not found:
         return []
     rows = [
-        [" or ".join(c["space_groups"]), f"{c['share']:.3f}", f"{c['n_violations']}",
-         f"{c['n_absent_tested']}"]
+        [
+            " or ".join(c["space_groups"]),
+            f"{c['share']:.3f}",
+            f"{c['n_violations']}",
+            f"{c['n_absent_tested']}",
+        ]
         for c in found
-    ]  # fmt: skip
+    ]
     header = ["space groups", "confidence", "lines against", "absences tested"]
     return [Section("groups", "Space groups of the first cell", [Grid(header, rows)])]
 
@@ -230,29 +256,56 @@ def pattern_plot(
     stems = np.stack([q2, q2, np.full(len(q2), np.nan)], axis=1).ravel()
     tops = np.stack([np.zeros(len(q2)), height, np.full(len(q2), np.nan)], axis=1).ravel()
     traces: list[dict[str, Any]] = [
-        {"type": "scatter", "mode": "lines", "name": "observed", "x": plain(stems),
-         "y": plain(tops), "line": {"width": 1.5, "color": OBSERVED}, "hoverinfo": "skip"},
-        {"type": "scatter", "mode": "markers", "x": plain(q2), "y": plain(height),
-         "text": [f"line {n}: d = {d:.4f} Å" for n, d in enumerate(lines["d_A"], 1)],
-         "marker": {"size": 5, "color": OBSERVED}, "showlegend": False,
-         "hovertemplate": "%{text}<br>q² = %{x:.6f} Å⁻²<extra></extra>"},
-    ]  # fmt: skip
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "observed",
+            "x": plain(stems),
+            "y": plain(tops),
+            "line": {"width": 1.5, "color": OBSERVED},
+            "hoverinfo": "skip",
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": plain(q2),
+            "y": plain(height),
+            "text": [f"line {n}: d = {d:.4f} Å" for n, d in enumerate(lines["d_A"], 1)],
+            "marker": {"size": 5, "color": OBSERVED},
+            "showlegend": False,
+            "hovertemplate": "%{text}<br>q² = %{x:.6f} Å⁻²<extra></extra>",
+        },
+    ]
     for row, (cell, (hkl, place)) in enumerate(zip(cells, calculated, strict=False), 1):
         name = _name(cell)
         traces.append(
-            {"type": "scatter", "mode": "markers", "name": name, "x": plain(place),
-             "y": [-STEP * row] * len(place),
-             "text": [f"{_indices(h)}<br>d = {v**-0.5:.4f} Å"
-                      for h, v in zip(hkl.tolist(), place.tolist(), strict=True)],
-             "marker": {"symbol": "line-ns-open", "size": 9, "color": _colour(row - 1),
-                        "line": {"width": 1.3}},
-             "hovertemplate": "%{text}<br>q² = %{x:.6f} Å⁻²<extra>" + name + "</extra>"}
-        )  # fmt: skip
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": plain(place),
+                "y": [-STEP * row] * len(place),
+                "text": [
+                    f"{_indices(h)}<br>d = {v**-0.5:.4f} Å"
+                    for h, v in zip(hkl.tolist(), place.tolist(), strict=True)
+                ],
+                "marker": {
+                    "symbol": "line-ns-open",
+                    "size": 9,
+                    "color": _colour(row - 1),
+                    "line": {"width": 1.3},
+                },
+                "hovertemplate": "%{text}<br>q² = %{x:.6f} Å⁻²<extra>" + name + "</extra>",
+            }
+        )
     layout = {
         "xaxis": {"title": {"text": "q² = 1/d² / Å⁻²"}, "range": [0.0, float(1.04 * q2[-1])]},
-        "yaxis": {"title": {"text": "√(I / strongest)" if lines["intensity"] else "observed"},
-                  "zeroline": False, "tickvals": [0, 0.5, 1] if lines["intensity"] else []},
-    }  # fmt: skip
+        "yaxis": {
+            "title": {"text": "√(I / strongest)" if lines["intensity"] else "observed"},
+            "zeroline": False,
+            "tickvals": [0, 0.5, 1] if lines["intensity"] else [],
+        },
+    }
     note = "Ticks: all lines that the lattice of a cell allows, observed or not."
     return Plot("pattern", "Pattern", traces, layout, note)
 
@@ -267,12 +320,21 @@ def residual_plot(lines: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) 
         right = np.array(cell["lines"]["probability"]) > 0.5
         most = max(most, float(np.abs(delta[right]).max(initial=0.0)))
         traces.append(
-            {"type": "scatter", "mode": "markers", "name": _name(cell), "x": plain(q2),
-             "y": plain(delta), "text": [_indices(hkl) for hkl in cell["lines"]["hkl"]],
-             "marker": {"symbol": ["circle" if good else "circle-open" for good in right],
-                        "size": 8, "color": _colour(row)},
-             "hovertemplate": "%{text}<br>%{y:.3f}·10⁻⁴ Å⁻²<extra>" + _name(cell) + "</extra>"}
-        )  # fmt: skip
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": _name(cell),
+                "x": plain(q2),
+                "y": plain(delta),
+                "text": [_indices(hkl) for hkl in cell["lines"]["hkl"]],
+                "marker": {
+                    "symbol": ["circle" if good else "circle-open" for good in right],
+                    "size": 8,
+                    "color": _colour(row),
+                },
+                "hovertemplate": "%{text}<br>%{y:.3f}·10⁻⁴ Å⁻²<extra>" + _name(cell) + "</extra>",
+            }
+        )
     limit = ROOM * most or 1.0
     beyond = sum(int(np.sum(np.abs(np.array(t["y"])) > limit)) for t in traces)
     layout = {

@@ -14,15 +14,21 @@ def partiality_plot(bins: Sequence[Mapping[str, Any]]) -> list[Plot]:
         return []
     x = plain([row["partiality"] for row in bins])
     trace = {
-        "type": "scatter", "mode": "lines+markers", "x": x,
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": x,
         "y": plain([row["pull"] for row in bins]),
         "text": [f"{row['n']:,} observations<br>χ² {row['chi2']:.3g}" for row in bins],
         "hovertemplate": "partiality %{x}<br>mean pull %{y:.3~g}<br>%{text}<extra></extra>",
-    }  # fmt: skip
+    }
     ideal = {
-        "type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 0],
-        "line": {"dash": "dash", "width": 1}, "hoverinfo": "skip",
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "x": [0, 1],
+        "y": [0, 0],
+        "line": {"dash": "dash", "width": 1},
+        "hoverinfo": "skip",
+    }
     layout = {
         "xaxis": {"title": {"text": "partiality as modelled"}, "range": [0, 1]},
         "yaxis": {"title": {"text": "mean of (observed − modelled)/σ"}},

@@ -57,42 +57,68 @@ def pattern_plots(story: SpotPowderStory) -> list[Plot]:
     density = {
         name: values[:m].reshape(-1, BINS_SHOWN).sum(axis=1) / np.diff(edges) / 1e3
         for name, values in (
-            ("spots", story.counts), ("fitted", story.model), ("background", story.background)
+            ("spots", story.counts),
+            ("fitted", story.model),
+            ("background", story.background),
         )
-    }  # fmt: skip
+    }
     place = np.sqrt(story.lines["q2"])
     last = place[min(len(place), FIRST_LINES) - 1]
     return [
-        _pattern("first", f"The first {min(len(place), FIRST_LINES)} lines", edges, density, place,
-                 (float(edges[0]), float(1.04 * last))),
+        _pattern(
+            "first",
+            f"The first {min(len(place), FIRST_LINES)} lines",
+            edges,
+            density,
+            place,
+            (float(edges[0]), float(1.04 * last)),
+        ),
         _pattern("all", "All lines", edges, density, place, (float(edges[0]), float(edges[-1]))),
-    ]  # fmt: skip
+    ]
 
 
 def _pattern(
-    name: str, title: str, edges: Floats, density: Mapping[str, Floats], place: Floats,
+    name: str,
+    title: str,
+    edges: Floats,
+    density: Mapping[str, Floats],
+    place: Floats,
     shown: tuple[float, float],
-) -> Plot:  # fmt: skip
+) -> Plot:
     middle = 0.5 * (edges[1:] + edges[:-1])
     inside = (middle >= shown[0]) & (middle <= shown[1])
     x = plain(middle[inside])
     styles: dict[str, dict[str, Any]] = {
-        "spots": {"width": 1, "shape": "hvh"}, "fitted": {"width": 1.5},
+        "spots": {"width": 1, "shape": "hvh"},
+        "fitted": {"width": 1.5},
         "background": {"width": 1.5, "dash": "dot"},
-    }  # fmt: skip
+    }
     traces: list[dict[str, Any]] = [
-        {"type": "scatter", "mode": "lines", "name": key, "x": x, "y": plain(values[inside]),
-         "line": styles[key], "hovertemplate": "%{x:.5f} Å⁻¹: %{y:.4~g}<extra>" + key + "</extra>"}
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": key,
+            "x": x,
+            "y": plain(values[inside]),
+            "line": styles[key],
+            "hovertemplate": "%{x:.5f} Å⁻¹: %{y:.4~g}<extra>" + key + "</extra>",
+        }
         for key, values in density.items()
-    ]  # fmt: skip
+    ]
     lines = place[(place >= shown[0]) & (place <= shown[1])]
     low = -0.05 * float(density["spots"][inside].max(initial=1.0))
     traces.append(
-        {"type": "scatter", "mode": "markers", "name": "lines", "x": plain(lines),
-         "y": [low] * len(lines), "text": [f"{1.0 / q:.4f}" for q in lines],
-         "marker": {"symbol": "line-ns-open", "size": 10},
-         "hovertemplate": "d = %{text} Å<br>q = %{x:.5f} Å⁻¹<extra></extra>"}
-    )  # fmt: skip
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "lines",
+            "x": plain(lines),
+            "y": [low] * len(lines),
+            "text": [f"{1.0 / q:.4f}" for q in lines],
+            "marker": {"symbol": "line-ns-open", "size": 10},
+            "hovertemplate": "d = %{text} Å<br>q = %{x:.5f} Å⁻¹<extra></extra>",
+        }
+    )
     layout = {
         "xaxis": {"title": {"text": "q = 1/d / Å⁻¹"}, "range": list(shown)},
         "yaxis": {"title": {"text": "spots per 10⁻³ Å⁻¹"}},
@@ -115,6 +141,16 @@ def line_grid(lines: Mapping[str, NDArray[Any]]) -> Grid:
         [f"{v}" for v in lines["n_rings"].tolist()],
         [f"{v:.4g}" for v in lines["intensity"].tolist()],
     )
-    header = ["line", "d / Å", "σ(d) / Å", "q² / Å⁻²", "σ(q²) / Å⁻²", "spots", "significance",
-              "median q² / Å⁻²", "rings", "intensity"]  # fmt: skip
+    header = [
+        "line",
+        "d / Å",
+        "σ(d) / Å",
+        "q² / Å⁻²",
+        "σ(q²) / Å⁻²",
+        "spots",
+        "significance",
+        "median q² / Å⁻²",
+        "rings",
+        "intensity",
+    ]
     return Grid(header, list(zip(*columns, strict=True)))

@@ -92,9 +92,7 @@ def gathered_observations(
     rows = scaled_rows(model, point, loss, data.status[own] != Status.LEFT_OUT)
     table = data.observations.take(rows.row)
     positions = () if table.x_px is None or table.y_px is None else (table.x_px, table.y_px)
-    columns = (
-        rows.intensity, rows.sigma, rows.scale, rows.partiality, rows.weight, *positions
-    )  # fmt: skip
+    columns = (rows.intensity, rows.sigma, rows.scale, rows.partiality, rows.weight, *positions)
     sums = model.engine.sums
     crystal = sums.gathered((rows.crystal + own.start).astype(np.int32))
     hkl = sums.gathered(np.ascontiguousarray(table.hkl))

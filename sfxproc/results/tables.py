@@ -131,9 +131,12 @@ def statistics_of(
 
 
 def shells_of(
-    config: ScaleConfig, data: Inventory, merged: Merged, n_crystals: int,
+    config: ScaleConfig,
+    data: Inventory,
+    merged: Merged,
+    n_crystals: int,
     reference: ReferenceSet | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Statistics of a merge, overall and by shell."""
     unique = data.reflections
     # a hair wider than the data, so that rounding does not cut the reflections at the edge
@@ -156,11 +159,21 @@ def of_groups(config: ScaleConfig, data: Inventory, groups: Mapping[str, Merged]
         return {}
     told = []
     for name, merged in groups.items():
-        n = int(np.count_nonzero(in_pattern(data.crystals, config.merging.groups[name])
-                                 & (data.status != Status.LEFT_OUT)))  # fmt: skip
+        n = int(
+            np.count_nonzero(
+                in_pattern(data.crystals, config.merging.groups[name])
+                & (data.status != Status.LEFT_OUT)
+            )
+        )
         overall = shells_of(config, data, merged, n)["overall"]
-        keys = ("n_unique", "completeness", "multiplicity", "mean_i_over_sigma", "cc_half",
-                "r_split")  # fmt: skip
+        keys = (
+            "n_unique",
+            "completeness",
+            "multiplicity",
+            "mean_i_over_sigma",
+            "cc_half",
+            "r_split",
+        )
         told.append({"group": name, "n_crystals": n, **{k: overall[k] for k in keys}})
     pairs = []
     for (one, first), (other, second) in combinations(groups.items(), 2):
@@ -178,9 +191,12 @@ def of_clusters(data: Inventory) -> dict[str, Any]:
     for number in range(int(label.max()) + 1):
         cell = np.median(data.crystals.cell[label == number], axis=0)
         told.append(
-            {"cluster": number + 1, "crystals": int(np.count_nonzero(label == number)),
-             **dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), cell.tolist(), strict=True))}
-        )  # fmt: skip
+            {
+                "cluster": number + 1,
+                "crystals": int(np.count_nonzero(label == number)),
+                **dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), cell.tolist(), strict=True)),
+            }
+        )
     unassigned = int(np.count_nonzero((label < 0) & (data.status != Status.LEFT_OUT)))
     return {"cell_clusters": {"clusters": told, "in none of them": unassigned}}
 

@@ -19,9 +19,12 @@ from sfxproc.formats.atomic import write_text
 from sfxproc.runs.names import MANIFEST
 
 NO_MATTER = (
-    "output.folder", "output.overwrite", "output.resume", "output.checkpoint_interval_s",
+    "output.folder",
+    "output.overwrite",
+    "output.resume",
+    "output.checkpoint_interval_s",
     "parallel.threads",
-)  # fmt: skip
+)
 """Settings that cannot change results."""
 MOST_TOLD = 20  # differences between two jobs
 

@@ -51,9 +51,24 @@ SIMULATED_LINES = ("simulated.txt", "simulated.truth.json")
 # ---- folders without a manifest --------------------------------------------------------------
 
 BEFORE_MANIFESTS = (
-    SETTINGS, LOG, DONE, *MERGED, *HALF_MTZ, *HALF_HKL, FRAMES, STATISTICS, REPORT, REFINED,
-    UNMERGED, CELLS, POWDER_PAGE, PEAKS, POWDER, *SIMULATED_DATA, *SIMULATED_LINES,
-)  # fmt: skip
+    SETTINGS,
+    LOG,
+    DONE,
+    *MERGED,
+    *HALF_MTZ,
+    *HALF_HKL,
+    FRAMES,
+    STATISTICS,
+    REPORT,
+    REFINED,
+    UNMERGED,
+    CELLS,
+    POWDER_PAGE,
+    PEAKS,
+    POWDER,
+    *SIMULATED_DATA,
+    *SIMULATED_LINES,
+)
 """What a job wrote before there were manifests, in a folder that has one of SIGNS."""
 SIGNS = (DONE, SETTINGS, OWNER)
 

@@ -70,9 +70,18 @@ class SignsOfLife:
             return
         self._told_at = now
         sign = Progress(
-            stage, done, total, round, rounds, objective, iteration,
-            time.time(), self.ranks, socket.gethostname(), os.getpid(),
-        )  # fmt: skip
+            stage,
+            done,
+            total,
+            round,
+            rounds,
+            objective,
+            iteration,
+            time.time(),
+            self.ranks,
+            socket.gethostname(),
+            os.getpid(),
+        )
         path = self.folder / PROGRESS
         try:
             self.begin()

@@ -108,9 +108,14 @@ class Stages:
                 self.life.tell(name, done, n_tasks, **standing)
 
             outcome = deal(
-                self.comm, Stage(key, work), n_tasks, combiner.add,
-                store=self.store, stop=lambda: signals.requested() is not None, progress=progress,
-            )  # fmt: skip
+                self.comm,
+                Stage(key, work),
+                n_tasks,
+                combiner.add,
+                store=self.store,
+                stop=lambda: signals.requested() is not None,
+                progress=progress,
+            )
             if outcome.halted:
                 raise self.life.stopped(f"in the stage '{name}'")
         self.coordinating_s += outcome.coordinating_s

@@ -13,7 +13,7 @@ from sfxproc.simulate.settings import PowderSettings
 
 Bravais = Literal[
     "aP", "mP", "mC", "oP", "oC", "oF", "oI", "tP", "tI", "hP", "hR", "cP", "cF", "cI"
-]  # fmt: skip
+]
 LineCount = Annotated[int, Meta(ge=8, le=60)]
 
 

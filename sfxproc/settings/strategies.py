@@ -115,9 +115,11 @@ NOT_HONOURED: dict[Way, dict[str, Verdict]] = {
     },
     CYCLES: {"postrefine.passes": OF_JOINT, **NOT_REJECTED},
     BY_CRYSTAL: {
-        "postrefine.passes": OF_JOINT, "postrefine.cycles": OF_CYCLES, **NOT_REJECTED,
+        "postrefine.passes": OF_JOINT,
+        "postrefine.cycles": OF_CYCLES,
+        **NOT_REJECTED,
     },
-}  # fmt: skip
+}
 
 
 def verdict(way: Way, setting: str) -> Verdict:

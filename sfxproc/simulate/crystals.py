@@ -87,9 +87,13 @@ def draw(
 
 
 def _recorded(
-    settings: StillsSettings, sg: SpaceGroup, true: Geometry, turn: Floats, misset: Floats,
+    settings: StillsSettings,
+    sg: SpaceGroup,
+    true: Geometry,
+    turn: Floats,
+    misset: Floats,
     number: int,
-) -> Geometry:  # fmt: skip
+) -> Geometry:
     """What an indexing program wrote down: orientation, cell, wavelength and size with errors."""
     cell, A, wavelength_A = true.cell, misset @ true.A, true.wavelength_A
     if settings.recorded_cell_error_percent > 0:

@@ -38,8 +38,35 @@ FAMILIES: dict[str, tuple[float, float, float]] = {
 VOLUME_LIMITS_A3 = (40.0, 8000.0)
 
 LIGHT, LIGHT_SHARES = ("C", "N", "O"), (0.78, 0.08, 0.14)
-ANY = ("Li", "B", "O", "F", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "Mn", "Fe",
-       "Co", "Ni", "Cu", "Zn", "Br", "Sr", "Ag", "Sn", "I", "Ba", "Pb")  # fmt: skip
+ANY = (
+    "Li",
+    "B",
+    "O",
+    "F",
+    "Na",
+    "Mg",
+    "Al",
+    "Si",
+    "P",
+    "S",
+    "Cl",
+    "K",
+    "Ca",
+    "Ti",
+    "Mn",
+    "Fe",
+    "Co",
+    "Ni",
+    "Cu",
+    "Zn",
+    "Br",
+    "Sr",
+    "Ag",
+    "Sn",
+    "I",
+    "Ba",
+    "Pb",
+)
 FIXED_COORDINATES = (0.0, 0.5, 0.25, 0.75, 0.125, 1 / 3, 2 / 3)
 
 

@@ -91,9 +91,19 @@ def test_the_judge_does_not_mind_the_gauge() -> None:
 def test_scaling_command(tmp_path: Path) -> None:
     record = tmp_path / "figures.json"
     ended = benchmarks(
-        "scaling", "--sizes", "tiny", "--signals", "45", "4.6", "--peers", "xscale6e",
-        "--cctbx-python", "no-such-python", "--json", str(record),
-    )  # fmt: skip
+        "scaling",
+        "--sizes",
+        "tiny",
+        "--signals",
+        "45",
+        "4.6",
+        "--peers",
+        "xscale6e",
+        "--cctbx-python",
+        "no-such-python",
+        "--json",
+        str(record),
+    )
     assert ended.returncode == 0, ended.stderr
     assert "failed: no interpreter 'no-such-python'" in ended.stdout
     runs = json.loads(record.read_text())["runs"]
@@ -134,9 +144,13 @@ def test_what_the_gate_minds() -> None:
     assert differences(entry, same) == []
     assert differences(entry, {**same, "iterations": 5, "cg_iterations": 12, "cpu_s": 3.0}) == []
     for worse in (
-        {"iterations": 6}, {"cg_iterations": 13}, {"objective": 100.001}, {"cpu_s": 4.0},
-        {"converged": False}, {"failed": "no memory"},
-    ):  # fmt: skip
+        {"iterations": 6},
+        {"cg_iterations": 13},
+        {"objective": 100.001},
+        {"cpu_s": 4.0},
+        {"converged": False},
+        {"failed": "no memory"},
+    ):
         assert len(differences(entry, {**same, **worse})) == 1
 
 
@@ -249,9 +263,22 @@ def test_jobs_on_one_rank_lose_nothing_and_on_more_lose_something() -> None:
 
 def test_scale_out_command() -> None:
     ended = benchmarks(
-        "scale_out", "--ranks", "16", "--crystals", "5000", "--reflections", "1000",
-        "--handling-s", "0.1", "--refine-s", "1.5", "--gradient-s", "0.5", "--step-s", "0.5",
-    )  # fmt: skip
+        "scale_out",
+        "--ranks",
+        "16",
+        "--crystals",
+        "5000",
+        "--reflections",
+        "1000",
+        "--handling-s",
+        "0.1",
+        "--refine-s",
+        "1.5",
+        "--gradient-s",
+        "0.5",
+        "--step-s",
+        "0.5",
+    )
     assert ended.returncode == 0, ended.stderr
     assert "rank 0 at 1,000 reflections: refine 15, others 5." in ended.stdout
     assert ended.stdout.count("|     5,000 |") + ended.stdout.count("|    5,000 |") == 2

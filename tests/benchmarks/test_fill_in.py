@@ -28,9 +28,15 @@ PRINTED = [
     PRINTED,
 )
 def test_the_printed_table_to_the_digit(
-    images: int, reflections: int, pairs: int, parameters: int, normal: int, factor: int,
-    percent_A: str, percent_L: str,
-) -> None:  # fmt: skip
+    images: int,
+    reflections: int,
+    pairs: int,
+    parameters: int,
+    normal: int,
+    factor: int,
+    percent_A: str,
+    percent_L: str,
+) -> None:
     found = filled_by_formula(images, reflections, pairs)
     assert (found.parameters, found.normal, found.factor) == (parameters, normal, factor)
     assert f"{100 * found.normal_fraction:.2f}" == percent_A

@@ -35,10 +35,18 @@ def test_simulated_stills_can_be_shown(tmp_path: Path, command: Command) -> None
     ended = command("show", out)
     assert ended.status == 0
     for part in (
-        "few.h5", "format native HDF5", "images 3", "crystals 3", f"reflections {n:,}",
-        "a 50.00 ± 0.00 b 60.00 ± 0.00 c 70.00 ± 0.00 Å", "wavelength 1.30000 Å", "panels 1",
-        "–4.0", "columns panel, x_px, y_px", "columns missing partiality",
-    ):  # fmt: skip
+        "few.h5",
+        "format native HDF5",
+        "images 3",
+        "crystals 3",
+        f"reflections {n:,}",
+        "a 50.00 ± 0.00 b 60.00 ± 0.00 c 70.00 ± 0.00 Å",
+        "wavelength 1.30000 Å",
+        "panels 1",
+        "–4.0",
+        "columns panel, x_px, y_px",
+        "columns missing partiality",
+    ):
         assert part in ended.out
 
 

@@ -73,12 +73,20 @@ def test_results_can_be_shown(folder: tuple[Path, Reflections], command: Command
     ended = command("show", *(out / n for n in ("merged.mtz", "merged.hkl", "peaks.txt")))
     assert (ended.status, ended.err) == (0, "")
     for part in (
-        "format merged MTZ", "space group P 43 21 2", "unit cell 79.10 79.10 38.20 Å",
-        "wavelength 1.30000 Å", "taken for the data IMEAN, SIGIMEAN", "I/σ, mean 25.000",
-        "format CrystFEL reflection list", f"reflections {len(table):,} symmetry 4/mmm",
+        "format merged MTZ",
+        "space group P 43 21 2",
+        "unit cell 79.10 79.10 38.20 Å",
+        "wavelength 1.30000 Å",
+        "taken for the data IMEAN, SIGIMEAN",
+        "I/σ, mean 25.000",
+        "format CrystFEL reflection list",
+        f"reflections {len(table):,} symmetry 4/mmm",
         f"measurements {4 * len(table):,}",
-        "format lines of a powder pattern", "lines 10", "spacings 10.00–3.16 Å", "columns q2",
-    ):  # fmt: skip
+        "format lines of a powder pattern",
+        "lines 10",
+        "spacings 10.00–3.16 Å",
+        "columns q2",
+    ):
         assert part in ended.out
 
 
@@ -88,9 +96,12 @@ def test_a_folder_of_results_can_be_shown(
     ended = command("show", folder[0])
     assert (ended.status, ended.err) == (0, "")
     for part in (
-        "crystals and merge of a job space group P 43 21 2", "crystals 3 used 2 left out 1",
-        "reason: unrelated 1", "format merged MTZ", "format spots images 7 spots 2",
-    ):  # fmt: skip
+        "crystals and merge of a job space group P 43 21 2",
+        "crystals 3 used 2 left out 1",
+        "reason: unrelated 1",
+        "format merged MTZ",
+        "format spots images 7 spots 2",
+    ):
         assert part in ended.out
 
 

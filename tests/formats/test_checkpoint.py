@@ -53,8 +53,12 @@ def test_keys_are_sorted_and_dropped_by_prefix(store: Checkpoint) -> None:
     (store.folder / "job.json").write_text("{}")
     (store.folder / ".lm.state.17.part").write_text("of a process that was killed")
     assert store.keys() == [
-        "lm.2", "round-3/refine-10", "round-3/refine-7", "round-30/a", "survey-00012",
-    ]  # fmt: skip
+        "lm.2",
+        "round-3/refine-10",
+        "round-3/refine-7",
+        "round-30/a",
+        "survey-00012",
+    ]
     assert store.keys("round-3/") == ["round-3/refine-10", "round-3/refine-7"]
     store.drop("round-3/")
     store.drop("round-4")

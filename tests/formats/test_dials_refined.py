@@ -126,8 +126,11 @@ def test_images_are_found_from_another_folder(
     write_refined(tmp_path / "refined.expt", source, crystals)
     imageset = json.loads((tmp_path / "refined.expt").read_text())["imageset"][0]
     assert imageset["images"] == [
-        str(tmp_path / "raw" / "a.cbf"), "/data/b.cbf", "$RAW/c.cbf", "https://x.org/d.h5",
-    ]  # fmt: skip
+        str(tmp_path / "raw" / "a.cbf"),
+        "/data/b.cbf",
+        "$RAW/c.cbf",
+        "https://x.org/d.h5",
+    ]
     assert imageset["mask"] is None
     assert imageset["gain"] == str(tmp_path / "in" / "g.pickle")
 

@@ -56,13 +56,16 @@ def test_read_again(group: str, small_stills: Stills, tmp_path: Path) -> None:
     assert again.notes == ()
     assert again.crystals.event.tolist() == ["1", "3"]
     batch = np.array([1, 3])[o.crystal]
-    found = ordered(
-        o.hkl, batch, o.intensity, np.sqrt(o.variance), o.partiality, o.x_px, o.y_px
-    )  # fmt: skip
+    found = ordered(o.hkl, batch, o.intensity, np.sqrt(o.variance), o.partiality, o.x_px, o.y_px)
     expected = ordered(
-        table.hkl, table.crystal + 1, table.intensity, table.sigma, table.partiality, table.x_px,
+        table.hkl,
+        table.crystal + 1,
+        table.intensity,
+        table.sigma,
+        table.partiality,
+        table.x_px,
         table.y_px,
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     recorded = small_stills.crystals.take(np.array([0, 2]))
     np.testing.assert_allclose(again.crystals.A, recorded.A, atol=1e-8)
@@ -79,8 +82,16 @@ def test_as_others_read_it(group: str, small_stills: Stills, tmp_path: Path) -> 
     np.testing.assert_allclose(mtz.cell.parameters, CELLS[group], rtol=1e-6)
     assert mtz.sort_order == [1, 2, 3, 4, 5]
     assert mtz.column_labels()[3:] == [
-        "M/ISYM", "BATCH", "I", "SIGI", "SCALEUSED", "FRACTIONCALC", "WEIGHT", "XDET", "YDET",
-    ]  # fmt: skip
+        "M/ISYM",
+        "BATCH",
+        "I",
+        "SIGI",
+        "SCALEUSED",
+        "FRACTIONCALC",
+        "WEIGHT",
+        "XDET",
+        "YDET",
+    ]
     hkl, isym = mtz.make_miller_array(), mtz.column_with_label("M/ISYM").array.copy()
     keys = np.column_stack([hkl, isym, mtz.column_with_label("BATCH").array])
     np.testing.assert_array_equal(np.lexsort(keys.T[::-1]), np.arange(len(keys)))
@@ -124,6 +135,9 @@ def test_too_many_crystals(
     monkeypatch.setattr(mtz_format, "MAX_BATCH", 3)
     with pytest.raises(OutputError, match=r"unmerged\.mtz': MTZ holds at most 2 batches"):
         write_scaled(
-            tmp_path / "unmerged.mtz", observations(), small_stills.crystals, "P 1",
+            tmp_path / "unmerged.mtz",
+            observations(),
+            small_stills.crystals,
+            "P 1",
             np.array(CELLS["P 1"]),
-        )  # fmt: skip
+        )

@@ -142,8 +142,9 @@ def test_measured_lists(shared_data: Path, read: Any) -> None:
     records = (shared_data / "powder" / "experimental_lists.jsonl").read_text().splitlines()
     for record in records:
         tree = json.loads(record)
-        found = read(json.dumps({key: tree[key] for key in ("q2", "height") if key in tree}),
-                     name="a.json")  # fmt: skip
+        found = read(
+            json.dumps({key: tree[key] for key in ("q2", "height") if key in tree}), name="a.json"
+        )
         assert len(found.q2) == min(len(tree["q2"]), 60)
         assert (np.diff(found.q2) > 0).all()
 

@@ -178,8 +178,14 @@ def test_pieces_that_are_absent_truncated_or_no_pieces(
     with pytest.raises(InputError, match="is truncated"):
         read_piece_head(path)
     with pytest.raises(OutputError, match="absent"):
-        write_piece(tmp_path / "absent" / "a.h5", np.arange(80), np.arange(30), written.whole,
-                    NO_COUNTS, NOT_FEW)  # fmt: skip
+        write_piece(
+            tmp_path / "absent" / "a.h5",
+            np.arange(80),
+            np.arange(30),
+            written.whole,
+            NO_COUNTS,
+            NOT_FEW,
+        )
 
 
 # ---- native files in part --------------------------------------------------------------------

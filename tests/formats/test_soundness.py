@@ -93,8 +93,12 @@ def test_each_crystal_has_its_own_limit(small_stills: Stills) -> None:
 def test_indices_that_are_none() -> None:
     values = np.array([[1, 2, 3], [np.nan, 1, 1], [40000, 0, 0], [1.5, 0, 0], [-32767, 0, 1]])
     assert indices_of(values).tolist() == [
-        [1, 2, 3], [0, 0, 0], [0, 0, 0], [0, 0, 0], [-32767, 0, 1],
-    ]  # fmt: skip
+        [1, 2, 3],
+        [0, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+        [-32767, 0, 1],
+    ]
 
 
 def unmerged(path: Path, order: str, rows: list[list[float]]) -> Path:

@@ -48,10 +48,18 @@ class Made:
 
 
 def make(
-    folder: Path, paths: list[str], symmetry: Symmetry = SYMMETRY, selection: Selection = ALL,
-    columns: frozenset[str] = NONE, part_rows: int = 7000, size: int = 20, seed: int = 3,
-    ranks: int = 1, reference: ReferenceSet | None = None, keep: bool = False,
-) -> Made:  # fmt: skip
+    folder: Path,
+    paths: list[str],
+    symmetry: Symmetry = SYMMETRY,
+    selection: Selection = ALL,
+    columns: frozenset[str] = NONE,
+    part_rows: int = 7000,
+    size: int = 20,
+    seed: int = 3,
+    ranks: int = 1,
+    reference: ReferenceSet | None = None,
+    keep: bool = False,
+) -> Made:
     """Read into pieces, by one rank or by several. keep : a checkpoint of each stage."""
     folder.mkdir(exist_ok=True)
     intake = Intake(Input(paths=paths), symmetry, selection, columns, reference=reference)
@@ -74,9 +82,12 @@ def make(
 
 
 def whole(
-    paths: list[str], symmetry: Symmetry = SYMMETRY, selection: Selection = ALL,
-    columns: frozenset[str] = NONE, reference: ReferenceSet | None = None,
-) -> Dataset:  # fmt: skip
+    paths: list[str],
+    symmetry: Symmetry = SYMMETRY,
+    selection: Selection = ALL,
+    columns: frozenset[str] = NONE,
+    reference: ReferenceSet | None = None,
+) -> Dataset:
     """The same by the other way of reading."""
     intake = Intake(Input(paths=paths), symmetry, selection, columns, reference=reference)
     return read_dataset(intake, SerialComm(), ConsoleLog(Console(), speaks=False))
@@ -109,8 +120,9 @@ def agree(made: Made, dataset: Dataset) -> None:
         theirs = dataset.observations
         at = [np.flatnonzero(theirs.crystal == c) for c in made.plan.crystal_at[first:last]]
         rows = np.concatenate(at)
-        np.testing.assert_array_equal(np.bincount(run.crystal, minlength=last - first),
-                                      [len(a) for a in at])  # fmt: skip
+        np.testing.assert_array_equal(
+            np.bincount(run.crystal, minlength=last - first), [len(a) for a in at]
+        )
         assert np.all(np.diff(run.crystal) >= 0)
         for name in ("reflection", "intensity", "variance", "partiality"):
             one, two = getattr(run, name), getattr(theirs, name)

@@ -59,9 +59,15 @@ def program(surroundings: dict[str, str]) -> Run:
     def run(*arguments: object, cwd: Path, ranks: int = 0) -> Ended:
         command = launched([str(SCRIPT), *map(str, arguments)], ranks)
         with subprocess.Popen(
-            command, cwd=cwd, env=surroundings, text=True, encoding="utf-8",
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        ) as process:  # fmt: skip
+            command,
+            cwd=cwd,
+            env=surroundings,
+            text=True,
+            encoding="utf-8",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as process:
             try:
                 out, err = process.communicate(timeout=TIMEOUT_s)
             except subprocess.TimeoutExpired:

@@ -30,10 +30,17 @@ from tests.problems import on_ranks
 JOB = 'job = "{}"\n[symmetry]\nspace_group = "P 43 21 2"\n'
 
 PARTIAL: dict[str, Any] = {
-    "n_crystals": 80, "d_min_A": 3.2, "profile_radius": 0.0024, "partiality": "xsphere",
-    "bandwidth": 1e-3, "orientation_error_mrad": 0.65, "photons": 300.0,
-    "background_counts": 5.0, "wavelength_A": 1.3, "seed": 11,
-}  # fmt: skip
+    "n_crystals": 80,
+    "d_min_A": 3.2,
+    "profile_radius": 0.0024,
+    "partiality": "xsphere",
+    "bandwidth": 1e-3,
+    "orientation_error_mrad": 0.65,
+    "photons": 300.0,
+    "background_counts": 5.0,
+    "wavelength_A": 1.3,
+    "seed": 11,
+}
 """Of StillsSettings: some 350 reflections a crystal, each reflection twelve times."""
 
 Told = dict[str, Any]

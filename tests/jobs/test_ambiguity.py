@@ -29,9 +29,14 @@ from tests.jobs.both_ways import agree, make, same_table, whole
 from tests.launch import launched
 
 P43 = StillsSettings(
-    n_crystals=90, space_group="P 43", d_min_A=2.6, profile_radius=0.0012, partiality="xsphere",
-    bandwidth=1e-3, orientation_error_mrad=0.65,
-)  # fmt: skip
+    n_crystals=90,
+    space_group="P 43",
+    d_min_A=2.6,
+    profile_radius=0.0012,
+    partiality="xsphere",
+    bandwidth=1e-3,
+    orientation_error_mrad=0.65,
+)
 JOB = 'job = "scale"\n[symmetry]\nspace_group = "P 43"\n[input]\npaths = ["part*.h5"]\n'
 READ = """
 from hashlib import blake2b
@@ -105,9 +110,10 @@ def folder(
         inside = np.isin(stills.observations.crystal, np.arange(90)[rows])
         table = stills.observations.take(inside)
         part = replace(
-            stills, crystals=stills.crystals.take(rows),
+            stills,
+            crystals=stills.crystals.take(rows),
             observations=replace(table, crystal=table.crystal - np.int32(rows.start)),
-        )  # fmt: skip
+        )
         write(folder / f"part{number}.h5", part)
     (folder / "job.toml").write_text(JOB)
     return folder
@@ -126,14 +132,20 @@ def read(folder: Path) -> Read:
     """Read the files; `told` has what the log said."""
 
     def read(
-        reference: ReferenceSet | None = None, told: Any = None, d_max_A: float | None = None,
-        paths: str = "part*.h5", space_group: str = "P 43", **symmetry: Any,
-    ) -> Dataset:  # fmt: skip
+        reference: ReferenceSet | None = None,
+        told: Any = None,
+        d_max_A: float | None = None,
+        paths: str = "part*.h5",
+        space_group: str = "P 43",
+        **symmetry: Any,
+    ) -> Dataset:
         console = Console(file=told, width=1000) if told else Console()
         intake = Intake(
-            Input(paths=[str(folder / paths)]), Symmetry(space_group=space_group, **symmetry),
-            Selection(d_max_A=d_max_A), reference=reference,
-        )  # fmt: skip
+            Input(paths=[str(folder / paths)]),
+            Symmetry(space_group=space_group, **symmetry),
+            Selection(d_max_A=d_max_A),
+            reference=reference,
+        )
         return read_dataset(intake, SerialComm(), ConsoleLog(console, speaks=told is not None))
 
     return read
@@ -200,9 +212,13 @@ def test_the_setting_of_a_reference(
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("sample", [30, 2000])
 def test_both_ways_of_reading_agree(
-    folder: Path, tmp_path: Path, ranks: int, sample: int, monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    tmp_path: Path,
+    ranks: int,
+    sample: int,
+    monkeypatch: pytest.MonkeyPatch,
     reference: ReferenceSet,
-) -> None:  # fmt: skip
+) -> None:
     """Settings, margins, orientations, rows: with parts of a few crystals and with all in one,
     among themselves and with a reference."""
     monkeypatch.setattr(reindexing, "SAMPLE_CRYSTALS", sample)
@@ -344,9 +360,11 @@ def test_both_strategies_tell_the_same(command: Any, folder: Path, sets: Any, re
     found = {}
     for name in ("global", "blocks"):
         settings = sets(
-            f"output.folder=by-{name}", f"parallel.strategy={name}", "parallel.block_size=60",
+            f"output.folder=by-{name}",
+            f"parallel.strategy={name}",
+            "parallel.block_size=60",
             "parallel.overlap=30",
-        )  # fmt: skip
+        )
         done = command("run", "job.toml", *settings, cwd=folder)
         assert (done.status, done.err) == (0, "")
         assert "reindexed are" in done.out

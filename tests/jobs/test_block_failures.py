@@ -20,9 +20,11 @@ from tests.jobs.partial_jobs import run_job
 STILLS = StillsSettings(n_crystals=240, d_min_A=3.2, seed=8, outlier_fraction=0.01)
 SIZE, OVERLAP = 82, 41
 BLOCKS = (
-    "parallel.strategy=blocks", f"parallel.block_size={SIZE}", f"parallel.overlap={OVERLAP}",
+    "parallel.strategy=blocks",
+    f"parallel.block_size={SIZE}",
+    f"parallel.overlap={OVERLAP}",
     "rejection.reject=false",
-)  # fmt: skip
+)
 FIRST, LAST = 158, 164  # a segment of six crystals
 
 
@@ -70,9 +72,17 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.mark.parametrize(
     ("name", "after"),
-    [("SURVEY", 0), ("GRADIENT", 0), ("GRADIENT", 2), ("VALUE", 0), ("MOMENTS", 0),
-     ("AGREEMENT", 0), ("MERGE", 0), ("DEVIATE", 0)],
-)  # fmt: skip
+    [
+        ("SURVEY", 0),
+        ("GRADIENT", 0),
+        ("GRADIENT", 2),
+        ("VALUE", 0),
+        ("MOMENTS", 0),
+        ("AGREEMENT", 0),
+        ("MERGE", 0),
+        ("DEVIATE", 0),
+    ],
+)
 def test_a_segment_that_fails_is_as_if_it_had_never_been(
     name: str, after: int, folder: Path, never: Any, tmp_path: Path, spoil: Callable[..., None]
 ) -> None:
@@ -165,8 +175,11 @@ def test_averages_lose_crystals_that_no_solved_block_holds(
     """They have no scale, and are not merged with ln G = 0."""
     size = ("parallel.block_size=125", "parallel.overlap=120", "parallel.rounds=3")
     settings = (
-        f"input.paths={folder}/all.h5", *BLOCKS, *size, 'parallel.rounds_mode="average"',
-    )  # fmt: skip
+        f"input.paths={folder}/all.h5",
+        *BLOCKS,
+        *size,
+        'parallel.rounds_mode="average"',
+    )
     spoil("REFINE", 0)
     found = run_job("scale", tmp_path / "out", *settings)
     assert found.statistics["crystals"]["status"] == {"used": 235, "left_out": 5}

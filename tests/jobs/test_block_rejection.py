@@ -13,9 +13,11 @@ from tests.jobs.partial_jobs import PARTIAL, run_job, written
 
 WRONG = {"n_crystals": 100, "wrong_indexed_fraction": 0.06}
 BLOCKS = (
-    "parallel.strategy=blocks", "parallel.block_size=50", "parallel.overlap=25",
+    "parallel.strategy=blocks",
+    "parallel.block_size=50",
+    "parallel.overlap=25",
     "parallel.rounds=5",
-)  # fmt: skip
+)
 KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "scale": ({"d_min_A": 3.2, "profile_radius": 0.0024, "seed": 5}, ()),
     "postrefine": (PARTIAL, ("postrefine.partiality=xsphere",)),
@@ -42,9 +44,9 @@ def test_the_same_crystals_are_left_out(kind: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(ours[right], theirs[right], atol=0.01 * np.std(theirs[right]))
     assert found.frames["signal"][wrong].max() < 0.5 < found.frames["signal"][right].min()
     ours, theirs, sigma = (
-        np.array(v) for v in (found.master["intensity"], together.master["intensity"],
-                              together.master["sigma"])
-    )  # fmt: skip
+        np.array(v)
+        for v in (found.master["intensity"], together.master["intensity"], together.master["sigma"])
+    )
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))  # only wrong ones showed them
     assert np.sqrt(np.nanmean(((ours - theirs) / sigma) ** 2)) < 0.01
 

@@ -80,10 +80,15 @@ def test_rounds_whose_steps_are_not_solved_do_not_converge(
     """However little they move in the end."""
     monkeypatch.setattr("sfxproc.lsq.schur.MAX_CG_ITERATIONS", 1)
     settings = [
-        f"output.folder={tmp_path / 'out'}", "simulate.n_crystals=40", "simulate.d_min_A=4",
-        "scaling.error_model=counting", "parallel.strategy=blocks", "parallel.block_size=20",
-        "parallel.overlap=10", "parallel.round_tolerance_sigma=1e9",
-    ]  # fmt: skip
+        f"output.folder={tmp_path / 'out'}",
+        "simulate.n_crystals=40",
+        "simulate.d_min_A=4",
+        "scaling.error_model=counting",
+        "parallel.strategy=blocks",
+        "parallel.block_size=20",
+        "parallel.overlap=10",
+        "parallel.round_tolerance_sigma=1e9",
+    ]
     demo = Path(__file__).resolve().parents[2] / "jobs" / "demo.toml"
     JOBS["scale"].run(load(demo, settings, ScaleConfig), SerialComm(), open_log())
     told = json.loads((tmp_path / "out" / "statistics.json").read_text(encoding="utf-8"))
@@ -167,9 +172,13 @@ def test_other_choices(run: Callable[..., Any], calm: Any) -> None:
     """Anomalous pairs, variances as given, no loss, one scale each, a reference."""
     reference = f"reference.path={calm.folder / 'merged.mtz'}"
     choices = (
-        "symmetry.anomalous=true", "scaling.error_model=given", "scaling.loss=none",
-        "scaling.b_factor=false", "solver.tolerance=1e-12", reference,
-    )  # fmt: skip
+        "symmetry.anomalous=true",
+        "scaling.error_model=given",
+        "scaling.loss=none",
+        "scaling.b_factor=false",
+        "solver.tolerance=1e-12",
+        reference,
+    )
     apart, together = run("apart", *IN_BLOCKS, *choices), run("together", *choices)
     intensity, ln_G = distance(apart, together)
     assert intensity <= 0.01
@@ -248,9 +257,13 @@ def killed(
     command = [str(SCRIPT), "run", "job.toml", "--resume", *sets(*settings)]
     command = launched(command, ranks if ranks > 1 else 0)
     with subprocess.Popen(
-        command, cwd=stills, env=surroundings, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as process:  # fmt: skip
+        command,
+        cwd=stills,
+        env=surroundings,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
         try:
             time.sleep(after_s)
             running = process.poll() is None
@@ -331,9 +344,14 @@ def test_stopped_and_resumed(
     command = [str(SCRIPT), "run", "job.toml", *sets(*settings)]
     command = launched(command, ranks if ranks > 1 else 0)
     with subprocess.Popen(
-        command, cwd=stills, env=surroundings, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, start_new_session=True,
-    ) as process:  # fmt: skip
+        command,
+        cwd=stills,
+        env=surroundings,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
         try:
             assert process.stdout is not None
             assert any("overlapping by" in line for line in process.stdout)

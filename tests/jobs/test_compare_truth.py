@@ -24,11 +24,19 @@ from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 from sfxproc.symmetry import reindexed_hkl, space_group, unique_keys
 
 HEXAGONAL = StillsSettings(
-    n_crystals=40, space_group="P 63", unit_cell=(60.0, 60.0, 50.0, 90.0, 90.0, 120.0),
-    d_min_A=4.0, partiality="sphere", orientation_error_mrad=0.5, gain=2.0,
-    wrong_indexed_fraction=0.2, reindexed_fraction=0.5, reindexing="k,h,-l",
-    recorded_cell_error_percent=0.1, seed=3,
-)  # fmt: skip
+    n_crystals=40,
+    space_group="P 63",
+    unit_cell=(60.0, 60.0, 50.0, 90.0, 90.0, 120.0),
+    d_min_A=4.0,
+    partiality="sphere",
+    orientation_error_mrad=0.5,
+    gain=2.0,
+    wrong_indexed_fraction=0.2,
+    reindexed_fraction=0.5,
+    reindexing="k,h,-l",
+    recorded_cell_error_percent=0.1,
+    seed=3,
+)
 
 Told = dict[str, Any]
 
@@ -61,12 +69,20 @@ def write_ideal(path: Path, made: Simulated, triplet: str = "h,k,l") -> None:
     n = seen.astype(np.int32)
     keys = unique_keys(group, hkl, False)
     packed = [((keys >> (2 + shift)) & ((1 << 20) - 1)) - (1 << 19) for shift in (40, 20, 0)]
-    table = replace(t.reflections, hkl=np.stack(packed, axis=1).astype(np.int16), intensity=I,
-                    sigma=sigma, n_observations=n)  # fmt: skip
+    table = replace(
+        t.reflections,
+        hkl=np.stack(packed, axis=1).astype(np.int16),
+        intensity=I,
+        sigma=sigma,
+        n_observations=n,
+    )
     write_merged(
-        path, Merged(table, np.stack([I, I]), np.stack([sigma, sigma]), np.stack([n, n]), I, I),
-        "P 63", np.array(HEXAGONAL.unit_cell), 1.3,
-    )  # fmt: skip
+        path,
+        Merged(table, np.stack([I, I]), np.stack([sigma, sigma]), np.stack([n, n]), I, I),
+        "P 63",
+        np.array(HEXAGONAL.unit_cell),
+        1.3,
+    )
 
 
 def frames(made: Simulated, path: Path, refined: bool = True, **columns: np.ndarray) -> None:
@@ -79,9 +95,13 @@ def frames(made: Simulated, path: Path, refined: bool = True, **columns: np.ndar
     crystals = replace(crystals, A=A)
     status = np.where(t.wrong, Status.LEFT_OUT, Status.USED)
     good = {
-        "status": status, "reason": np.zeros(n, dtype=np.int8), "ln_G": t.ln_G + 7.0,
-        "B_A2": t.B_A2 - 3.0, "sigma_ln_G": np.full(n, 0.01), "sigma_B_A2": np.full(n, 0.1),
-    }  # fmt: skip
+        "status": status,
+        "reason": np.zeros(n, dtype=np.int8),
+        "ln_G": t.ln_G + 7.0,
+        "B_A2": t.B_A2 - 3.0,
+        "sigma_ln_G": np.full(n, 0.01),
+        "sigma_B_A2": np.full(n, 0.1),
+    }
     if refined:
         good |= {"A_refined": t.A, "size": 1.1 * t.profile_radius}
     write_frames(path, crystals, good | columns, {}, None)
@@ -138,7 +158,7 @@ def test_a_truth_of_other_data(made: Simulated, truth: Path, tmp_path: Path) -> 
         ({"seed": 4}, "named as in the truth, but the median one is turned by"),
         ({"first_crystal": 100}, r"not named as in the truth \('000100'"),
         ({"space_group": "P 1", "n_crystals": 1, "reindexed_fraction": 0.0}, "Laue class"),
-    ):  # fmt: skip
+    ):
         settings = msgspec.structs.replace(HEXAGONAL, **changes)
         other = tmp_path / "other.truth.h5"
         columns = simulate_stills(settings).truth.columns()
@@ -161,8 +181,15 @@ def test_crystals_against_the_truth(made: Simulated, truth: Path, tmp_path: Path
     frames(made, tmp_path / "frames.h5")
     found = told_of(tmp_path / "merged.mtz", truth)["crystals"]
     n_right = int(np.sum(~t.wrong))
-    counts = {"n": 40, "n_missing": 0, "n_compared": n_right, "right_left_out": 0,
-              "wrong_left_out": 40 - n_right, "wrong_kept": 0, "other_setting": 0}  # fmt: skip
+    counts = {
+        "n": 40,
+        "n_missing": 0,
+        "n_compared": n_right,
+        "right_left_out": 0,
+        "wrong_left_out": 40 - n_right,
+        "wrong_kept": 0,
+        "other_setting": 0,
+    }
     assert {name: found[name] for name in counts} == counts
     assert found["orientation_recorded_mrad"] == pytest.approx(0.5, rel=0.3)
     assert found["orientation_refined_mrad"] < 1e-6
@@ -177,9 +204,13 @@ def test_crystals_against_the_truth(made: Simulated, truth: Path, tmp_path: Path
     status[0], status[~t.wrong] = Status.LEFT_OUT, Status.USED
     status[np.nonzero(~t.wrong)[0][:2]] = Status.LEFT_OUT
     frames(
-        made, tmp_path / "frames.h5", refined=False, status=status,
-        ln_G=t.ln_G + 0.02 * off[0], B_A2=t.B_A2 + 0.05 * off[1],
-    )  # fmt: skip
+        made,
+        tmp_path / "frames.h5",
+        refined=False,
+        status=status,
+        ln_G=t.ln_G + 0.02 * off[0],
+        B_A2=t.B_A2 + 0.05 * off[1],
+    )
     found = told_of(tmp_path / "merged.mtz", truth)["crystals"]
     assert found["right_left_out"] == 2
     assert found["wrong_kept"] + found["wrong_left_out"] == t.wrong.sum()

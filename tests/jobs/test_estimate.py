@@ -141,8 +141,11 @@ def test_blocks_have_tasks_and_chunks_have_threads() -> None:
 
 @pytest.mark.parametrize("strategy", ["global", "blocks"])
 def test_postrefinement_takes_its_time(files: Path, strategy: str) -> None:
-    settings = {"symmetry": {"space_group": GROUP}, "input": {"paths": ["part*.h5"]},
-                "parallel": {"strategy": strategy}}  # fmt: skip
+    settings = {
+        "symmetry": {"space_group": GROUP},
+        "input": {"paths": ["part*.h5"]},
+        "parallel": {"strategy": strategy},
+    }
     scaled = estimate(convert({"job": "scale", **settings}, ScaleConfig, "a test"))
     refined = estimate(convert({"job": "postrefine", **settings}, PostrefineConfig, "a test"))
     assert refined.solving_s > 3.0 * scaled.solving_s

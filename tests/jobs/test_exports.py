@@ -60,8 +60,10 @@ def read(folder: Path, *names: str, comm: Comm | None = None) -> Dataset:
     log = ConsoleLog(Console(file=io.StringIO()), speaks=False)
     intake = Intake(
         Input(paths=[str(folder / name) for name in names]),
-        Symmetry(space_group=GROUP, ambiguity="ignore"), Selection(), POSITIONS,
-    )  # fmt: skip
+        Symmetry(space_group=GROUP, ambiguity="ignore"),
+        Selection(),
+        POSITIONS,
+    )
     return read_dataset(intake, SerialComm() if comm is None else comm, log)
 
 

@@ -64,8 +64,9 @@ def test_what_is_written(found: Any) -> None:
     assert names == {"even.mtz", "odd.mtz", f"{PAIR}.mtz"}
     told = found.statistics["groups"]
     assert [(one["group"], one["n_crystals"]) for one in told["each"]] == [
-        ("even", 40), ("odd", 40),
-    ]  # fmt: skip
+        ("even", 40),
+        ("odd", 40),
+    ]
     assert told["pairs"][0]["groups"] == "even, odd"
     log = (found.folder / "log.txt").read_text()
     assert 'group "even": 40 crystals' in log

@@ -18,8 +18,17 @@ from tests.jobs.test_ranks import require_same_bits
 
 KINDS = ("scale", "postrefine")
 MODEL = {"scale": (), "postrefine": ("postrefine.partiality=xsphere",)}
-CRYSTALS = ("ln_G", "B_A2", "theta_1_mrad", "theta_2_mrad", "size", "strain_1", "strain_2",
-            "ln_wavenumber", "A_refined")  # fmt: skip
+CRYSTALS = (
+    "ln_G",
+    "B_A2",
+    "theta_1_mrad",
+    "theta_2_mrad",
+    "size",
+    "strain_1",
+    "strain_2",
+    "ln_wavenumber",
+    "A_refined",
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +103,9 @@ def test_the_same_again(kind: str, again: Callable[..., Any], first: dict[str, A
     log = (found.folder / "log.txt").read_text()
     assert "80 of 80 crystals begin where" in log
     assert ("pass 1" in log, "merging with crystals as they were" in log) == (
-        False, kind == "postrefine",
-    )  # fmt: skip
+        False,
+        kind == "postrefine",
+    )
 
 
 def test_cells_and_wavelengths_too(

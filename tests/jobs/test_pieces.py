@@ -70,12 +70,21 @@ def test_both_ways_of_reading_agree(
         tmp_path, paths, selection=selection, columns=columns, part_rows=part_rows, ranks=ranks
     )
     agree(made, dataset)
-    assert {Reason.NOT_FINITE, Reason.VARIANCE_NOT_POSITIVE, Reason.SYSTEMATIC_ABSENCE,
-            Reason.BELOW_D_MIN, Reason.ABOVE_D_MAX, Reason.PARTIALITY_TOO_LOW,
-            Reason.CRYSTAL_LEFT_OUT, Reason.NOT_INTEGRATED} == set(dataset.left_out)  # fmt: skip
+    assert {
+        Reason.NOT_FINITE,
+        Reason.VARIANCE_NOT_POSITIVE,
+        Reason.SYSTEMATIC_ABSENCE,
+        Reason.BELOW_D_MIN,
+        Reason.ABOVE_D_MAX,
+        Reason.PARTIALITY_TOO_LOW,
+        Reason.CRYSTAL_LEFT_OUT,
+        Reason.NOT_INTEGRATED,
+    } == set(dataset.left_out)
     assert np.unique(dataset.reason[dataset.status == Status.LEFT_OUT]).tolist() == [
-        Reason.CELL_OFF_TARGET, Reason.NO_ORIENTATION, Reason.TOO_FEW_OBSERVATIONS,
-    ]  # fmt: skip
+        Reason.CELL_OFF_TARGET,
+        Reason.NO_ORIENTATION,
+        Reason.TOO_FEW_OBSERVATIONS,
+    ]
     n_parts = {500: 58, 1 << 22: 1}.get(part_rows)  # one crystal has no rows, another two
     assert n_parts is None or made.parts.n_parts == n_parts
     assert not list((tmp_path / "shards").iterdir())  # native files are used where they are
@@ -268,13 +277,15 @@ def reference_to(d_min_A: float, cell: float = 79.1) -> ReferenceSet:
         ({"selection": Selection(min_observations=5000)}, DataError),
         ({"selection": Selection(d_min_A=1.5)}, ConfigError),
         ({"symmetry": Symmetry(space_group="P 63")}, ConfigError),
-        ({"symmetry": msgspec.structs.replace(SYMMETRY, unit_cell=[99.0, 99, 38, 90, 90, 90])},
-         DataError),
+        (
+            {"symmetry": msgspec.structs.replace(SYMMETRY, unit_cell=[99.0, 99, 38, 90, 90, 90])},
+            DataError,
+        ),
         ({"columns": frozenset({"partiality"})}, InputError),
         ({"reference": reference_to(30.0, cell=90.0)}, DataError),
         ({"reference": reference_to(30.0)}, DataError),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", ["small.h5", "small.stream"])
 def test_mistakes_are_told_alike(
     samples: Path, tmp_path: Path, settings: dict[str, Any], kind: type[UserError], name: str

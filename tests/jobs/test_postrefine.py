@@ -21,10 +21,17 @@ from tests.jobs.conftest import SCRIPT
 from tests.jobs.test_ranks import require_same_bits
 
 PARTIAL = StillsSettings(
-    n_crystals=160, d_min_A=2.6, profile_radius=0.0024, partiality="xsphere", bandwidth=1e-3,
-    orientation_error_mrad=0.65, photons=300.0, background_counts=5.0, outlier_fraction=0.01,
+    n_crystals=160,
+    d_min_A=2.6,
+    profile_radius=0.0024,
+    partiality="xsphere",
+    bandwidth=1e-3,
+    orientation_error_mrad=0.65,
+    photons=300.0,
+    background_counts=5.0,
+    outlier_fraction=0.01,
     seed=11,
-)  # fmt: skip
+)
 MODEL = "postrefine.partiality=xsphere"
 JOB = 'job = "postrefine"\n[symmetry]\nspace_group = "P 43 21 2"\n'
 TIMEOUT_s = 60
@@ -102,9 +109,13 @@ def test_killed_and_gone_on_with(
     kept = folder / "killed" / "checkpoint" / "pass-1.state"
     command = [str(SCRIPT), "run", "post.toml", *settings]
     with subprocess.Popen(
-        command, cwd=folder, env=surroundings, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as process:  # fmt: skip
+        command,
+        cwd=folder,
+        env=surroundings,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
         try:
             end = time.monotonic() + TIMEOUT_s
             while not kept.exists() and process.poll() is None and time.monotonic() < end:

@@ -19,9 +19,11 @@ from tests.jobs.test_ranks import require_same_bits
 FEW = PARTIAL | {"n_crystals": 100, "size_factor": 1.1}
 BLOCKS = ("parallel.strategy=blocks", "parallel.block_size=40", "parallel.overlap=20")
 CELLS = {
-    "partiality": "lorentzian", "bandwidth": 0.0, "cell_sigma_percent": 0.1,
+    "partiality": "lorentzian",
+    "bandwidth": 0.0,
+    "cell_sigma_percent": 0.1,
     "recorded_cell_error_percent": 0.1,
-}  # fmt: skip
+}
 REFINED = ("ln_G", "B_A2", "theta_1_mrad", "theta_2_mrad", "size")
 XSPHERE = ("postrefine.partiality=xsphere",)
 
@@ -82,9 +84,11 @@ def test_cells_are_held_to_the_mean_of_all(folder: Path) -> None:
     """Not of a block or segment; with another model."""
     written(folder / "cells.h5", StillsSettings(**FEW | CELLS))
     settings = (
-        f"input.paths={folder}/cells.h5", "postrefine.partiality=lorentzian",
-        "postrefine.cell=true", "solver.tolerance=1e-10",
-    )  # fmt: skip
+        f"input.paths={folder}/cells.h5",
+        "postrefine.partiality=lorentzian",
+        "postrefine.cell=true",
+        "solver.tolerance=1e-10",
+    )
     blocks = run_job("postrefine", folder / "cells-blocks", *settings, *BLOCKS)
     together = run_job("postrefine", folder / "cells-global", *settings)
     require_alike(blocks, together, (*REFINED, "strain_1", "strain_2"))
@@ -183,7 +187,7 @@ def test_what_blocks_do_not_do(setting: str, said: str, folder: Path, tmp_path: 
         ({"wavelength_A": np.full(100, np.nan)}, "", "have no wavelength recorded"),
         ({}, "postrefine.size=1e-5", "are expected to show at least 2 %"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_told_as_by_the_global_strategy(
     changed: dict[str, Any], setting: str, said: str, partial: Simulated, tmp_path: Path
 ) -> None:

@@ -41,9 +41,13 @@ def run(folder: Path) -> Callable[..., Any]:
         name = "-".join([data, partiality, str(ranks), *settings]).replace(".", "-")
         if name not in done:
             done[name] = run_job(
-                "postrefine", folder / name, f"input.paths={folder / data}.h5",
-                f"postrefine.partiality={partiality}", *settings, ranks=ranks,
-            )  # fmt: skip
+                "postrefine",
+                folder / name,
+                f"input.paths={folder / data}.h5",
+                f"postrefine.partiality={partiality}",
+                *settings,
+                ranks=ranks,
+            )
         return done[name]
 
     return run
@@ -156,8 +160,10 @@ def test_the_likeliest_model_is_taken(
 
 def test_models_that_cannot_be_told_apart_are_named(run: Callable[..., Any]) -> None:
     """sphere and eta_deff are one profile but for a factor."""
-    told = {one["name"]: one["excess"] for one in run("right", partiality="auto").statistics[
-        "partiality_models"]}  # fmt: skip
+    told = {
+        one["name"]: one["excess"]
+        for one in run("right", partiality="auto").statistics["partiality_models"]
+    }
     assert told["sphere"] == pytest.approx(told["eta_deff"], abs=1.0)
 
 

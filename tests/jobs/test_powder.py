@@ -30,13 +30,29 @@ from tests.launch import launched
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "powder.toml"
 CUBIC = ("cP", "cI", "cF")
 QUICK = (
-    f"search.lattices={json.dumps(CUBIC)}", "search.effort=2", "search.early_stop=false",
-    "search.n_cells=5", "simulate.lattice=cP", "simulate.number=1",
-)  # fmt: skip
+    f"search.lattices={json.dumps(CUBIC)}",
+    "search.effort=2",
+    "search.early_stop=false",
+    "search.n_cells=5",
+    "simulate.lattice=cP",
+    "simulate.number=1",
+)
 N_TASKS = sum(len(wave) for wave in waves(IndexSettings(lattices=CUBIC, effort=2.0)))
 SILICON_A = 5.431
-SILICON_HKL = [(1, 1, 1), (2, 2, 0), (3, 1, 1), (4, 0, 0), (3, 3, 1), (4, 2, 2), (5, 1, 1),
-               (4, 4, 0), (5, 3, 1), (6, 2, 0), (5, 3, 3), (4, 4, 4)]  # fmt: skip
+SILICON_HKL = [
+    (1, 1, 1),
+    (2, 2, 0),
+    (3, 1, 1),
+    (4, 0, 0),
+    (3, 3, 1),
+    (4, 2, 2),
+    (5, 1, 1),
+    (4, 4, 0),
+    (5, 3, 1),
+    (6, 2, 0),
+    (5, 3, 3),
+    (4, 4, 4),
+]
 D = [SILICON_A / float(np.sqrt(np.dot(hkl, hkl))) for hkl in SILICON_HKL]
 TWO_THETA = [float(np.degrees(2 * np.arcsin(1.5406 / (2 * d)))) for d in D]
 KILLED = """
@@ -128,9 +144,13 @@ def test_other_files(calm: Path) -> None:
 def test_early_end_and_given_lines(folder: Path, command: Any, sets: Any) -> None:
     (folder / "silicon.csv").write_text("two_theta\n" + text_of(TWO_THETA))
     settings = (
-        *QUICK, "search.early_stop=true", "peaks.path=silicon.csv", "peaks.wavelength_A=1.5406",
-        "output.folder=si", "output.cell_files=1",
-    )  # fmt: skip
+        *QUICK,
+        "search.early_stop=true",
+        "peaks.path=silicon.csv",
+        "peaks.wavelength_A=1.5406",
+        "output.folder=si",
+        "output.cell_files=1",
+    )
     done = command("run", JOB, *sets(*settings), cwd=folder)
     assert (done.status, done.err) == (0, "")
     assert "[simulate] has no effect" in done.out
@@ -172,9 +192,14 @@ def test_killed_on_one_of_two_ranks_and_gone_on_with(
     out = folder / "killed"
     arguments = ["run", str(JOB), *sets(*QUICK, f"output.folder={out}")]
     done = subprocess.run(
-        [*launched([sys.executable, "-c", KILLED], 2), *arguments], cwd=folder, env=surroundings,
-        timeout=60, capture_output=True, check=False, start_new_session=True,
-    )  # fmt: skip
+        [*launched([sys.executable, "-c", KILLED], 2), *arguments],
+        cwd=folder,
+        env=surroundings,
+        timeout=60,
+        capture_output=True,
+        check=False,
+        start_new_session=True,
+    )
     assert done.returncode != 0
     assert (out / "checkpoint" / "job.json").exists()
     assert not (out / "cells.json").exists()
@@ -259,9 +284,13 @@ def test_interrupted_and_gone_on_with(
     ],
 )
 def test_mistakes(
-    text: str, settings: tuple[str, ...], parts: tuple[str, ...], command: Any, sets: Any,
+    text: str,
+    settings: tuple[str, ...],
+    parts: tuple[str, ...],
+    command: Any,
+    sets: Any,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "p.txt").write_text(text)
     done = command("run", JOB, *sets("peaks.path=p.txt", *settings))
     assert done.status == 2

@@ -27,10 +27,33 @@ def monoclinic() -> tuple[Cell, Lines]:
     """A cell fitted to its own lines with errors of 10⁻⁵ Å⁻²."""
     lattice = LATTICES["mP"]
     x = x_from_cells(lattice, np.array([7.1, 8.3, 9.7, 90.0, 101.0, 90.0]))
-    forms = lattice.forms(np.array(
-        [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (-1, 0, 1), (1, 0, 1), (-1, 1, 1),
-         (1, 1, 1), (0, 0, 2), (0, 2, 0), (2, 0, 0), (0, 1, 2), (1, 2, 0), (-1, 0, 2), (0, 2, 1),
-         (2, 1, 0), (-2, 0, 1), (-1, 1, 2), (-1, 2, 1), (1, 2, 1)]))  # fmt: skip
+    forms = lattice.forms(
+        np.array(
+            [
+                (1, 0, 0),
+                (0, 1, 0),
+                (0, 0, 1),
+                (1, 1, 0),
+                (0, 1, 1),
+                (-1, 0, 1),
+                (1, 0, 1),
+                (-1, 1, 1),
+                (1, 1, 1),
+                (0, 0, 2),
+                (0, 2, 0),
+                (2, 0, 0),
+                (0, 1, 2),
+                (1, 2, 0),
+                (-1, 0, 2),
+                (0, 2, 1),
+                (2, 1, 0),
+                (-2, 0, 1),
+                (-1, 1, 2),
+                (-1, 2, 1),
+                (1, 2, 1),
+            ]
+        )
+    )
     q2 = np.sort(forms @ x) + 1e-5 * np.random.default_rng(1).standard_normal(len(forms))
     lines = Lines(q2, np.full(len(q2), 1e-5), True)
     cell = assessed(lattice, x, lines)

@@ -106,9 +106,15 @@ def test_an_interruption_leaves_nothing_half_written(
         handle.write("[simulate]\nn_crystals = 30000\n")
     command = [sys.executable, "-m", "sfxproc", "run", str(job)]
     with subprocess.Popen(
-        command, cwd=job.parent, env=surroundings, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_interruptions,
-    ) as process:  # fmt: skip
+        command,
+        cwd=job.parent,
+        env=surroundings,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=heed_interruptions,
+    ) as process:
         try:
             assert process.stdout is not None
             assert any("simulating 30,000 crystals" in line for line in process.stdout)

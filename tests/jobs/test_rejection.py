@@ -23,8 +23,15 @@ DATA = {
     "worse": {**SPOILT, "wrong_indexed_fraction": 0.25},
 }
 USED, LEFT_OUT = b"used", b"left out"
-TOLD = {"cc_to_others", "cc_expected", "signal", "sigma_signal", "delta_cc_half",
-        "sigma_delta_cc_half", "n_outliers"}  # fmt: skip
+TOLD = {
+    "cc_to_others",
+    "cc_expected",
+    "signal",
+    "sigma_signal",
+    "delta_cc_half",
+    "sigma_delta_cc_half",
+    "n_outliers",
+}
 
 
 @pytest.fixture(scope="module")

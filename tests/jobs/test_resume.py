@@ -58,9 +58,15 @@ def interrupted(samples: Path, base: Any, surroundings: Any, sets: Any) -> Calla
         command = launched(command, ranks)
         command += ["run", "base.toml", *sets(*SETTINGS, f"output.folder={folder}"), *more]
         with subprocess.Popen(
-            command, cwd=samples, env=surroundings, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_interruptions,
-        ) as process:  # fmt: skip
+            command,
+            cwd=samples,
+            env=surroundings,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=heed_interruptions,
+        ) as process:
             try:
                 _, err = process.communicate(timeout=TIMEOUT_s)
             finally:
@@ -319,10 +325,12 @@ def test_a_job_goes_on_only_from_its_own_state(
     assert done.status == 2
     assert "job that was stopped in 'out' is not this one (there → here): - sfxproc:" in done.err
     for line in (
-        f"- sfxproc: {__version__} → 9.9", "- selection.d_min_A: not set → 3.5",
-        "- scaling.loss: cauchy → huber", f"- file '{data}': {data.stat().st_size:,} bytes, ",
+        f"- sfxproc: {__version__} → 9.9",
+        "- selection.d_min_A: not set → 3.5",
+        "- scaling.loss: cauchy → huber",
+        f"- file '{data}': {data.stat().st_size:,} bytes, ",
         f"→ {data.stat().st_size:,} bytes, changed 1970-01-01 00:00:01.000000007 UTC",
-    ):  # fmt: skip
+    ):
         assert line in done.err
     assert done.err.count(" - ") == 4
     assert "begin anew with --overwrite, without --resume" in done.err

@@ -18,13 +18,33 @@ from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 
 FILES = {
-    "merged.mtz", "merged.hkl", "half1.mtz", "half2.mtz", "half1.hkl", "half2.hkl", "frames.h5",
-    "statistics.json", "job.resolved.toml", "log.txt", "report.html", "manifest.json", "DONE",
-}  # fmt: skip
+    "merged.mtz",
+    "merged.hkl",
+    "half1.mtz",
+    "half2.mtz",
+    "half1.hkl",
+    "half2.hkl",
+    "frames.h5",
+    "statistics.json",
+    "job.resolved.toml",
+    "log.txt",
+    "report.html",
+    "manifest.json",
+    "DONE",
+}
 SHELL = {
-    "d_max_A", "d_min_A", "n_unique", "n_possible", "completeness", "multiplicity",
-    "mean_i_over_sigma", "cc_half", "cc_star", "r_split", "cc_reference",
-}  # fmt: skip
+    "d_max_A",
+    "d_min_A",
+    "n_unique",
+    "n_possible",
+    "completeness",
+    "multiplicity",
+    "mean_i_over_sigma",
+    "cc_half",
+    "cc_star",
+    "r_split",
+    "cc_reference",
+}
 MERGED = "H:H K:H L:H IMEAN:J SIGIMEAN:Q N:I"
 SIDES = "I(+):K SIGI(+):M I(-):K SIGI(-):M N(+):I N(-):I"
 AMPLITUDES = "F:F SIGF:Q"
@@ -86,9 +106,16 @@ def test_hkl_lists_hold_the_same_as_the_mtz(base: Any) -> None:
 def test_frames_tell_every_crystal(base: Any, small: Simulated) -> None:
     frames = base.frames
     asked = (
-        "identity", "status", "reason", "n_observations", "ln_G", "sigma_ln_G", "B_A2",
-        "sigma_B_A2", "cc_to_merge",
-    )  # fmt: skip
+        "identity",
+        "status",
+        "reason",
+        "n_observations",
+        "ln_G",
+        "sigma_ln_G",
+        "B_A2",
+        "sigma_B_A2",
+        "cc_to_merge",
+    )
     assert set(asked) <= set(frames)
     assert {len(frames[name]) for name in asked} == {60}
     assert frames["identity"][3] == b"simulated//000003"
@@ -138,9 +165,14 @@ def test_the_log_tells_the_job_and_has_no_empty_tables(base: Any) -> None:
     [("small.expt", 1e-5), ("small.mtz", 1e-5), ("small.stream", 0.02)],  # two decimals
 )
 def test_every_format_gives_the_same(
-    name: str, of_sigma: float, job: Path, program: Any, sets: Any, results: Any,
+    name: str,
+    of_sigma: float,
+    job: Path,
+    program: Any,
+    sets: Any,
+    results: Any,
     base: Any,
-) -> None:  # fmt: skip
+) -> None:
     done = program("run", job, *sets(f"input.paths={name}"), cwd=job.parent)
     assert (done.status, done.err) == (0, "")
     found = results(job.parent / "out")

@@ -77,9 +77,11 @@ def write_reference(
 
 
 def reference(
-    path: Path, group: str = "P 43 21 2", cell: tuple[float, ...] = (79.1, 79.1, 38.2, 90, 90, 90),
+    path: Path,
+    group: str = "P 43 21 2",
+    cell: tuple[float, ...] = (79.1, 79.1, 38.2, 90, 90, 90),
     d_A: tuple[float, float] = (4.0, 20.0),
-) -> None:  # fmt: skip
+) -> None:
     mtz = gemmi.Mtz(with_base=True)
     mtz.spacegroup = gemmi.SpaceGroup(group)
     mtz.set_cell_for_all(gemmi.UnitCell(*cell))

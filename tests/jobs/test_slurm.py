@@ -115,9 +115,16 @@ def test_a_shipped_script_passes_on_job_and_settings(name: str, site: Path, subm
     done = submit(shipped(name), "my.toml", "--set", "symmetry.space_group=P 2", DONE="1")
     assert (done.returncode, done.stdout) == (0, "Results are complete in 'sfxproc-7'.\n")
     assert arguments(site) == [
-        "run", "my.toml", "--resume", "--set", "symmetry.space_group=P 2",
-        "--set", "output.folder=sfxproc-7", "--set", "parallel.threads=3",
-    ]  # fmt: skip
+        "run",
+        "my.toml",
+        "--resume",
+        "--set",
+        "symmetry.space_group=P 2",
+        "--set",
+        "output.folder=sfxproc-7",
+        "--set",
+        "parallel.threads=3",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -216,11 +223,23 @@ def test_a_state_kept_anew_is_headway(site: Path, submit: Any) -> None:
 # ---- filled in -------------------------------------------------------------------------------
 
 OPTIONS = SlurmOptions(
-    nodes=2, ntasks_per_node=4, cpus_per_task=1, mem_per_cpu="4G", time="1-12", account="chem",
+    nodes=2,
+    ntasks_per_node=4,
+    cpus_per_task=1,
+    mem_per_cpu="4G",
+    time="1-12",
+    account="chem",
     partition="long",
-)  # fmt: skip
-SHOWN = {"nodes": 2, "ntasks-per-node": 4, "cpus-per-task": 1, "mem-per-cpu": "4G",
-         "time": "1-12", "account": "chem", "partition": "long"}  # fmt: skip
+)
+SHOWN = {
+    "nodes": 2,
+    "ntasks-per-node": 4,
+    "cpus-per-task": 1,
+    "mem-per-cpu": "4G",
+    "time": "1-12",
+    "account": "chem",
+    "partition": "long",
+}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -73,8 +73,11 @@ def test_results_and_page(spots: Path, command: Any, sets: Any, tmp_path: Path) 
     drawn = json.loads(page.split('id="drawn">')[1].split("</script>")[0])
     assert [plot["id"] for plot in drawn] == ["first", "all"]
     assert {trace["name"] for trace in drawn[1]["data"]} == {
-        "spots", "fitted", "background", "lines",
-    }  # fmt: skip
+        "spots",
+        "fitted",
+        "background",
+        "lines",
+    }
     assert 'src="http' not in page
     config = load(tmp_path / "out" / "job.resolved.toml", (), SpotPowderConfig)
     assert config.input.paths == ["run0.h5", "run1.h5"]

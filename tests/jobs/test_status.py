@@ -20,10 +20,18 @@ from sfxproc.runs.progress import STOPPED, SignsOfLife, read_progress
 
 NOW = 1_800_000_000.0
 SIGN = {
-    "stage": "scaling blocks", "done": 12, "total": 40, "round": 3, "rounds": 8,
-    "objective": 123456.789, "iteration": None, "time": NOW, "ranks": 64, "host": "n17",
+    "stage": "scaling blocks",
+    "done": 12,
+    "total": 40,
+    "round": 3,
+    "rounds": 8,
+    "objective": 123456.789,
+    "iteration": None,
+    "time": NOW,
+    "ranks": 64,
+    "host": "n17",
     "pid": 321,
-}  # fmt: skip
+}
 
 
 def signed(folder: Path, **changes: Any) -> Path:

@@ -36,13 +36,22 @@ def stills(partial: bool) -> SimpleNamespace:
     half[5] = -1
     x = SimpleNamespace(
         start=np.concatenate([[0], np.cumsum(number)]).astype(np.int64),
-        shared=shared.astype(np.int32), crystal=crystal, local=local, I=I, s2=s2,
-        P=P if partial else P[:0], f=f, half=half, size=size,
+        shared=shared.astype(np.int32),
+        crystal=crystal,
+        local=local,
+        I=I,
+        s2=s2,
+        P=P if partial else P[:0],
+        f=f,
+        half=half,
+        size=size,
         observed=(f * I[shared] * rng.uniform(0.3, 2, n) + rng.normal(0, 6, n)).astype(np.float32),
         background=rng.uniform(5, 50, n).astype(np.float32),
-        share=rng.uniform(0.5, 1.0, N_SHARED), shell=rng.integers(0, N_SHELLS, N_SHARED),
-        mean=rng.uniform(60, 100, N_SHELLS), variance=rng.uniform(3000, 9000, N_SHELLS),
-    )  # fmt: skip
+        share=rng.uniform(0.5, 1.0, N_SHARED),
+        shell=rng.integers(0, N_SHELLS, N_SHARED),
+        mean=rng.uniform(60, 100, N_SHELLS),
+        variance=rng.uniform(3000, 9000, N_SHELLS),
+    )
     x.told = (P >= TOLD) if partial else np.ones(n, dtype=bool)
     return x
 
@@ -121,9 +130,13 @@ def agreements(x: SimpleNamespace, loss: tuple[int, float]) -> dict[str, np.ndar
             slopes[t, i] = N / counts.sum() * change / (2.0 * step[i])
     out = np.empty((x.size, len(kernels.COLUMNS)))
     kernels.agreement(
-        *first_arguments(x), *loss, x.share, sums,
-        kernels.Shells(x.shell, x.mean, x.variance, centre, totals, slopes), out,
-    )  # fmt: skip
+        *first_arguments(x),
+        *loss,
+        x.share,
+        sums,
+        kernels.Shells(x.shell, x.mean, x.variance, centre, totals, slopes),
+        out,
+    )
     return dict(zip(kernels.COLUMNS, out.T, strict=True))
 
 
@@ -188,12 +201,15 @@ def twin(x: SimpleNamespace, loss: tuple[int, float], m: int) -> dict[str, float
     error2 = max(np.sum(p**2 * shows**2), pp) / pp**2 + k_error**2
     residual2 = (x.observed - x.f * x.I[x.shared]) ** 2 / V
     return {
-        "n": rows.sum(), "chi2": np.sum((psi * residual2)[rows]),
+        "n": rows.sum(),
+        "chi2": np.sum((psi * residual2)[rows]),
         "expected_chi2": np.sum((psi * x.share[x.shared])[rows]),
-        "n_outliers": np.sum(d[rows] > 5.0), "cc": np.corrcoef(p, shows)[0, 1],
-        "cc_expected": np.sqrt(pp / shown), "signal": np.sum(p * shows) / pp,
+        "n_outliers": np.sum(d[rows] > 5.0),
+        "cc": np.corrcoef(p, shows)[0, 1],
+        "cc_expected": np.sqrt(pp / shown),
+        "signal": np.sum(p * shows) / pp,
         "signal_sigma": np.sqrt(error2),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -46,10 +46,18 @@ def test_kernel_is_the_formula_and_its_derivatives(name: str) -> None:
     def kernel(local: Array) -> tuple[Array, Array]:
         P, relative = np.empty(len(crystal)), np.empty((len(crystal), 6))
         partiality_kernel(True)(
-            model.profile, model.amplitude == "r0/R", combined((bent, grown), (2, 1)), 3,
+            model.profile,
+            model.amplitude == "r0/R",
+            combined((bent, grown), (2, 1)),
+            3,
             (g.hkl, g.A, g.beam, g.axes, g.wavenumber, g.slope, g.bandwidth, g.deformations),
-            start, 0, data.n, local, P, relative,
-        )  # fmt: skip
+            start,
+            0,
+            data.n,
+            local,
+            P,
+            relative,
+        )
         return P, relative
 
     rng = np.random.default_rng(3)

@@ -59,9 +59,13 @@ def begun(package: Path, code: str = ASK, **environment: str) -> subprocess.Pope
     paths = [str(package.parent), *([told["PYTHONPATH"]] if "PYTHONPATH" in told else [])]
     told["PYTHONPATH"] = os.pathsep.join(paths)
     process = subprocess.Popen(
-        [sys.executable, "-c", code], env=told | environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        env=told | environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process

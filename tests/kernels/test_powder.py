@@ -156,9 +156,16 @@ def run(p, q2, sigma, rules, starts, seed=3, first=0):
     n = len(starts)
     x, info, spent = np.zeros((n, p)), np.zeros(n), np.zeros(n, np.int64)
     powder.search(
-        powder.reference_lines(forms, basis), powder.observed_lines(q2, sigma), rules,
-        starts, seed, first, x, info, spent,
-    )  # fmt: skip
+        powder.reference_lines(forms, basis),
+        powder.observed_lines(q2, sigma),
+        rules,
+        starts,
+        seed,
+        first,
+        x,
+        info,
+        spent,
+    )
     return x, info, spent
 
 

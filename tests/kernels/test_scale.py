@@ -52,7 +52,7 @@ def with_nothing_shown(x: SimpleNamespace) -> SimpleNamespace:
 def model_of(x: SimpleNamespace, first: int, last: int, gain: float, c2: float) -> scale.Scaling:
     return scale.Scaling(
         x.start, x.shared, first, last, x.local, x.I, x.s2, x.P, x.observed, x.background, gain, c2
-    )  # fmt: skip
+    )
 
 
 def cells(n: int, seed: int) -> tuple[np.ndarray, ...]:

@@ -22,9 +22,12 @@ def restrict(model: LampModel, layout: Layout) -> LampModel:
 
 
 def in_turn(
-    comm: Comm | None = None, cycles: int = 500, tolerance: float = 1e-13, loss: Loss = LOSSES[0],
+    comm: Comm | None = None,
+    cycles: int = 500,
+    tolerance: float = 1e-13,
+    loss: Loss = LOSSES[0],
     threads: int = 1,
-) -> Result:  # fmt: skip
+) -> Result:
     engine, model, start = lamp_problem(DATA, comm, threads)
     return alternating(engine, model, start, loss, GROUPS, cycles, restrict, tolerance=tolerance)
 

@@ -305,9 +305,12 @@ def test_a_whole_solve_has_the_same_bits_on_ranks_and_threads(size: int) -> None
         engine, model, start = lamp_problem(data, comm, comm.size, np.float32)
         result = LevenbergMarquardt(loss=Loss("cauchy", 2.0)).solve(engine, model, start)
         return (
-            result.point.local, result.point.shared, result.termination, result.n_residuals,
+            result.point.local,
+            result.point.shared,
+            result.termination,
+            result.n_residuals,
             result.n_parameters,
-        )  # fmt: skip
+        )
 
     (serial,) = on_ranks(1, work)
     parts = on_ranks(size, work)

@@ -61,9 +61,14 @@ def test_twins_and_all_equivalents_share_a_flag() -> None:
 def test_holohedries_of_all_settings() -> None:
     """Orders, and the rotations of the group among them, for every setting there is."""
     orders = {
-        "triclinic": 2, "monoclinic": 4, "orthorhombic": 8, "tetragonal": 16, "trigonal": 24,
-        "hexagonal": 24, "cubic": 48,
-    }  # fmt: skip
+        "triclinic": 2,
+        "monoclinic": 4,
+        "orthorhombic": 8,
+        "tetragonal": 16,
+        "trigonal": 24,
+        "hexagonal": 24,
+        "cubic": 48,
+    }
     names = {g.crystal_system_str(): [] for g in gemmi.spacegroup_table()}
     for g in gemmi.spacegroup_table():
         names[g.crystal_system_str()].append(g.xhm())

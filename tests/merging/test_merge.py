@@ -15,9 +15,12 @@ def test_means_and_their_sigmas() -> None:
     n = weight.shape[1]
     zeros = np.zeros(n)
     table = Reflections(
-        np.zeros((n, 3), np.int16), np.zeros(n, np.int8), zeros, np.zeros(n, bool),
+        np.zeros((n, 3), np.int16),
+        np.zeros(n, np.int8),
+        zeros,
+        np.zeros(n, bool),
         np.ones(n, np.int16),
-    )  # fmt: skip
+    )
     sums = ReflectionSums(weight, weight * mean, np.ones((2, n)), zeros, zeros)
     merged = merge(table, sums, np.full(n, 0.25))
     nan = np.nan

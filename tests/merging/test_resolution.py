@@ -15,10 +15,14 @@ def shell_rows(cc: list[float | None]) -> list[dict[str, Any]]:
     edges: Floats = np.linspace(0.01, 0.06, len(cc) + 1)
     d = 0.5 / np.sqrt(edges)
     return [
-        {"d_max_A": d[k], "d_min_A": d[k + 1], "cc_half": c,
-         "sigma_cc_half": None if c is None else (1 - c**2) / 20}
+        {
+            "d_max_A": d[k],
+            "d_min_A": d[k + 1],
+            "cc_half": c,
+            "sigma_cc_half": None if c is None else (1 - c**2) / 20,
+        }
         for k, c in enumerate(cc)
-    ]  # fmt: skip
+    ]
 
 
 def test_resolution_is_where_cc_half_falls_below_its_limit() -> None:

@@ -280,9 +280,13 @@ def test_summary_says_how_good_the_data_are(
     cc_last: float | None, limit: float | None, end: str
 ) -> None:
     overall = {
-        "n_unique": 1234, "d_min_A": 1.9, "completeness": 0.991, "multiplicity": 12.34,
-        "cc_half": 0.987, "r_split": 0.052,
-    }  # fmt: skip
+        "n_unique": 1234,
+        "d_min_A": 1.9,
+        "completeness": 0.991,
+        "multiplicity": 12.34,
+        "cc_half": 0.987,
+        "r_split": 0.052,
+    }
     text = summary_sentence(
         {
             "n_crystals": 498,
@@ -302,9 +306,13 @@ def test_summary_says_how_good_the_data_are(
 
 def test_summary_tells_wilson_b_and_the_fitted_resolution() -> None:
     overall = {
-        "n_unique": 1234, "d_min_A": 1.9, "completeness": 0.991, "multiplicity": 12.34,
-        "cc_half": 0.987, "r_split": 0.052,
-    }  # fmt: skip
+        "n_unique": 1234,
+        "d_min_A": 1.9,
+        "completeness": 0.991,
+        "multiplicity": 12.34,
+        "cc_half": 0.987,
+        "r_split": 0.052,
+    }
     text = summary_sentence(
         {
             "n_crystals": 1,

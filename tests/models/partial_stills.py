@@ -57,9 +57,14 @@ class Partials:
 def partials(name: str, wrong_size: float = 1.0, **settings: Any) -> Partials:
     """Stills whose orientations are 0.65 mrad off, and sizes by a factor."""
     chosen: dict[str, Any] = {
-        "n_crystals": 150, "d_min_A": 2.5, "profile_radius": 0.0024, "partiality": name,
-        "orientation_error_mrad": 0.65, "photons": 300.0, "background_counts": 5.0,
-    }  # fmt: skip
+        "n_crystals": 150,
+        "d_min_A": 2.5,
+        "profile_radius": 0.0024,
+        "partiality": name,
+        "orientation_error_mrad": 0.65,
+        "photons": 300.0,
+        "background_counts": 5.0,
+    }
     if PARTIALITIES[name].uses_bandwidth:
         chosen["bandwidth"] = 1e-3
     made = simulate_stills(StillsSettings(**{**chosen, **settings}))
@@ -71,18 +76,27 @@ def partials(name: str, wrong_size: float = 1.0, **settings: Any) -> Partials:
     assert o.reflection is not None
     o = o.take(np.lexsort([o.reflection, o.crystal]))
     geometry = Geometry(
-        np.ascontiguousarray(o.hkl, dtype=np.int16), np.array(crystals.A),
-        np.array(crystals.beam), axes_of(crystals.beam), 1.0 / np.array(crystals.wavelength_A),
-        np.zeros(len(crystals)), np.array(crystals.bandwidth),
-    )  # fmt: skip
+        np.ascontiguousarray(o.hkl, dtype=np.int16),
+        np.array(crystals.A),
+        np.array(crystals.beam),
+        axes_of(crystals.beam),
+        1.0 / np.array(crystals.wavelength_A),
+        np.zeros(len(crystals)),
+        np.array(crystals.bandwidth),
+    )
     known = unique_keys(group, truth.reflections.hkl, False)
     order = np.argsort(known)
     assert truth.reflections.intensity is not None
     intensity = truth.reflections.intensity[order][np.searchsorted(known[order], unique)]
     return Partials(
-        made, o, reflections(group, np.array(made.truth.settings.unit_cell), unique), geometry,
-        wrong_size * np.array(crystals.profile_radius), PARTIALITIES[name], intensity,
-    )  # fmt: skip
+        made,
+        o,
+        reflections(group, np.array(made.truth.settings.unit_cell), unique),
+        geometry,
+        wrong_size * np.array(crystals.profile_radius),
+        PARTIALITIES[name],
+        intensity,
+    )
 
 
 def with_cells(data: Partials, waves: bool = False) -> Partials:
@@ -91,10 +105,11 @@ def with_cells(data: Partials, waves: bool = False) -> Partials:
     B = reciprocal_matrix(data.made.truth.settings.unit_cell)
     basis = strain_basis(sg.rotations, B)
     geometry = replace(
-        data.geometry, deformations=deformations(basis, B),
+        data.geometry,
+        deformations=deformations(basis, B),
         strain=strains_of(data.geometry.A, basis, B),
         settings=ParameterSettings(cell=True, wavelength=waves),
-    )  # fmt: skip
+    )
     return replace(data, geometry=geometry)
 
 

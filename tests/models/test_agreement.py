@@ -179,9 +179,13 @@ def test_crystals_alone_say_nothing() -> None:
 def agreement(**columns: list[float]) -> Agreement:
     n = len(next(iter(columns.values())))
     good = {
-        "cc": 0.9, "cc_expected": 0.9, "signal": 1.0, "signal_sigma": 0.1,
-        "delta_cc_half": 1e-4, "delta_sigma": 1e-5,
-    }  # fmt: skip
+        "cc": 0.9,
+        "cc_expected": 0.9,
+        "signal": 1.0,
+        "signal_sigma": 0.1,
+        "delta_cc_half": 1e-4,
+        "delta_sigma": 1e-5,
+    }
     arrays = {f.name: np.full(n, good.get(f.name, 1.0)) for f in fields(Agreement)}
     arrays |= {name: np.array(values) for name, values in columns.items()}
     arrays.pop("n_crystals")

@@ -39,15 +39,24 @@ def test_what_is_not_refined_is_held_or_absent() -> None:
 
 def test_priors_in_units_of_the_parameters() -> None:
     chosen = ParameterSettings(
-        theta_prior_mrad=3.0, size_prior=0.7, cell=True, cell_prior_percent=0.4, wavelength=True,
+        theta_prior_mrad=3.0,
+        size_prior=0.7,
+        cell=True,
+        cell_prior_percent=0.4,
+        wavelength=True,
         wavelength_prior_percent=0.2,
-    )  # fmt: skip
+    )
     found = {p.name: p.prior_sigma for p in parameters_of(chosen, n_strains=1)}
     told = {name: prior and prior(chosen) for name, prior in found.items()}
     assert told["B_A2"] is None  # that of scaling
     del told["ln_G"], told["B_A2"]
-    expected = {"theta_1": 3e-3, "theta_2": 3e-3, "ln_size": 0.7, "strain_1": 4e-3,
-                "ln_wavenumber": 2e-3}  # fmt: skip
+    expected = {
+        "theta_1": 3e-3,
+        "theta_2": 3e-3,
+        "ln_size": 0.7,
+        "strain_1": 4e-3,
+        "ln_wavenumber": 2e-3,
+    }
     assert told == pytest.approx(expected)
 
 

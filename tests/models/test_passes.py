@@ -45,9 +45,13 @@ class Kept:
 
 
 def way_of(
-    engine: Engine, kept: Kept, judge: Callable[[Result], np.ndarray] = nobody,
-    refits: int = MOST_REFITS, passes: int = 4, cycles: int = 6,
-) -> Refinement:  # fmt: skip
+    engine: Engine,
+    kept: Kept,
+    judge: Callable[[Result], np.ndarray] = nobody,
+    refits: int = MOST_REFITS,
+    passes: int = 4,
+    cycles: int = 6,
+) -> Refinement:
     solver = LevenbergMarquardt(loss=LOSS, max_iterations=60, tolerance=1e-7)
 
     def solve(model: ScaleModel | PostrefineModel, point: Point, key: str) -> Result:

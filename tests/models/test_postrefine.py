@@ -170,9 +170,14 @@ def test_what_is_not_to_be_refined_stays() -> None:
 
 FULL_SIZE = {"n_crystals": 500, "d_min_A": 2.0, "profile_radius": 0.0012, "photons": 200.0}
 LARGE_CELL = {
-    "n_crystals": 500, "space_group": "P 6 2 2", "unit_cell": (281.0, 281.0, 165.0, 90, 90, 120.0),
-    "d_min_A": 2.9, "profile_radius": 0.00019, "photons": 200.0, "orientation_error_mrad": 0.35,
-}  # fmt: skip
+    "n_crystals": 500,
+    "space_group": "P 6 2 2",
+    "unit_cell": (281.0, 281.0, 165.0, 90, 90, 120.0),
+    "d_min_A": 2.9,
+    "profile_radius": 0.00019,
+    "photons": 200.0,
+    "orientation_error_mrad": 0.35,
+}
 
 
 @pytest.mark.long

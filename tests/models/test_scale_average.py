@@ -105,11 +105,15 @@ def test_a_set_apart_keeps_its_gauge() -> None:
     here = np.arange(H) < H // 2
     apart = [
         BlockSolution(
-            b.local, b.information, b.shared, np.where(inside, b.D, 0.0), b.of_crystal,
+            b.local,
+            b.information,
+            b.shared,
+            np.where(inside, b.D, 0.0),
+            b.of_crystal,
             np.where(inside, 0, -1),
         )
         for b, inside in ((first, here), (second, ~here))
-    ]  # fmt: skip
+    ]
     found = averaged((0, apart[0]), (30, apart[1])).point()
     np.testing.assert_allclose(found.local[:30], point.local[:30], atol=1e-12)
     elsewhere = point.local[30:] + np.array([0.5, 0.0])

@@ -61,8 +61,9 @@ def consume(task, arrays):
 
 store = None
 if how == "kept":
-    store = Kept({f"toy/{t:06d}": {"square": np.full(50_000, t**2), "task": np.array([t])}
-                  for t in (0, 5)})  # fmt: skip
+    store = Kept(
+        {f"toy/{t:06d}": {"square": np.full(50_000, t**2), "task": np.array([t])} for t in (0, 5)}
+    )
 done = []
 outcome = deal(
     comm,

@@ -80,9 +80,14 @@ for comm_module.PIECE_bytes in (1 << 30, 1001):
     # control messages, while arrays are on their way between the same ranks
     fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     mail = {
-        "from": rank, "big": big, "half": big[::2], "none": np.empty((0, 3), np.int16),
-        "fortran": fortran, "flags": np.array([True, False]), "names": np.array(["a", "é"], object),
-    }  # fmt: skip
+        "from": rank,
+        "big": big,
+        "half": big[::2],
+        "none": np.empty((0, 3), np.int16),
+        "fortran": fortran,
+        "flags": np.array([True, False]),
+        "names": np.array(["a", "é"], object),
+    }
     comm.barrier()
     assert comm.probe() is None
     comm.barrier()

@@ -19,11 +19,38 @@ from sfxproc.simulate.powder import PowderSettings, pattern_of, simulate_pattern
 from sfxproc.structure import UNKNOWN, Structure
 from sfxproc.symmetry import absent, space_group, symmetrised_cell
 
-N_CLASSES = {"aP": 1, "mP": 8, "mC": 2, "oF": 5, "oI": 8, "tI": 8, "hP": 7, "hR": 2, "cP": 7,
-             "cF": 5, "cI": 5}  # fmt: skip
-KNOWN = ("P 1 21/c 1", "P 1 21/n 1", "C 1 2/c 1", "P 21 21 21", "P n m a", "P b n m", "P b c a",
-         "C m c m", "F d d d:2", "I b c a", "P 43 21 2", "I 41/a m d:2", "R -3 c:H", "P 63 c m",
-         "P a -3", "I a -3 d", "F d -3 m:2")  # fmt: skip
+N_CLASSES = {
+    "aP": 1,
+    "mP": 8,
+    "mC": 2,
+    "oF": 5,
+    "oI": 8,
+    "tI": 8,
+    "hP": 7,
+    "hR": 2,
+    "cP": 7,
+    "cF": 5,
+    "cI": 5,
+}
+KNOWN = (
+    "P 1 21/c 1",
+    "P 1 21/n 1",
+    "C 1 2/c 1",
+    "P 21 21 21",
+    "P n m a",
+    "P b n m",
+    "P b c a",
+    "C m c m",
+    "F d d d:2",
+    "I b c a",
+    "P 43 21 2",
+    "I 41/a m d:2",
+    "R -3 c:H",
+    "P 63 c m",
+    "P a -3",
+    "I a -3 d",
+    "F d -3 m:2",
+)
 
 
 def structure_of(name: str, n_sites: int = 6, seed: int = 1) -> Structure:

@@ -56,8 +56,11 @@ def test_a_job_ends_whatever_the_terminal(surroundings: dict[str, str], tmp_path
     sets = [x for s in (*settings, f"output.folder={tmp_path / 'ö'}") for x in ("--set", s)]
     done = subprocess.run(
         [sys.executable, "-m", "sfxproc", "run", str(job), *sets],
-        env=environment | surroundings, capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
+        env=environment | surroundings,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ö" / "DONE").exists()
     assert "σ" in (tmp_path / "ö" / "log.txt").read_text(encoding="utf-8")

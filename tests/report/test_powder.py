@@ -45,8 +45,12 @@ def told(n_cells: int = 3, intensity: bool = True) -> dict[str, Any]:
             "alternatives": ["tP"] if rank == 1 else [],
             "multiple_of": {"rank": 1, "times": 8.0} if rank == 2 else None,
             "space_groups": [
-                {"space_groups": ["P m -3 m", "P 2 3"], "share": 0.97, "n_violations": 0,
-                 "n_absent_tested": 2},
+                {
+                    "space_groups": ["P m -3 m", "P 2 3"],
+                    "share": 0.97,
+                    "n_violations": 0,
+                    "n_absent_tested": 2,
+                },
             ],
             "lines": {
                 "hkl": (rank * hkl).tolist(),
@@ -56,7 +60,7 @@ def told(n_cells: int = 3, intensity: bool = True) -> dict[str, Any]:
             },
         }
         for rank in range(1, n_cells + 1)
-    ]  # fmt: skip
+    ]
     return {
         "lattices_tried": ["cP", "tP"],
         "tasks_done": 3,
@@ -82,8 +86,15 @@ def test_the_page_says_what_it_was_told_and_asks_nothing_of_the_network() -> Non
     assert HOSTILE not in page
     assert 'src="http' not in page
     assert page == powder_html(story(told()))
-    for part in ("5.0000(12)", "<td>80.0</td>", "(2 1 0)", "P m -3 m or P 2 3", "4 of 5", "tP",
-                 "<td>8 × 1</td>"):  # fmt: skip
+    for part in (
+        "5.0000(12)",
+        "<td>80.0</td>",
+        "(2 1 0)",
+        "P m -3 m or P 2 3",
+        "4 of 5",
+        "tP",
+        "<td>8 × 1</td>",
+    ):
         assert part in page, part
     for unclear in ("nan", "None", "Undefined"):
         assert f">{unclear}<" not in page
@@ -112,8 +123,9 @@ def test_sticks_and_rows_of_ticks() -> None:
     assert len(sticks["x"]) == 3 * 5
     assert sticks["x"][2] is None
     assert tops["y"] == pytest.approx([1.0, 0.5, 0.2, 0.1, 0.3])
-    assert [row["name"] for row in rows] == [f"{n}: cP {5 * n}.00 {5 * n}.00 {5 * n}.00" for n in
-                                             (1, 2, 3)]  # fmt: skip
+    assert [row["name"] for row in rows] == [
+        f"{n}: cP {5 * n}.00 {5 * n}.00 {5 * n}.00" for n in (1, 2, 3)
+    ]
     assert len({row["y"][0] for row in rows}) == 3
     assert all(row["y"][0] < 0 for row in rows)
     assert rows[0]["x"] == pytest.approx([0.04, 0.08, 0.12, 0.16])

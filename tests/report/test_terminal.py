@@ -84,8 +84,13 @@ def test_counts() -> None:
 
 def test_number() -> None:
     assert [number(v) for v in (1.0, -0.5, None, math.nan, math.inf, 1234.567)] == [
-        "1.000", "-0.500", "–", "–", "–", "1,235",
-    ]  # fmt: skip
+        "1.000",
+        "-0.500",
+        "–",
+        "–",
+        "–",
+        "1,235",
+    ]
     assert number(0.123, 1, 100) == "12.3"
 
 

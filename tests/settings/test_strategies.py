@@ -55,27 +55,41 @@ JOBS_OF_EACH_WAY = {
 """The kind of job and the settings that choose the way."""
 
 STILLS = StillsSettings(
-    n_crystals=60, d_min_A=3.5, profile_radius=0.0024, partiality="xsphere", bandwidth=1e-3,
-    photons=300.0, seed=11,
-)  # fmt: skip
+    n_crystals=60,
+    d_min_A=3.5,
+    profile_radius=0.0024,
+    partiality="xsphere",
+    bandwidth=1e-3,
+    photons=300.0,
+    seed=11,
+)
 FROM_FILES = (
-    "input.paths=data.h5", "selection.min_partiality=0.01", "scaling.partiality=recorded",
-    "scaling.covariance=sampled", "corrections.polarisation_fraction=0.9", "output.overwrite=true",
-    "postrefine.cell=true", "postrefine.wavelength=true",
-)  # fmt: skip
+    "input.paths=data.h5",
+    "selection.min_partiality=0.01",
+    "scaling.partiality=recorded",
+    "scaling.covariance=sampled",
+    "corrections.polarisation_fraction=0.9",
+    "output.overwrite=true",
+    "postrefine.cell=true",
+    "postrefine.wavelength=true",
+)
 GOING_ON = ("input.paths=data.h5", "start.frames=files/frames.h5")
 SIMULATED = (
     *(f"simulate.{name}={getattr(STILLS, name)}" for name in ("n_crystals", "d_min_A", "photons")),
-    "simulate.profile_radius=0.0024", "simulate.reindexed_fraction=0.1",
+    "simulate.profile_radius=0.0024",
+    "simulate.reindexed_fraction=0.1",
     'simulate.reindexing="k,h,-l"',
-)  # fmt: skip
+)
 VARIANTS = {"files": FROM_FILES, "again": GOING_ON, "simulated": SIMULATED}
 """Jobs that together look at every setting: some are looked at only beside others."""
 
 NO_USE = (
-    "sfxproc.config", "sfxproc.settings.", "sfxproc.refine.check", "sfxproc.refine.estimate",
+    "sfxproc.config",
+    "sfxproc.settings.",
+    "sfxproc.refine.check",
+    "sfxproc.refine.estimate",
     "sfxproc.simulate.sense",
-)  # fmt: skip
+)
 """Modules that look at settings without doing what they say."""
 TELL = ("sfxproc.results.", "sfxproc.runs.")
 """Modules whose only own settings are those of the output."""

@@ -12,9 +12,13 @@ from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 from sfxproc.symmetry import cells_from_A, space_group, unique_keys
 
 SMALL = StillsSettings(
-    n_crystals=60, unit_cell=(60.0, 60.0, 50.0, 90.0, 90.0, 120.0), space_group="P 63",
-    d_min_A=4.0, profile_radius=0.003, partiality="sphere",
-)  # fmt: skip
+    n_crystals=60,
+    unit_cell=(60.0, 60.0, 50.0, 90.0, 90.0, 120.0),
+    space_group="P 63",
+    d_min_A=4.0,
+    profile_radius=0.003,
+    partiality="sphere",
+)
 
 
 def simulated(**values: object) -> Simulated:
@@ -77,8 +81,10 @@ def test_reindexed_crystals_show_the_same_in_another_setting(plain: Simulated) -
     hkl[moved] = hkl[moved][:, [1, 0, 2]] * np.array([1, 1, -1], dtype=np.int16)
     np.testing.assert_array_equal(b.observations.hkl, hkl)
     np.testing.assert_array_equal(a.observations.intensity, b.observations.intensity)
-    q = [np.einsum("nij,nj->ni", s.crystals.A[s.observations.crystal], s.observations.hkl * 1.0)
-         for s in (a, b)]  # fmt: skip
+    q = [
+        np.einsum("nij,nj->ni", s.crystals.A[s.observations.crystal], s.observations.hkl * 1.0)
+        for s in (a, b)
+    ]
     np.testing.assert_allclose(q[0], q[1], atol=1e-14)
     np.testing.assert_allclose(cells_from_A(b.crystals.A), b.crystals.cell, rtol=1e-9)
 
@@ -133,12 +139,17 @@ def test_true_sizes_vary_and_the_recorded_one_is_off() -> None:
 
 def test_a_crystal_has_its_mistakes_in_any_part_of_a_set() -> None:
     mistakes = {
-        "wrong_indexed_fraction": 0.5, "recorded_cell_error_percent": 0.1, "sigma_ln_size": 0.1,
-        "wavelength_error_percent": 0.1, "reindexed_fraction": 0.5, "reindexing": "k,h,-l",
-    }  # fmt: skip
-    whole, part = simulated(**mistakes, n_crystals=8), simulated(
-        **mistakes, n_crystals=3, first_crystal=4
-    )  # fmt: skip
+        "wrong_indexed_fraction": 0.5,
+        "recorded_cell_error_percent": 0.1,
+        "sigma_ln_size": 0.1,
+        "wavelength_error_percent": 0.1,
+        "reindexed_fraction": 0.5,
+        "reindexing": "k,h,-l",
+    }
+    whole, part = (
+        simulated(**mistakes, n_crystals=8),
+        simulated(**mistakes, n_crystals=3, first_crystal=4),
+    )
     for name in ("wrong", "reindexed", "profile_radius"):
         np.testing.assert_array_equal(getattr(whole.truth, name)[4:7], getattr(part.truth, name))
     for name in ("A", "cell", "wavelength_A"):
@@ -152,9 +163,11 @@ def test_a_crystal_has_its_mistakes_in_any_part_of_a_set() -> None:
 def test_operators_are_read() -> None:
     hkl = np.array([1, 2, 5])
     for triplet, expected in (
-        ("h,k,l", [1, 2, 5]), ("k,h,-l", [2, 1, -5]), ("-h-k, k, -l", [-3, 2, -5]),
+        ("h,k,l", [1, 2, 5]),
+        ("k,h,-l", [2, 1, -5]),
+        ("-h-k, k, -l", [-3, 2, -5]),
         ("l,h,k", [5, 1, 2]),
-    ):  # fmt: skip
+    ):
         np.testing.assert_array_equal(hkl @ reindexing_of(triplet).matrix, expected)
 
 
@@ -183,9 +196,15 @@ def test_operators_that_make_no_sense(operator: str, text: str) -> None:
 def test_the_sums_of_the_ideal_merge(more: dict[str, object]) -> None:
     """Against the definition, from the stills and the true parameters alone."""
     made = simulated(
-        gain=3.0, outlier_fraction=0.05, wrong_indexed_fraction=0.1, cell_sigma_percent=0.2,
-        orientation_error_mrad=0.5, sigma_ln_size=0.1, reindexing="k,h,-l", **more,
-    )  # fmt: skip
+        gain=3.0,
+        outlier_fraction=0.05,
+        wrong_indexed_fraction=0.1,
+        cell_sigma_percent=0.2,
+        orientation_error_mrad=0.5,
+        sigma_ln_size=0.1,
+        reindexing="k,h,-l",
+        **more,
+    )
     truth, o, settings = made.truth, made.stills.observations, made.truth.settings
     hkl = o.hkl.copy()
     turned = truth.reindexed[o.crystal]

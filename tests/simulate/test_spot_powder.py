@@ -11,9 +11,15 @@ from sfxproc.simulate.spot_powder import SpotPowderSettings, simulate_spots
 from sfxproc.spots import q_of
 
 EXACT = SpotPowderSettings(
-    n_stills=60, lattice="oP", bandwidth=0.0, profile_radius=2e-4, position_error_px=0.0,
-    distance_error_percent=0.0, centre_error_px=(0.0, 0.0), spurious_per_still=0.0,
-)  # fmt: skip
+    n_stills=60,
+    lattice="oP",
+    bandwidth=0.0,
+    profile_radius=2e-4,
+    position_error_px=0.0,
+    distance_error_percent=0.0,
+    centre_error_px=(0.0, 0.0),
+    spurious_per_still=0.0,
+)
 
 
 def changed(**settings: object) -> SpotPowderSettings:

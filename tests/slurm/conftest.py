@@ -77,9 +77,15 @@ class Slurm:
     def __call__(self, *command: object, cwd: Path | None = None, stdin: str = "") -> str:
         """The output of a SLURM command that must end well."""
         done = subprocess.run(
-            [*map(str, command)], cwd=cwd, env=self.environment, input=stdin, text=True,
-            capture_output=True, timeout=60, check=False,
-        )  # fmt: skip
+            [*map(str, command)],
+            cwd=cwd,
+            env=self.environment,
+            input=stdin,
+            text=True,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
@@ -140,9 +146,12 @@ class Slurm:
 
     def _idle(self) -> int:
         done = subprocess.run(
-            ["sinfo", "-h", "-N", "-t", "idle"], env=self.environment, capture_output=True,
-            timeout=60, check=False,
-        )  # fmt: skip
+            ["sinfo", "-h", "-N", "-t", "idle"],
+            env=self.environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         return len(done.stdout.splitlines())
 
     def _daemon(self, name: str, *arguments: object) -> None:

@@ -205,10 +205,14 @@ def test_a_job_that_loses_a_node_goes_on_elsewhere(
 
 # More than the minute that SLURM gives it, in many small tasks.
 HOURS = (
-    "input.paths=set1.h5", "parallel.strategy=blocks", "parallel.block_size=40",
-    "parallel.overlap=20", 'parallel.rounds_mode="average"', "parallel.rounds=400",
+    "input.paths=set1.h5",
+    "parallel.strategy=blocks",
+    "parallel.block_size=40",
+    "parallel.overlap=20",
+    'parallel.rounds_mode="average"',
+    "parallel.rounds=400",
     "scaling.error_model=scatter",
-)  # fmt: skip
+)
 
 
 @pytest.mark.long

@@ -78,9 +78,19 @@ def summed(index: Array, terms: Array, n: int) -> Array:
 
 
 def accumulate(
-    start: Array, shared: Array, first: int, last: int, r: Array, d: Array, a: Array, c: Array,
-    loss: int, k: float, n_shared: int, storage: type = np.float64,
-) -> Normal:  # fmt: skip
+    start: Array,
+    shared: Array,
+    first: int,
+    last: int,
+    r: Array,
+    d: Array,
+    a: Array,
+    c: Array,
+    loss: int,
+    k: float,
+    n_shared: int,
+    storage: type = np.float64,
+) -> Normal:
     """The normal equations of blocks first … last−1, e rounded to its storage."""
     m = blocks_of(start, first, last) - first
     h = shared[start[first] : start[last]]
@@ -145,9 +155,18 @@ def signs(start: Array, p: int, seed: int, before: int) -> tuple[Array, Array]:
 
 
 def noise(
-    start: Array, shared: Array, d: Array, a: Array, c: Array, loss: int, k: float, prior: Array,
-    seed: int, before: int, n_shared: int,
-) -> tuple[Array, Array]:  # fmt: skip
+    start: Array,
+    shared: Array,
+    d: Array,
+    a: Array,
+    c: Array,
+    loss: int,
+    k: float,
+    prior: Array,
+    seed: int,
+    before: int,
+    n_shared: int,
+) -> tuple[Array, Array]:
     """(g, q) of unit noise on the residuals and priors of all blocks."""
     of_row, of_prior = signs(start, a.shape[1], seed, before)
     v = of_row * np.sqrt(rho_and_weight(d, loss, k)[1])

@@ -65,9 +65,19 @@ class Rows:
 
 
 def rows(
-    start: Array, shared: Array, first: int, last: int, local: Array, I: Array, s2: Array,
-    P: Array, observed: Array, background: Array, gain: float, c2: float,
-) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    start: Array,
+    shared: Array,
+    first: int,
+    last: int,
+    local: Array,
+    I: Array,
+    s2: Array,
+    P: Array,
+    observed: Array,
+    background: Array,
+    gain: float,
+    c2: float,
+) -> tuple[Array, Array, Array, Array]:
     """(r, d, a, c) of blocks first … last−1."""
     row = Rows(start, shared, first, last, local, s2, P)
     y, x = row.f * I[row.h], observed[row.at].astype(np.float64)
@@ -79,9 +89,20 @@ def rows(
 
 
 def chi2_of_scatter(
-    start: Array, shared: Array, first: int, last: int, local: Array, I: Array, s2: Array,
-    P: Array, observed: Array, background: Array, gain: float, c2: float, cap: Array,
-) -> tuple[float, float]:  # fmt: skip
+    start: Array,
+    shared: Array,
+    first: int,
+    last: int,
+    local: Array,
+    I: Array,
+    s2: Array,
+    P: Array,
+    observed: Array,
+    background: Array,
+    gain: float,
+    c2: float,
+    cap: Array,
+) -> tuple[float, float]:
     """Σ min(z, cap[h]) and Σ ∂z/∂c² over z ≤ cap[h]."""
     row = Rows(start, shared, first, last, local, s2, P)
     y = row.f * I[row.h]
@@ -110,9 +131,15 @@ def distinct(row: Rows) -> Array:
 
 
 def reflection_sums(
-    start: Array, shared: Array, first: int, last: int, local: Array, s2: Array, P: Array,
+    start: Array,
+    shared: Array,
+    first: int,
+    last: int,
+    local: Array,
+    s2: Array,
+    P: Array,
     observed: Array,
-) -> Array:  # fmt: skip
+) -> Array:
     """(3, n_shared) Σ I_obs, Σ f, number of blocks, those of NaN scale passed over."""
     row = Rows(start, shared, first, last, local, s2, P)
     terms = np.stack([observed[row.at].astype(np.float64), row.f, distinct(row)], axis=1)
@@ -137,10 +164,22 @@ def gain_sums(observed: Array, variance: Array, signal: float) -> Array:
 
 
 def weighted_sums(
-    start: Array, shared: Array, first: int, last: int, local: Array, I: Array, s2: Array,
-    P: Array, observed: Array, background: Array, gain: float, c2: float, half: NDArray[np.int8],
-    loss: int, k: float,
-) -> Array:  # fmt: skip
+    start: Array,
+    shared: Array,
+    first: int,
+    last: int,
+    local: Array,
+    I: Array,
+    s2: Array,
+    P: Array,
+    observed: Array,
+    background: Array,
+    gain: float,
+    c2: float,
+    half: NDArray[np.int8],
+    loss: int,
+    k: float,
+) -> Array:
     """(3, 2, n_shared) Σ w, Σ wJ and number, by half set."""
     arguments = (local, I, s2, P, observed, background, gain, c2)
     _, d, _, c = rows(start, shared, first, last, *arguments)
@@ -157,9 +196,17 @@ def weighted_sums(
 
 
 def deviations(
-    start: Array, shared: Array, first: int, last: int, local: Array, s2: Array, P: Array,
-    observed: Array, mean: Array, half: NDArray[np.int8],
-) -> tuple[Array, Array, Array]:  # fmt: skip
+    start: Array,
+    shared: Array,
+    first: int,
+    last: int,
+    local: Array,
+    s2: Array,
+    P: Array,
+    observed: Array,
+    mean: Array,
+    half: NDArray[np.int8],
+) -> tuple[Array, Array, Array]:
     """(Σ J, Σ |J − ⟨I⟩|) by reflection and (last − first, 6) sums for CC(J, ⟨I⟩)."""
     row = Rows(start, shared, first, last, local, s2, P)
     known = np.isfinite(mean[row.h])

@@ -54,9 +54,18 @@ def alternating(
         lin = engine.linearise(model, point, loss)
         fall = before.objective - lin.objective
         told.append(
-            Iteration(number, before.objective, before.chi2, 0.0, np.nan, np.nan, 0, True,
-                      time.monotonic() - since)
-        )  # fmt: skip
+            Iteration(
+                number,
+                before.objective,
+                before.chi2,
+                0.0,
+                np.nan,
+                np.nan,
+                0,
+                True,
+                time.monotonic() - since,
+            )
+        )
         if progress is not None:
             progress(told[-1])
         before = lin
@@ -70,9 +79,17 @@ def alternating(
     if not (converged or solved):
         words += "; in the last one some parameters could not be refitted"
     return Result(
-        point, model, converged, f"{words}.", before.objective, before.chi2, n_rows, n_parameters,
-        tuple(told), time.monotonic() - began,
-    )  # fmt: skip
+        point,
+        model,
+        converged,
+        f"{words}.",
+        before.objective,
+        before.chi2,
+        n_rows,
+        n_parameters,
+        tuple(told),
+        time.monotonic() - began,
+    )
 
 
 def settled(engine: Engine, model: AnyModel, point: Point, loss: Loss, times: int = 2) -> Point:
@@ -85,9 +102,13 @@ def settled(engine: Engine, model: AnyModel, point: Point, loss: Loss, times: in
 
 
 def _of_group(
-    engine: Engine, model: ModelT, point: Point, loss: Loss, group: Sequence[int],
+    engine: Engine,
+    model: ModelT,
+    point: Point,
+    loss: Loss,
+    group: Sequence[int],
     restrict: Callable[[ModelT, Layout], ModelT],
-) -> Refit:  # fmt: skip
+) -> Refit:
     """Each block refitted in the parameters of a group alone."""
     layout = model.layout
     only: NDArray[np.bool_] = np.zeros(len(layout.parameters), dtype=bool)

@@ -83,10 +83,16 @@ class Lbfgs:
         promised = 0.5 * gradient**2
         converged = bool(promised <= max(self.tolerance * lin.objective, NEGLIGIBLE))
         return Result(
-            point, model, converged, self._told(lin, len(iterations), gradient, converged),
-            lin.objective, lin.chi2, *counts(engine, lin), tuple(iterations),
+            point,
+            model,
+            converged,
+            self._told(lin, len(iterations), gradient, converged),
+            lin.objective,
+            lin.chi2,
+            *counts(engine, lin),
+            tuple(iterations),
             time.monotonic() - began,
-        )  # fmt: skip
+        )
 
     def _told(self, lin: Linearisation, n: int, gradient: float, converged: bool) -> str:
         if not isfinite(lin.objective):
@@ -113,9 +119,14 @@ class Round:
     """A run of the minimiser under one model, from one point, in one set of scales."""
 
     def __init__(
-        self, engine: Engine, model: AnyModel, base: Point, loss: Loss, lin: Linearisation,
+        self,
+        engine: Engine,
+        model: AnyModel,
+        base: Point,
+        loss: Loss,
+        lin: Linearisation,
         curvatures: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._engine, self._model, self._base, self._loss = engine, model, base, loss
         self._projection = Projection(engine, model.layout)
         before, n_local = engine.sums.place(len(base.local)), len(base.local)
@@ -170,13 +181,19 @@ class Round:
             progress(iterations[-1])
 
         found = minimize(
-            on_all, np.zeros(n_local.size * self._local.shape[1] + self._shared.size), jac=True,
-            method="L-BFGS-B", callback=accepted,
+            on_all,
+            np.zeros(n_local.size * self._local.shape[1] + self._shared.size),
+            jac=True,
+            method="L-BFGS-B",
+            callback=accepted,
             options={
-                "maxiter": length, "maxfun": 100 * length, "ftol": ftol, "gtol": 0.0,
+                "maxiter": length,
+                "maxfun": 100 * length,
+                "ftol": ftol,
+                "gtol": 0.0,
                 "maxcor": MEMORY,
             },
-        )  # fmt: skip
+        )
         sums.told(None)
         sums.told((found.x, iterations))
         return self._at(found.x), iterations

@@ -65,11 +65,17 @@ class Averages:
         rows = self.rows.result()
         return to_arrays(
             BlockAverages(
-                point.local, point.shared, self.averaging.information(),
-                self.averaging.disagreement(), float(np.mean(rows["scatter"])), self.solved,
-                rows["reasons"], rows["n_overlaps"], rows["pulled"],
+                point.local,
+                point.shared,
+                self.averaging.information(),
+                self.averaging.disagreement(),
+                float(np.mean(rows["scatter"])),
+                self.solved,
+                rows["reasons"],
+                rows["n_overlaps"],
+                rows["pulled"],
             )
-        )  # fmt: skip
+        )
 
     def told(self, kept: Found) -> Combined[BlockAverages]:
         """The averages as a record."""

@@ -128,10 +128,14 @@ class Dealing:
         return float(n[self.lost_crystals(segments)].sum() / max(n.sum(), 1))
 
     def _deal(
-        self, kind: Kind[S, Any], state: S, numbers: list[int],
-        combiner: Callable[[Callable[[int], tuple[int, int]]], Combiner[Combined[R]]], work: Work,
+        self,
+        kind: Kind[S, Any],
+        state: S,
+        numbers: list[int],
+        combiner: Callable[[Callable[[int], tuple[int, int]]], Combiner[Combined[R]]],
+        work: Work,
         share: Callable[[Sequence[int]], float],
-    ) -> Combined[R]:  # fmt: skip
+    ) -> Combined[R]:
         def place(i: int) -> tuple[int, int]:
             return work.positions(kind.over, numbers[i])
 
@@ -139,9 +143,13 @@ class Dealing:
             return to_arrays(kind.work(work, state, *place(i)))
 
         return self.stages.run(
-            kind.name, do, len(numbers), combiner(place), lost_share=share,
+            kind.name,
+            do,
+            len(numbers),
+            combiner(place),
+            lost_share=share,
             **self.standing,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,9 +47,12 @@ def postrefined_in_blocks(job: MergingJob, config: PostrefineConfig) -> MergingO
         geometry, size = geometry_of(data, crystals, NO_HKL, config.postrefine)
         nothing = Point(np.zeros((len(size), 2)), np.empty(0))
         return Postrefining(
-            config.postrefine.partiality, geometry, extended(nothing, size, geometry).local,
-            config.scaling.b_factor, config.postrefine.passes,
-        )  # fmt: skip
+            config.postrefine.partiality,
+            geometry,
+            extended(nothing, size, geometry).local,
+            config.scaling.b_factor,
+            config.postrefine.passes,
+        )
 
     return in_blocks(job, modelling, oriented=True)
 
@@ -105,9 +108,14 @@ class Postrefining:
         require_shown(n, n_shown, np.exp(self.begin[:, LN_SIZE]), log)
 
     def solved(
-        self, work: Work, state: Surveyed | Common, problem: ScaleProblem, table: Table,
-        first: int, last: int,
-    ) -> Result[PostrefineModel]:  # fmt: skip
+        self,
+        work: Work,
+        state: Surveyed | Common,
+        problem: ScaleProblem,
+        table: Table,
+        first: int,
+        last: int,
+    ) -> Result[PostrefineModel]:
         """Scaled with the orientations as recorded, then all together."""
         engine = problem.model.engine
 

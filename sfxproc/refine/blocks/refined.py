@@ -160,14 +160,20 @@ class InBlocks:
         modelling = rounds.work.modelling
         moved = modelling.columns(common.local)
         uncertain = Uncertain(
-            modelling.parameters, of_job(common.local), of_job(np.sqrt(found.variance)),
+            modelling.parameters,
+            of_job(common.local),
+            of_job(np.sqrt(found.variance)),
             {name: of_job(rows, np.nan) for name, rows in moved.items()},
-            np.divide(found.spread, D**2, out=np.zeros_like(D), where=D > 0.0), np.nan,
-        )  # fmt: skip
+            np.divide(found.spread, D**2, out=np.zeros_like(D), where=D > 0.0),
+            np.nan,
+        )
         return Sums(
-            merges, of_job(deviated.cc), uncertain, found.pulls_by_intensity,
+            merges,
+            of_job(deviated.cc),
+            uncertain,
+            found.pulls_by_intensity,
             found.pulls_by_partiality,
-        )  # fmt: skip
+        )
 
     def scaled_observations(self, half: I1) -> ScaledObservations | None:
         """All scaled observations in the order of the job's crystals, on rank 0."""

@@ -180,9 +180,12 @@ class Rounds:
             averages = average(self.dealing, self.common, self.settings)
             self.disagreement = averages.disagreement
             self.common = replace(
-                self.common, local=averages.local, shared=averages.shared, D=averages.D,
+                self.common,
+                local=averages.local,
+                shared=averages.shared,
+                D=averages.D,
                 pulled=averages.pulled,
-            )  # fmt: skip
+            )
             self.centre()
             if self.lost_unknown:
                 self.take_losses()
@@ -283,9 +286,13 @@ class Rounds:
         self, found: Value, disagreement: float, step: float, refused: bool = False
     ) -> None:
         done = Round(
-            len(self.done) + 1, found.objective, found.chi2, self.common.errors.scatter,
-            disagreement, step,
-        )  # fmt: skip
+            len(self.done) + 1,
+            found.objective,
+            found.chi2,
+            self.common.errors.scatter,
+            disagreement,
+            step,
+        )
         self.done = (*self.done, done)
         moved = "" if np.isnan(step) else f", step {step:.2g} σ r.m.s."
         self.log(
@@ -344,13 +351,25 @@ def first_round(dealing: Dealing, settings: Parallel, log: Log, survey: Survey) 
         reasons, n_overlaps = overlaps(dealing, state)
     errors = replace(begun_with(state.facts, work.settings), scatter=found.scatter)
     common = Common(
-        state, errors, found.local, found.shared, (reasons == Reason.NONE) & ~state.absent,
-        found.pulled, found.D,
-    )  # fmt: skip
+        state,
+        errors,
+        found.local,
+        found.shared,
+        (reasons == Reason.NONE) & ~state.absent,
+        found.pulled,
+        found.D,
+    )
     rounds = Rounds(
-        dealing, settings, log, common, reasons, n_overlaps, survey.set_sizes,
-        found.disagreement, known_lost=known_lost,
-    )  # fmt: skip
+        dealing,
+        settings,
+        log,
+        common,
+        reasons,
+        n_overlaps,
+        survey.set_sizes,
+        found.disagreement,
+        known_lost=known_lost,
+    )
     rounds.centre()
     rounds.common = work.modelling.held(rounds.common)
     if rounds.lost_unknown:

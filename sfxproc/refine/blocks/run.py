@@ -86,9 +86,16 @@ def read_pieces(
     told = None if data is None else (taken.keys, data.reflections, modelling(data, plan))
     keys, reflections, model = comm.bcast(told)
     work = Work(
-        taken.parts.reader(keys), plan.blocks, reflections, scale_settings(config),
-        loss_of(config), job.threads, config.solver.max_iterations, config.solver.tolerance, model,
-    )  # fmt: skip
+        taken.parts.reader(keys),
+        plan.blocks,
+        reflections,
+        scale_settings(config),
+        loss_of(config),
+        job.threads,
+        config.solver.max_iterations,
+        config.solver.tolerance,
+        model,
+    )
     return data, plan, work
 
 

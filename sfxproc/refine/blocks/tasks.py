@@ -299,9 +299,16 @@ def scaled_segment(work: Work, state: Merging, first: int, last: int) -> ScaledO
     rows = scaled_rows(model.at(point), point, work.loss, kept)
     table = table.take(rows.row)
     return ScaledObservations(
-        (rows.crystal + first).astype(np.int32), np.ascontiguousarray(table.hkl), rows.intensity,
-        rows.sigma, rows.scale, rows.partiality, rows.weight, table.x_px, table.y_px,
-    )  # fmt: skip
+        (rows.crystal + first).astype(np.int32),
+        np.ascontiguousarray(table.hkl),
+        rows.intensity,
+        rows.sigma,
+        rows.scale,
+        rows.partiality,
+        rows.weight,
+        table.x_px,
+        table.y_px,
+    )
 
 
 # ---- agreement -----------------------------------------------------------------------------------

@@ -104,9 +104,14 @@ class Modelling(Protocol):
         """Raise DataError if too few of the job's observations do."""
 
     def solved(
-        self, work: Work, state: Surveyed | Common, problem: ScaleProblem, table: Table,
-        first: int, last: int,
-    ) -> Result[Model]:  # fmt: skip
+        self,
+        work: Work,
+        state: Surveyed | Common,
+        problem: ScaleProblem,
+        table: Table,
+        first: int,
+        last: int,
+    ) -> Result[Model]:
         """A block's own solution, from the common point if there is one, then with its error
         model."""
 
@@ -147,9 +152,14 @@ class Scaling:
         """Nothing is required."""
 
     def solved(
-        self, work: Work, state: Surveyed | Common, problem: ScaleProblem, table: Table,
-        first: int, last: int,
-    ) -> Result[ScaleModel]:  # fmt: skip
+        self,
+        work: Work,
+        state: Surveyed | Common,
+        problem: ScaleProblem,
+        table: Table,
+        first: int,
+        last: int,
+    ) -> Result[ScaleModel]:
         """By Levenberg–Marquardt."""
         model, start = problem.model, problem.start
         if isinstance(state, Common):
