@@ -1,1 +1,1 @@
-"""What the command line does beside jobs."""
+"""What the command line does beside jobs: a module a command."""

@@ -1,0 +1,1 @@
+"""Compiled loops: numbers in, numbers out. `compiled` says how their machine code is kept."""

@@ -1,0 +1,1 @@
+"""What people look at: the log, tables on a terminal, pages with plots."""
