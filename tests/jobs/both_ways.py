@@ -20,6 +20,7 @@ from sfxproc.intake.selection import Inventory
 from sfxproc.intake.source import Intake
 from sfxproc.parallel.comm import Comm, SerialComm
 from sfxproc.report.log import ConsoleLog
+from sfxproc.runs.progress import SignsOfLife
 from sfxproc.runs.stages import Stages
 from sfxproc.settings.sections import Input, Selection, Symmetry
 from tests.problems import on_ranks
@@ -58,7 +59,8 @@ def make(
 
     def work(comm: Comm) -> tuple[TakenIn[Pieces], str]:
         log = ConsoleLog(Console(file=io.StringIO(), width=1000), speaks=comm.rank == 0)
-        stages = Stages(comm, log, folder, Checkpoint(folder / "kept") if keep else None)
+        store = Checkpoint(folder / "kept") if keep else None
+        stages = Stages(comm, log, SignsOfLife(folder, comm.size, comm.rank == 0), store)
         return pieces.read_pieces_of(intake, order, folder, stages, part_rows), log.text
 
     (taken, told), *others = on_ranks(ranks, work)

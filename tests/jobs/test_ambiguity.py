@@ -42,6 +42,7 @@ from sfxproc.intake.source import Intake
 from sfxproc.settings.sections import Input, Selection, Symmetry
 from sfxproc.parallel.comm import world
 from sfxproc.report.log import ConsoleLog
+from sfxproc.runs.progress import SignsOfLife
 from sfxproc.runs.stages import Stages
 from rich.console import Console
 
@@ -51,7 +52,7 @@ intake = Intake(Input(paths=["part[01].h5"]), Symmetry(space_group="P 43"), Sele
 data = read_dataset(intake, comm, log)
 rows = [comm.allgather_rows(data.observations.columns()[c]) for c in ("hkl", "reflection")]
 folder = Path(f"pieces-{comm.size}")
-order, stages = pieces.Order(20, 10, 1), Stages(comm, log, Path.cwd(), None)
+order, stages = pieces.Order(20, 10, 1), Stages(comm, log, SignsOfLife(Path.cwd()), None)
 taken = pieces.read_pieces_of(intake, order, folder, stages, 7000)
 ours = taken.inventory
 
