@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sfxproc.formats.hdf5 import write as write_h5
+from sfxproc.runs.names import LOCK
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 
 PROMPT_s = 10.0
@@ -79,7 +80,8 @@ def test_a_damaged_file_on_one_rank_ends_all(job: Path, program: Any, sets: Any)
     assert "rank 1: " in done.err
     assert "part1.h5' is not an HDF5 file" in done.err
     assert "Traceback" not in done.err
-    assert list((job.parent / "out").iterdir()) == []
+    # the first rank, ended by another, cannot clear up: its lock names a process that is no more
+    assert {path.name for path in (job.parent / "out").iterdir()} <= {LOCK}
 
 
 def test_a_mistake_that_all_ranks_meet_is_told_once(job: Path, program: Any, sets: Any) -> None:
@@ -120,5 +122,4 @@ def test_an_interruption_leaves_nothing_half_written(
         "sfxproc: stopped by SIGINT. Nothing was kept yet; begin again with `sfxproc run JOB "
         "--resume` and the same settings."
     )
-    left = [path.name for path in (job.parent / "out").rglob("*") if path.is_file()]
-    assert left == ["job.json"]
+    assert not (job.parent / "out").exists()

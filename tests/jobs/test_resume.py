@@ -387,4 +387,4 @@ def test_another_solver_keeps_nothing_and_stops_at_once(
     done = command("run", job, *sets("solver.method=lbfgs", "output.checkpoint_interval_s=0"))
     assert done.status == 75
     assert "stopped by SIGTERM. Nothing was kept yet" in done.err
-    assert list((job.parent / "out").iterdir()) == []
+    assert not (job.parent / "out").exists()

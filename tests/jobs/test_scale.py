@@ -19,7 +19,7 @@ from sfxproc.simulate.stills import Simulated, StillsSettings, simulate_stills
 
 FILES = {
     "merged.mtz", "merged.hkl", "half1.mtz", "half2.mtz", "half1.hkl", "half2.hkl", "frames.h5",
-    "statistics.json", "job.resolved.toml", "log.txt", "report.html", "DONE",
+    "statistics.json", "job.resolved.toml", "log.txt", "report.html", "manifest.json", "DONE",
 }  # fmt: skip
 SHELL = {
     "d_max_A", "d_min_A", "n_unique", "n_possible", "completeness", "multiplicity",
