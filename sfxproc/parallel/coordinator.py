@@ -28,6 +28,7 @@ from sfxproc.parallel.comm import Comm
 Arrays = Mapping[str, NDArray[Any]]
 
 NAP_s = 0.001  # of the coordinator while nothing happens
+FAREWELL_s = 3.0  # for the tasks at hand when a user's mistake ends the job
 ATTEMPTS = 2
 END = -1
 
@@ -234,17 +235,33 @@ def _coordinate(comm: Comm, dealer: Dealer, worker: Worker) -> None:
                 began = time.perf_counter()
                 report = comm.receive_object(source)
                 dealer.busy_s += time.perf_counter() - began
-                dealer.take(report, source)
                 idle.append(source)
                 at_work -= 1
+                dealer.take(report, source)
             elif own is not None and own.done():
-                dealer.take(own.result(), 0)
-                own = None
+                report, own = own.result(), None
+                dealer.take(report, 0)
             elif at_work == 0 and own is None and (dealer.halted or not dealer.waiting):
                 break
             else:
                 time.sleep(NAP_s)
         for rank in idle:
             comm.send_object(END, rank)
+    except UserError:
+        _await(comm, at_work, own)
+        raise
     finally:
         pool.shutdown(wait=False)  # an error here must not wait for the task at hand
+
+
+def _await(comm: Comm, at_work: int, own: Future[Report] | None) -> None:
+    """Wait for the tasks at hand, lest a rank keep what it found when what is kept has been removed
+    already; but not for long ones."""
+    end = time.monotonic() + FAREWELL_s
+    while time.monotonic() < end and (at_work > 0 or not (own is None or own.done())):
+        source = comm.probe()
+        if source is None:
+            time.sleep(NAP_s)
+        else:
+            comm.receive_object(source)
+            at_work -= 1
