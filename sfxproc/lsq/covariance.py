@@ -43,6 +43,10 @@ UNSOLVED = (
 )
 
 
+class Unsolved(DataError):
+    """The linear problem that covariances come from has no solution that could be trusted."""
+
+
 @dataclass(frozen=True, eq=False)
 class Covariance:
     """local : (n_local, p, p) covariance blocks of this process's local parameters (0 where
@@ -62,13 +66,13 @@ class Covariance:
 
 
 def exact(engine: Engine, lin: Linearisation) -> Covariance:
-    """Exact covariances. Raises DataError if the dense factor would need too much memory, or if
-    there is none: then nobody knows the covariances."""
+    """Exact covariances. Raises DataError if the dense factor would need too much memory, Unsolved
+    if there is none: then nobody knows the covariances."""
     layout = lin.layout
     if lin.border is not None:
         solved = covariances(engine, lin)
         if solved is None:
-            raise DataError(UNSOLVED)
+            raise Unsolved(UNSOLVED)
         return Covariance(solved[0], solved[1], border=solved[2])
     everything = whole(engine, lin, whole_layout(engine, layout))
     found = None if everything is None else _exact(engine, everything)
@@ -76,7 +80,7 @@ def exact(engine: Engine, lin: Linearisation) -> Covariance:
     local = own_part(engine, layout, blocks)
     from_local = engine.sums.told(from_local)
     if local is None or from_local is None:
-        raise DataError(UNSOLVED)
+        raise Unsolved(UNSOLVED)
     return Covariance(local, from_local)
 
 
@@ -88,12 +92,15 @@ def _exact(engine: Engine, lin: Linearisation) -> tuple[F8, F8] | None:
     pairs = Pairs.of(lin.layout)
     e = pairs.couplings(lin)
     S = schur_matrix(engine, damped, pairs, e)
-    unknown = undetermined(S, lin)
-    if unknown.any():
+    unknown, held = undetermined(S, lin)
+    if (unknown | held).any():
         layout = replace(lin.layout, free=lin.layout.free & ~unknown)
         lin = replace(lin, layout=layout)
         e = pairs.couplings(lin)
         S = schur_matrix(engine, replace(damped, lin=lin), pairs, e)
+        by_prior = np.flatnonzero(held)
+        S[by_prior] = S[:, by_prior] = 0.0
+        S[by_prior, by_prior] = layout.prior_weight.ravel()[by_prior]
     factor = Factor.of(S, lin.layout, MOST_RIDGE_OF_COVARIANCE)
     if factor is None:
         return None

@@ -20,9 +20,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxproc.errors import DataError
 from sfxproc.kernels.arrow import arrow_kernels
-from sfxproc.lsq.covariance import Covariance
+from sfxproc.lsq.covariance import Covariance, Unsolved
 from sfxproc.lsq.engine import LOSSES, Engine, Linearisation, batches
 from sfxproc.lsq.problem import F8, AnyModel, Array, Loss, Point, Rows
 from sfxproc.lsq.schur import (
@@ -53,7 +52,7 @@ def sampled(
 ) -> Covariance:
     """Sample covariances at the solution; relative_error is that of a typical stratum.
 
-    strata : (n_shared,) 0 … n, the calibration groups. Raises DataError where a linear problem
+    strata : (n_shared,) 0 … n, the calibration groups. Raises Unsolved where a linear problem
     cannot be solved: then nobody knows the covariances.
     """
     layout = lin.layout
@@ -71,7 +70,7 @@ def sampled(
         b = gather(engine, lin, damped.inverse_D * q) - g
         solution = conjugate_gradients(system, b, CG_TOLERANCE)
         if solution.outcome is not Outcome.SOLVED:
-            raise DataError(
+            raise Unsolved(
                 f"The standard uncertainties cannot be sampled: a linear solve ended as "
                 f"{solution.outcome.value} after {solution.iterations} iterations. The refinement "
                 "did not end at a minimum, or the data do not determine its parameters; refine "
@@ -86,9 +85,15 @@ def sampled(
     count = np.maximum(engine.dots(layout, ones, ones), 1.0)
     stretch = np.sqrt(np.mean(local_ratio, axis=0) / count)
     blocks = damped.C - schur_blocks(engine, damped)
-    local, from_local = _unknown_infinite(
-        engine, lin, blocks, system.inverse, spread * factor[strata]
-    )
+    wrong = _wrong_blocks(engine, lin, blocks, system.inverse)
+    from_local = spread * factor[strata]
+    local = system.inverse
+    if wrong is not None:
+        held = _of_priors(lin, wrong)
+        more = local_spread(engine, lin, held) * damped.inverse_D**2
+        local, from_local = _unknown_infinite(
+            engine, lin, wrong, np.where(wrong[:, None, None], held, local), from_local + more
+        )
     return Covariance(
         local * stretch[:, None] * stretch,
         from_local,
@@ -103,21 +108,40 @@ def uncorrelated(engine: Engine, lin: Linearisation) -> tuple[F8, F8]:
     damped = Damped.of(lin, 0.0)
     blocks = damped.C - schur_blocks(engine, damped)
     V = block_inverses(blocks, lin.layout.free)
-    return _unknown_infinite(engine, lin, blocks, V, local_spread(engine, lin, V))
+    wrong = _wrong_blocks(engine, lin, blocks, V)
+    if wrong is None:
+        return V, local_spread(engine, lin, V)
+    V = np.where(wrong[:, None, None], _of_priors(lin, wrong), V)
+    return _unknown_infinite(engine, lin, wrong, V, local_spread(engine, lin, V))
+
+
+def _wrong_blocks(
+    engine: Engine, lin: Linearisation, blocks: F8, V: F8
+) -> NDArray[np.bool_] | None:
+    """(n_local,) which blocks of S have no inverse, so that V holds what stands in for it in a
+    preconditioner, which is no covariance; None if no process has any."""
+    wrong = indefinite_blocks(blocks, V, lin.layout.free)
+    flags = np.zeros_like(lin.g)
+    flags[wrong] = 1.0
+    return wrong if engine.dots(lin.layout, flags, flags).any() else None
+
+
+def _of_priors(lin: Linearisation, wrong: NDArray[np.bool_]) -> F8:
+    """(n_local, p, p) the covariances that priors alone leave to wrong blocks; 0 elsewhere."""
+    layout = lin.layout
+    held = wrong[:, None] & layout.free & (layout.prior_weight > 0.0)
+    variance = np.divide(1.0, layout.prior_weight, out=np.zeros_like(lin.g), where=held)
+    return variance[:, :, None] * np.eye(layout.free.shape[1])
 
 
 def _unknown_infinite(
-    engine: Engine, lin: Linearisation, blocks: F8, V: F8, from_local: F8
+    engine: Engine, lin: Linearisation, wrong: NDArray[np.bool_], V: F8, from_local: F8
 ) -> tuple[F8, F8]:
-    """V (n_local, p, p) and from_local (n_shared,) with infinity where blocks of S have no inverse:
-    what stands in for it in a preconditioner is no covariance."""
+    """V (n_local, p, p) and from_local (n_shared,), infinite for parameters of wrong blocks that
+    no prior holds."""
     layout = lin.layout
-    wrong = indefinite_blocks(blocks, V, layout.free)
-    flags = np.zeros_like(lin.g)
-    flags[wrong] = 1.0
-    if not engine.dots(layout, flags, flags).any():
-        return V, from_local
-    which = (wrong[:, None] & layout.free)[:, :, None] & np.eye(layout.free.shape[1], dtype=bool)
+    unknown = wrong[:, None] & layout.free & (layout.prior_weight == 0.0)
+    which = unknown[:, :, None] & np.eye(layout.free.shape[1], dtype=bool)
     touched = local_spread(engine, lin, which.astype(np.float64))
     return np.where(which, np.inf, V), np.where(touched != 0.0, np.inf, from_local)
 

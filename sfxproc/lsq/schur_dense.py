@@ -140,13 +140,15 @@ def schur_matrix(engine: Engine, damped: Damped, pairs: Pairs, e: F8) -> F8:
     return S
 
 
-def undetermined(S: F8, lin: Linearisation) -> NDArray[np.bool_]:
-    """(n_local, p) free local parameters without data, or of whose curvature elimination leaves
-    nothing in S, that of a whole linearisation: no factor can tell their variance."""
+def undetermined(S: F8, lin: Linearisation) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n_local, p) twice: free local parameters without data, or of whose curvature elimination
+    leaves nothing in S, that of a whole linearisation, so that no factor can tell their variance;
+    first those that nothing holds, then those that a prior holds, whose variance is the prior's."""
     curvature = np.einsum("mii->mi", lin.C)
     left = np.diag(S)[: lin.g.size].reshape(lin.g.shape)
     nothing = (curvature == 0.0) | (np.abs(left) <= LEAST_LEFT * curvature)
-    return np.asarray(lin.layout.free & nothing)
+    held = nothing & (lin.layout.prior_weight > 0.0)
+    return lin.layout.free & nothing & ~held, lin.layout.free & held
 
 
 def infinite_where(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from sfxproc.lsq import Engine, Point
-from sfxproc.lsq.covariance import Covariance, exact
-from sfxproc.lsq.problem import F8
-from sfxproc.lsq.sampled import sampled
+from sfxproc.lsq.covariance import Covariance, Unsolved, exact
+from sfxproc.lsq.sampled import sampled, uncorrelated
 from sfxproc.models.postrefine import PostrefineModel
 from sfxproc.models.scale import ScaleModel
 from sfxproc.refine.choices import loss_of
+from sfxproc.report.log import Log
 from sfxproc.settings.scale import ScaleConfig
 
 EXACT_PARAMETERS = 2000  # of crystals; beyond this covariances are sampled
@@ -21,11 +21,30 @@ def covariance_of(
     engine: Engine,
     model: ScaleModel | PostrefineModel,
     point: Point,
-    s2: F8,
     config: ScaleConfig,
+    log: Log,
 ) -> Covariance:
-    """Covariances of the crystals' parameters and what they add to those of the intensities."""
+    """Covariances of the crystals' parameters and what they add to those of the intensities; if
+    they cannot be worked out, without correlations between crystals, which is said."""
+    try:
+        return _joint_covariance(engine, model, point, config)
+    except Unsolved as error:
+        log(
+            f"WARNING: {error} What is given instead leaves out how uncertainties of crystals hang "
+            "together, and may be too small."
+        )
+        lin = engine.linearise(model, point, loss_of(config))
+        V, spread = uncorrelated(engine, lin)
+        from_local = np.divide(spread, lin.D**2, out=np.zeros_like(spread), where=lin.D > 0.0)
+        return Covariance(V, from_local, np.nan)
+
+
+def _joint_covariance(
+    engine: Engine, model: ScaleModel | PostrefineModel, point: Point, config: ScaleConfig
+) -> Covariance:
+    """Exact or sampled covariances. Raises Unsolved."""
     loss = loss_of(config)
+    s2 = (model.scale if isinstance(model, PostrefineModel) else model).s2
     ones = np.ones((model.layout.n_local, 1))
     n_local = float(engine.dots(model.layout, ones, ones)[0]) * len(model.layout.parameters)
     kind = config.scaling.covariance

@@ -18,6 +18,7 @@ from sfxproc.refine.judge import Judge, without_crystals
 from sfxproc.refine.merging_job import MergingJob, MergingOutcome, with_start_scales
 from sfxproc.refine.refined import Refined, Sums
 from sfxproc.results import tables as report
+from sfxproc.settings.scale import ScaleConfig
 
 F8 = NDArray[np.float64]
 I1 = NDArray[np.int8]
@@ -48,6 +49,7 @@ def outcome_of(
     uncertain = sums.uncertain
     whole, *parts = sums.merges
     merged = merge(data.reflections, whole, uncertain.variance)
+    require_intensities(merged, job.config)
     if apart is not None:
         merged = with_halves(merged, apart)
     groups = {}
@@ -75,6 +77,24 @@ def outcome_of(
         groups,
         unmerged,
         pulls=told_pulls(sums, refined.errors.mean),
+    )
+
+
+def require_intensities(merged: Merged, config: ScaleConfig) -> None:
+    """Raise DataError if no reflection has a merged intensity with a standard uncertainty."""
+    sigma = merged.reflections.sigma
+    if sigma is not None and np.any(np.isfinite(sigma)):
+        return
+    blocks = config.parallel.strategy == "blocks"
+    remedy = (
+        'Raise parallel.block_size or use parallel.strategy = "global"'
+        if blocks
+        else "Set selection.d_min_A, or leave crystals with few observations out with "
+        "selection.min_observations"
+    )
+    raise DataError(
+        "The refinement diverged: no reflection has a finite merged intensity, so nothing was "
+        f"written. {remedy}; the log tells how the objective went."
     )
 
 

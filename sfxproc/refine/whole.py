@@ -146,7 +146,7 @@ class Together:
 
     def _uncertain(self) -> Uncertain | None:
         model, point = self.model, self.result.point
-        covariance = covariance_of(self.engine, model, point, self.scale.s2, self.job.config)
+        covariance = covariance_of(self.engine, model, point, self.job.config, self.job.log)
         local = self._gathered(point.local)
         sigma = self._gathered(np.sqrt(np.einsum("mii->mi", covariance.local)))
         columns = {}

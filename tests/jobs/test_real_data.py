@@ -11,6 +11,7 @@ import pytest
 
 from sfxproc.data import Reflections
 from sfxproc.formats.reference import read_reference
+from sfxproc.lsq.covariance import Unsolved
 from sfxproc.merging.compare import match
 from tests.e2_scores import E2Score, score_e2
 
@@ -120,4 +121,37 @@ def test_others_postrefined(partiality: str, scaled: Any) -> None:
     more = ("postrefine.size=0.001", *settings)
     found = scaled("P 21 3", "ssx_CuNiR/integrated.expt", *more, kind="postrefine")
     assert found.statistics["crystals"]["n_crystals"] == 5
-    assert np.isfinite(found.frames["sigma_size"]).all()
+    # where the data tell nothing, the prior does (σ(ln r₀) = 0.5): no more and no less
+    assert (found.frames["sigma_size"] <= 0.51 * found.frames["size"]).all()
+    assert (found.frames["sigma_size"] > 0.0).all()
+
+
+def test_blocks_too_thin_to_refine_are_an_error(
+    tmp_path: Path, shared_data: Path, command: Any, sets: Any
+) -> None:
+    """A merge without a single intensity is no result: 60 crystals show 0.6 of each reflection."""
+    job = tmp_path / "job.toml"
+    job.write_text('job = "scale"\n[symmetry]\nspace_group = "P 43 21 2"\n')
+    paths = f"input.paths={shared_data / 'stills' / 'LD91_lysozyme_300xtal.expt'}"
+    blocks = "parallel.strategy=blocks", "parallel.block_size=60", "parallel.overlap=30"
+    with np.errstate(all="ignore"):
+        done = command("run", job, *sets(paths, *blocks))
+    assert done.status == 2
+    assert "no reflection has a finite merged intensity" in " ".join(done.err.split())
+    assert not (tmp_path / "out" / "DONE").exists()
+
+
+def test_sigmas_without_a_joint_solution(scaled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uncertainties that cannot be solved for jointly are told, and taken crystal by crystal: no
+    result is lost, and none is far off."""
+    joint = scaled("P 43 21 2", "LD91_lysozyme_300xtal.expt")
+
+    def unsolved(*_: Any) -> Any:
+        raise Unsolved("Not solved.")
+
+    monkeypatch.setattr("sfxproc.refine.covariance.exact", unsolved)
+    alone = scaled("P 43 21 2", "LD91_lysozyme_300xtal.expt", "output.overwrite=true")
+    assert "WARNING: Not solved. What is given instead" in (alone.folder / "log.txt").read_text()
+    ratio = alone.frames["sigma_ln_G"] / joint.frames["sigma_ln_G"]
+    assert 0.7 < np.nanmedian(ratio) < 1.3
+    assert np.isfinite(alone.master["sigma"]).all()

@@ -75,7 +75,7 @@ class System:
         matrix = schur_matrix(engine, damped, pairs, pairs.couplings(lin))
         unknown = np.zeros_like(layout.free)
         if for_covariance:
-            unknown = undetermined(matrix, lin)
+            unknown = np.logical_or(*undetermined(matrix, lin))
         if unknown.any():
             layout = replace(layout, free=layout.free & ~unknown)
             damped = replace(damped, lin=replace(damped.lin, layout=layout))
