@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,9 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 60 stills."""
+    """A file of 60 stills, not corrected for anything."""
     path = tmp_path_factory.mktemp("data") / "data.h5"
-    write_h5(path, simulate_stills(STILLS).stills)
+    write_h5(path, replace(simulate_stills(STILLS).stills, corrected=frozenset()))
     return path
 
 
@@ -153,7 +154,8 @@ def test_what_counts_as_honoured_is_looked_at(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.h5").symlink_to(data)
     (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "statistics.json").touch()  # to be overwritten
+    for result in ("statistics.json", "DONE"):  # of a job of ours, to be overwritten
+        (tmp_path / "files" / result).touch()
     for name, settings in VARIANTS.items():
         if name == "again" and "start.frames" in refused:
             continue
