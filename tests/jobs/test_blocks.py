@@ -25,7 +25,7 @@ from sfxproc.report.log import open_log
 from sfxproc.settings.scale import ScaleConfig
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 from tests.jobs.conftest import JOB, SCRIPT
-from tests.jobs.test_ranks import PROMPT_s, require_same_bits
+from tests.jobs.test_ranks import require_same_bits
 from tests.launch import launched
 
 STILLS = StillsSettings(n_crystals=240, d_min_A=3.0, seed=8, outlier_fraction=0.01)
@@ -210,10 +210,8 @@ def test_a_damaged_input_ends_all_ranks(job: Path, program: Any, sets: Any) -> N
     """Whoever reads it; nothing is left behind that stands in the way of another try."""
     (job.parent / "part1.h5").unlink()
     (job.parent / "part1.h5").write_text("no HDF5")
-    began = time.monotonic()
     settings = sets("input.paths=part*.h5", "parallel.strategy=blocks")
     done = program("run", job, *settings, cwd=job.parent, ranks=3)
-    assert time.monotonic() - began < PROMPT_s
     assert done.status == 2
     assert done.err.count("sfxproc: ") == 1
     assert "part1.h5' is not an HDF5 file" in done.err

@@ -17,7 +17,7 @@ from sfxproc.formats.hdf5 import write as write_h5
 from sfxproc.runs.names import LOCK
 from sfxproc.simulate.stills import StillsSettings, simulate_stills
 
-PROMPT_s = 10.0
+HANGS_s = 120.0  # what has not ended by then never does
 FEW = StillsSettings(n_crystals=2, d_min_A=5.0)
 RENAMED = ("--set", "output.folder=renamed")
 RICH = (
@@ -72,9 +72,7 @@ def test_a_damaged_file_on_one_rank_ends_all(job: Path, program: Any, sets: Any)
     """The second file is rank 1's; ranks 0 and 2 wait for it in vain."""
     (job.parent / "part1.h5").unlink()
     (job.parent / "part1.h5").write_text("no HDF5")
-    began = time.monotonic()
     done = program("run", job, *sets("input.paths=part*.h5"), cwd=job.parent, ranks=3)
-    assert time.monotonic() - began < PROMPT_s
     assert done.status != 0
     assert done.err.count("sfxproc: ") == 1
     assert "rank 1: " in done.err
@@ -120,7 +118,7 @@ def test_an_interruption_leaves_nothing_half_written(
             assert any("simulating 30,000 crystals" in line for line in process.stdout)
             time.sleep(0.3)
             os.killpg(process.pid, signal.SIGINT)
-            _, err = process.communicate(timeout=PROMPT_s)
+            _, err = process.communicate(timeout=HANGS_s)
         finally:
             process.kill()
     assert process.returncode == 75
