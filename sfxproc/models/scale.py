@@ -248,8 +248,9 @@ class ScaleModel:
             )
             return out
 
-        per_chunk = np.array(self.engine.map(chunk, len(layout.chunk) - 1))
-        total = self.engine.sums.scalars(per_chunk.reshape(len(per_chunk), -1)).reshape(bins)
+        n_chunks = len(layout.chunk) - 1  # none, on a rank more than there are chunks
+        per_chunk = np.array(self.engine.map(chunk, n_chunks)).reshape(n_chunks, bins[0] * bins[1])
+        total = self.engine.sums.scalars(per_chunk).reshape(bins)
         return total[:PULL_BINS], total[PULL_BINS:] * bool(len(self.partiality))
 
     def chi2_at(self, point: Point, c2: float) -> tuple[float, float]:

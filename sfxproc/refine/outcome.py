@@ -183,6 +183,11 @@ def halves_apart(job: MergingJob, solved: RefinedT, whole: RefinedT, half: I1) -
         job.log(f"half set {side + 1} refined by itself")
         others = half != side
         apart = solved.without(others, refit=False).continued(f"half-{side + 1}")
+        if not apart.summary()["converged"]:
+            job.log(
+                f"WARNING: half set {side + 1} by itself did not converge; CC½ and R_split may be "
+                "off."
+            )
         apart = apart.shifted(apart.towards(whole, ~others))
         sums = apart.weighted_sums(np.where(others, np.int8(-1), half))
         weight, weighted = sums[side], sums[2 + side]

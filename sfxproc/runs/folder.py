@@ -17,7 +17,7 @@ from sfxproc.formats.checkpoint import Checkpoint
 from sfxproc.runs.contents import OTHER, Claim, Contents, contents_of, has_checkpoint, in_the_way
 from sfxproc.runs.contents import refusal as refusal_of
 from sfxproc.runs.lock import Lock, take_lock
-from sfxproc.runs.manifest import Facts, Manifest, differences, facts_of, write_manifest
+from sfxproc.runs.manifest import Facts, Manifest, as_json, differences, facts_of, write_manifest
 from sfxproc.runs.names import (
     ALWAYS,
     CHECKPOINT,
@@ -72,8 +72,7 @@ class OutputFolder:
         owner = self.path / OWNER
         if not owner.exists():
             self._make(owner.parent)
-            text = msgspec.json.encode(self.manifest.facts).decode()
-            write_text(owner, text + "\n")
+            write_text(owner, as_json(self.manifest.facts) + "\n")
 
     def new(self, name: str) -> Path:
         """Where a file is to be written, now listed, in a folder that is there. Raises OutputError

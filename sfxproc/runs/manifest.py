@@ -124,14 +124,14 @@ def read_manifest(folder: Path) -> Manifest | None:
     manifest of ours: nobody knows then what in the folder is whose."""
     path = folder / MANIFEST
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.convert(json.loads(path.read_bytes()), Manifest)
         names = (*manifest.files, *manifest.earlier, *manifest.folders)
         if outside := [name for name in names if not is_inside(name)]:
             raise ValueError(f"'{outside[0]}' is not in the folder")
         return manifest
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:  # of which a DecodeError is one
+    except (OSError, ValueError, RecursionError) as error:  # of which a ValidationError is one
         raise OutputError(
             f"'{path}' cannot be read as the list of what a job wrote in output.folder "
             f"({error}). Choose another folder with `--set output.folder=NAME`, or move this file "
@@ -147,5 +147,10 @@ def is_inside(name: str) -> bool:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it, whole or not at all. Raises OutputError."""
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1).decode()
-    write_text(folder / MANIFEST, text + "\n")
+    write_text(folder / MANIFEST, as_json(manifest) + "\n")
+
+
+def as_json(value: msgspec.Struct) -> str:
+    """JSON in plain letters: names of files may hold bytes that are no text, which only an escape
+    can write."""
+    return json.dumps(msgspec.to_builtins(value), indent=1)

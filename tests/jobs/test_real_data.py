@@ -155,3 +155,16 @@ def test_sigmas_without_a_joint_solution(scaled: Any, monkeypatch: pytest.Monkey
     ratio = alone.frames["sigma_ln_G"] / joint.frames["sigma_ln_G"]
     assert 0.7 < np.nanmedian(ratio) < 1.3
     assert np.isfinite(alone.master["sigma"]).all()
+
+
+def test_more_ranks_than_chunks(
+    shared_data: Path, tmp_path: Path, program: Any, sets: Any, scaled: Any
+) -> None:
+    """300 crystals are cut into four chunks: a fifth rank has none, and the result is the same."""
+    expected = scaled("P 43 21 2", "LD91_lysozyme_300xtal.expt")
+    paths = f"input.paths={shared_data / 'stills' / 'LD91_lysozyme_300xtal.expt'}"
+    settings = sets(paths, "output.folder=five")
+    done = program("run", tmp_path / "job.toml", *settings, cwd=tmp_path, ranks=5)
+    assert (done.status, done.err) == (0, "")
+    merged = [folder / "merged.mtz" for folder in (tmp_path / "five", expected.folder)]
+    assert merged[0].read_bytes() == merged[1].read_bytes()

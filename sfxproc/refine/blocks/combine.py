@@ -22,8 +22,8 @@ class BlockAverages:
     """Averages of the blocks' solutions (models.scale_average).
 
     local (n, p), shared, D (n_reflections,) : averages and their information. disagreement : of the
-    blocks. scatter : mean of their error models. solved : (n,) crystals that a block solved;
-    reasons, n_overlaps, pulled : (n,) as of `BlockSolved`.
+    blocks. scatter : mean of their error models. converged : whether all solves did. solved : (n,)
+    crystals that a block solved; reasons, n_overlaps, pulled : (n,) as of `BlockSolved`.
     """
 
     local: F8
@@ -31,6 +31,7 @@ class BlockAverages:
     D: F8
     disagreement: float
     scatter: float
+    converged: bool
     solved: NDArray[np.bool_]
     reasons: NDArray[np.uint8]
     n_overlaps: NDArray[np.int64]
@@ -70,6 +71,7 @@ class Averages:
                 self.averaging.information(),
                 self.averaging.disagreement(),
                 float(np.mean(rows["scatter"])),
+                bool(np.all(rows["converged"])),
                 self.solved,
                 rows["reasons"],
                 rows["n_overlaps"],

@@ -35,6 +35,7 @@ Mask = NDArray[np.bool_]
 S = TypeVar("S")
 T = TypeVar("T")
 
+GROWN = 10.0  # times the lowest objective, beyond which rounds that do not converge diverge
 RISE = 1e-9  # relative, of the objective: rounding, not a step too far
 ROUGH = 1e-3  # relative decrease of the objective at which a block's own solution will do
 
@@ -194,7 +195,7 @@ class Rounds:
             found = self._value()
             moved = self._decided(rms((self.common.shared - before) * np.sqrt(found.D)))
             self._tell_round(found, self.disagreement, moved)
-            self.converged = self._at_rest(moved)
+            self.converged = averages.converged and self._at_rest(moved)
         self._next_errors(found)
 
     def _value(self) -> Value:
@@ -231,7 +232,8 @@ class Rounds:
                 self.common = before
             else:
                 found = trial
-                self.converged = solved and self._at_rest(moved)
+                refitted = found.solved == len(self.dealing.numbers("segments"))
+                self.converged = solved and refitted and self._at_rest(moved)
         if not refused:
             self._take(found)
 
@@ -304,7 +306,14 @@ class Rounds:
         """Plain numbers and text, for statistics.json."""
         last = self.done[-1]
         moved = f"the last round moved the intensities by {last.step:.1g} σ r.m.s."
-        if not self.converged:
+        lowest = min(r.objective for r in self.done)
+        if not self.converged and not last.objective <= GROWN * lowest:
+            how = (
+                f"Diverged: the rounds raised the objective from {lowest:.6g} to "
+                f"{last.objective:.6g}. Blocks tell too little: raise parallel.block_size, or use "
+                'parallel.strategy = "global".'
+            )
+        elif not self.converged:
             how = f"Stopped after {len(self.done)} rounds; raise parallel.rounds to go on."
         elif self.settings.rounds_mode == "average":
             how = f"Averages at rest, which are not the joint solution: {moved}"

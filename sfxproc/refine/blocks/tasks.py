@@ -115,13 +115,14 @@ class BlockSolved(BlockSolution):
     """A block's own solution, which is averaged in a gauge of its own (models.scale_average).
 
     reasons, n_overlaps : as of Overlaps. pulled : of each crystal, how far ln G is from where its
-    prior has it. scatter : of the block's error model.
+    prior has it. scatter : of the block's error model. converged : 1 if its solve did.
     """
 
     reasons: Annotated[U1, PER_CRYSTAL]
     n_overlaps: Annotated[I8, PER_CRYSTAL]
     pulled: CrystalF8
     scatter: Annotated[F8, LISTED]
+    converged: Annotated[F8, LISTED]
 
 
 def refine_block(work: Work, state: Surveyed | Common, first: int, last: int) -> BlockSolved:
@@ -147,6 +148,7 @@ def refine_block(work: Work, state: Surveyed | Common, first: int, last: int) ->
         n_overlaps=problem.n_overlaps,
         pulled=(result.point.local - lin.layout.prior_centre)[:, LN_G],
         scatter=np.array(errors.scatter),
+        converged=np.array(float(result.converged)),
     )
 
 
@@ -166,11 +168,12 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Gradient(Value):
-    """The same, crystals refitted to the common intensities: their parameters (n, p), and the
-    reduced gradient q (n_reflections,)."""
+    """The same, crystals refitted to the common intensities: their parameters (n, p), the reduced
+    gradient q (n_reflections,), and how many segments' refits ended at a minimum."""
 
     local: CrystalF8
     q: SummedF8
+    solved: Annotated[int, SUMMED]
 
 
 def gradient_segment(work: Work, state: Common, first: int, last: int) -> Gradient:
@@ -181,7 +184,8 @@ def gradient_segment(work: Work, state: Common, first: int, last: int) -> Gradie
     point = Point(refit.local, start.shared)
     fitted = model.errors.refits > 0
     errors = model.at(point).error_sums(point) if fitted else _NOTHING
-    return Gradient(refit.objective, refit.chi2, refit.D, errors, refit.local, refit.q)
+    solved = int(refit.outcome is Outcome.SOLVED)
+    return Gradient(refit.objective, refit.chi2, refit.D, errors, refit.local, refit.q, solved)
 
 
 def value_segment(work: Work, state: Common, first: int, last: int) -> Value:
