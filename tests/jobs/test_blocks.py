@@ -74,11 +74,19 @@ def joint(run: Callable[..., Any]) -> Any:
     return run("joint", "solver.tolerance=1e-12")
 
 
+@pytest.mark.parametrize(
+    ("mode", "limit", "most"),
+    [
+        ("newton", "schur.MAX_CG_ITERATIONS", 1),
+        ("average", "schur.MAX_CG_ITERATIONS", 1),
+        ("newton", "rounds.MOST_REFITS", 0),
+    ],
+)
 def test_rounds_whose_steps_are_not_solved_do_not_converge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: str, limit: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However little they move in the end."""
-    monkeypatch.setattr("sfxproc.lsq.schur.MAX_CG_ITERATIONS", 1)
+    monkeypatch.setattr(f"sfxproc.lsq.{limit}", most)
     settings = [
         f"output.folder={tmp_path / 'out'}",
         "simulate.n_crystals=40",
@@ -88,6 +96,7 @@ def test_rounds_whose_steps_are_not_solved_do_not_converge(
         "parallel.block_size=20",
         "parallel.overlap=10",
         "parallel.round_tolerance_sigma=1e9",
+        f"parallel.rounds_mode={mode}",
     ]
     demo = Path(__file__).resolve().parents[2] / "jobs" / "demo.toml"
     JOBS["scale"].run(load(demo, settings, ScaleConfig), SerialComm(), open_log())

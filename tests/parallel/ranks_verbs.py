@@ -4,6 +4,7 @@ Prints `fine` on each rank, or ends with the traceback of what was wrong.
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,9 @@ import sfxproc.parallel.comm as comm_module
 from sfxproc.lsq import Engine
 from sfxproc.parallel.chunks import Chunks, ChunkSums, owned
 from sfxproc.parallel.comm import MpiComm, world
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for the twins of the tests
+
 from tests.twins.arrow import fold
 
 
