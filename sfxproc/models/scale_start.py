@@ -215,10 +215,10 @@ def split_variances(model: ScaleModel, facts: Facts, settings: ScaleSettings) ->
     background = np.maximum(
         variance - gain * np.maximum(model.observed, 0), np.float32(BACKGROUND_FLOOR) * variance
     )
-    return replace(model, background=background, errors=begun_with(facts, settings))
+    return replace(model, background=background, errors=first_errors(facts, settings))
 
 
-def begun_with(facts: Facts, settings: ScaleSettings) -> ErrorModel:
+def first_errors(facts: Facts, settings: ScaleSettings) -> ErrorModel:
     """The error model before anything is refined."""
     return ErrorModel(
         facts.gain,

@@ -36,14 +36,14 @@ from sfxproc.refine.merging_job import (
 from sfxproc.refine.outcome import outcome_of
 from sfxproc.refine.postrefine_setup import (
     Recorded,
-    begun,
     geometry_of,
     require_shown,
+    scaled_start,
 )
 from sfxproc.refine.refined import Fates
 from sfxproc.refine.solve import solve as solve_kept
 from sfxproc.refine.solve import teller
-from sfxproc.refine.start import begun_at, earlier
+from sfxproc.refine.start import as_earlier, earlier
 from sfxproc.refine.whole import Together, fates_of
 from sfxproc.settings.postrefine import AUTO, PostrefineConfig
 
@@ -68,7 +68,7 @@ def postrefined(job: MergingJob, config: PostrefineConfig) -> MergingOutcome | N
     recorded = Recorded(geometry, size, PARTIALITIES[name])
     data, fates, together, begin = set_up(job, config, engine, data, recorded, anew)
     judge = judge_of(job, data)
-    together, begin = begun_at(before, job, together, begin, judge)
+    together, begin = as_earlier(before, job, together, begin, judge)
 
     def newly_out(result: Result[PostrefineModel]) -> NDArray[np.bool_]:
         return judge.newly_out(Together(job, data, fates, engine, result))[data.chunks.crystals]
@@ -109,7 +109,7 @@ def set_up(
         job.log("scaling with the orientations as recorded")
         return solve_kept(engine, model, point, rough, job.run, key)
 
-    return data, fates, *begun(recorded, problem, solve if scaled_first else None)
+    return data, fates, *scaled_start(recorded, problem, solve if scaled_first else None)
 
 
 STRATEGIES: dict[str, Callable[[MergingJob, PostrefineConfig], MergingOutcome | None]] = {

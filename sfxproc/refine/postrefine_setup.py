@@ -108,7 +108,7 @@ class Recorded:
         return replace(observations, partiality=partiality), n_shown
 
 
-def begun(
+def scaled_start(
     recorded: Recorded, problem: ScaleProblem, solve: Solve | None
 ) -> tuple[PostrefineModel, Point]:
     """The model of all that is to be refined and its start: scaled, if there is something to solve
@@ -125,7 +125,7 @@ def scaled_and_refined(
     recorded: Recorded, problem: ScaleProblem, way: Refinement
 ) -> Result[PostrefineModel]:
     """Crystals scaled as recorded, and then all that is to be refined of them together."""
-    return jointly(way, *begun(recorded, problem, way.solve))
+    return jointly(way, *scaled_start(recorded, problem, way.solve))
 
 
 def require_shown(n: int, n_shown: int, size: F8, log: Log) -> None:

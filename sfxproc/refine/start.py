@@ -81,7 +81,7 @@ def local_of(columns: Mapping[str, NDArray[Any]], parameters: Sequence[str], n: 
     return out
 
 
-def begun_at(
+def as_earlier(
     found: Earlier | None, job: MergingJob, model: ModelT, start: Point, judge: Judge
 ) -> tuple[ModelT, Point]:
     """The model and its start with crystals where they were, held there unless they are to be

@@ -24,7 +24,7 @@ from sfxproc.refine.merging_job import (
 )
 from sfxproc.refine.outcome import outcome_of
 from sfxproc.refine.solve import solve
-from sfxproc.refine.start import begun_at, earlier
+from sfxproc.refine.start import as_earlier, earlier
 from sfxproc.refine.whole import Together, fates_of
 
 
@@ -44,7 +44,7 @@ def scale_globally(job: MergingJob) -> MergingOutcome | None:
     data = with_start_scales(data, fates.start_scale)
     tell_start_scales(data, fates, job.log)
     judge = judge_of(job, data)
-    model, start = begun_at(
+    model, start = as_earlier(
         earlier(job, data, problem.model.layout.parameters),
         job,
         problem.model,

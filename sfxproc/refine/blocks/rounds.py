@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sfxproc.data import Reason
 from sfxproc.models.error_model import degrees_of_freedom, next_errors, refits_of
-from sfxproc.models.scale_start import begun_with
+from sfxproc.models.scale_start import first_errors
 from sfxproc.parallel.decide import decided
 from sfxproc.parallel.records import R
 from sfxproc.refine.blocks import tasks
@@ -156,7 +156,7 @@ class Rounds:
         common = replace(
             self.common,
             survey=replace(survey.state, absent=absent),
-            errors=begun_with(survey.state.facts, self.work.settings),
+            errors=first_errors(survey.state.facts, self.work.settings),
             refined=(self.reasons == Reason.NONE) & ~absent,
         )
         self.common = self.work.modelling.held(common)
@@ -358,7 +358,7 @@ def first_round(dealing: Dealing, settings: Parallel, log: Log, survey: Survey) 
     reasons, n_overlaps = in_sets(found.reasons, state), found.n_overlaps
     if not found.solved[~state.absent].all():  # a block failed that would have told
         reasons, n_overlaps = overlaps(dealing, state)
-    errors = replace(begun_with(state.facts, work.settings), scatter=found.scatter)
+    errors = replace(first_errors(state.facts, work.settings), scatter=found.scatter)
     common = Common(
         state,
         errors,
