@@ -229,8 +229,7 @@ def stills(
     overwrite: Overwrite = False,
 ) -> None:
     """Simulate stills of randomly oriented crystals; the truth goes to OUT's stem.truth.h5."""
-    from sfxproc.commands.simulate import stills_settings
-    from sfxproc.intake.simulated import simulate
+    from sfxproc.commands.simulate import simulate, stills_settings
     from sfxproc.report.log import open_log
 
     options = {

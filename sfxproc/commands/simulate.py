@@ -11,6 +11,7 @@ from sfxproc.config import Tree, apply_overrides, convert, source_of
 from sfxproc.data import ReferenceSet
 from sfxproc.errors import InputError
 from sfxproc.formats.reference import intensities_from_model, read_reference
+from sfxproc.intake.simulated import simulate as simulate  # the command's work
 from sfxproc.simulate.settings import StillsSettings
 
 MODEL_SUFFIXES = (".pdb", ".ent")
