@@ -34,6 +34,11 @@ MIN_DAMPING, MAX_DAMPING = 1e-12, 1e12
 FREE = 1.0  # damping up to which a step is about as long as the problem wants it
 NEGLIGIBLE = 1e-4  # decrease of ½ χ²: the whole step is then within 0.015 of its joint sigma
 STALLED = 10  # iterations that together lower the objective by next to nothing: at a kink
+LITTLE_DAMPING = 1e-3  # at which the matrix of a minimum is definite
+NOT_A_MINIMUM = (
+    "Stopped: no step lowers the objective, but the normal matrix is indefinite, so this is no "
+    "minimum."
+)
 NOT_FINITE = "Stopped: the objective is not a finite number."
 
 
@@ -256,9 +261,12 @@ class LevenbergMarquardt:
             elif not isfinite(lin.objective):
                 termination = NOT_FINITE
             elif solved and 0.0 <= drop <= little:
-                converged = True
+                # steps may be short because only much damping makes the matrix definite
+                converged = problem.step(lin, LITTLE_DAMPING).outcome is not Outcome.INDEFINITE
                 termination = (
                     f"Converged: {STALLED} steps together lowered the objective by only {drop:.1e}."
+                    if converged
+                    else NOT_A_MINIMUM
                 )
             else:
                 termination = self._stopped(len(iterations), damping, step.outcome, solved)

@@ -241,3 +241,21 @@ def test_healthy_problems_are_solved() -> None:
             engine, model, start
         )
         assert result.converged
+
+
+def test_a_stall_on_an_indefinite_matrix_is_no_convergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Much damping makes it definite: short steps are then solved, but none of them says that this
+    is a minimum."""
+    linearise = Engine.linearise
+
+    def twisted(self: Engine, *arguments: Any) -> Linearisation:
+        lin = linearise(self, *arguments)
+        C = lin.C.copy()
+        C[5, 0, 1] = C[5, 1, 0] = 2.0 * np.sqrt(C[5, 0, 0] * C[5, 1, 1])
+        return replace(lin, C=C)
+
+    monkeypatch.setattr(Engine, "linearise", twisted)
+    engine, model, start = lamp_problem(lamp_data())
+    result = LevenbergMarquardt(max_iterations=300).solve(engine, model, start)
+    assert not result.converged
+    assert result.termination.startswith("Stopped")
