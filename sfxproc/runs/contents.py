@@ -118,7 +118,7 @@ def has_checkpoint(folder: Path) -> bool:
     """Whether the checkpoint in a folder is a job's: that says whose it is."""
     try:
         return "sfxproc" in json.loads((folder / OWNER).read_bytes())
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
