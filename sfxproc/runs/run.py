@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from sfxproc import signals
 from sfxproc.errors import Stopped, UserError
 from sfxproc.formats.checkpoint import Checkpoint
 from sfxproc.parallel.comm import Comm
+from sfxproc.parallel.decide import on_rank_0
 from sfxproc.report.log import Log
 from sfxproc.runs.contents import Claim
 from sfxproc.runs.folder import OutputFolder, drop_state, hold
@@ -167,7 +168,7 @@ def opened(claim: Claim, comm: Comm, log: Log) -> Iterator[Run]:
     must not or cannot be written to, InputError if inputs are missing, ConfigError if what is there
     and is to be gone on with is of another job.
     """
-    output = _together(lambda: hold(claim), comm)
+    output = on_rank_0(comm, lambda: hold(claim))
     state = None
     if output is not None:
         complete = output.manifest.files if output.lock is None else None
@@ -194,17 +195,3 @@ def _tell_beginning(run: Run) -> None:
         run.log(f"going on with the job in '{run.folder}'")
     elif run.claim.output.resume:
         run.log(f"there is no job to go on with in '{run.folder}': it begins anew")
-
-
-def _together(work: Callable[[], OutputFolder], comm: Comm) -> OutputFolder | None:
-    """What the first rank's work gives, there; its mistakes are raised on all ranks."""
-    output, mistake = None, None
-    if comm.rank == 0:
-        try:
-            output = work()
-        except UserError as error:
-            mistake = error
-    mistake = comm.bcast(mistake)
-    if mistake is not None:
-        raise mistake
-    return output
